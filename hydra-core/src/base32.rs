@@ -1,0 +1,61 @@
+//! Crockford base32 in lower case, fixed width, most significant digit first: ids that sort and copy well.
+
+const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+/// The width of a 64-bit number.
+pub(crate) const WIDTH_64: usize = 13;
+/// The width of a 128-bit number.
+pub(crate) const WIDTH_128: usize = 26;
+
+/// `value` in exactly `width` digits; digits that do not fit are cut off at the front.
+pub(crate) fn encode(value: u128, width: usize) -> String {
+    let mut text = String::with_capacity(width);
+    for place in (0..width).rev() {
+        let shifted = if place * 5 >= 128 { 0 } else { value >> (place * 5) };
+        text.push(DIGITS[(shifted & 31) as usize] as char);
+    }
+    text
+}
+
+/// Reads digits written by [`encode`]; `None` for another character or a number beyond 128 bits.
+pub(crate) fn decode(text: &str) -> Option<u128> {
+    if text.is_empty() {
+        return None;
+    }
+    text.bytes().try_fold(0u128, |value, byte| {
+        let digit = DIGITS.iter().position(|&d| d == byte)? as u128;
+        value.checked_mul(32)?.checked_add(digit)
+    })
+}
+
+/// Reads a 64-bit number of exactly [`WIDTH_64`] digits.
+pub(crate) fn decode_64(text: &str) -> Option<u64> {
+    (text.len() == WIDTH_64).then(|| decode(text)).flatten().and_then(|v| u64::try_from(v).ok())
+}
+
+/// Reads a 128-bit number of exactly [`WIDTH_128`] digits.
+pub(crate) fn decode_128(text: &str) -> Option<u128> {
+    (text.len() == WIDTH_128).then(|| decode(text)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_survive_the_round_trip() {
+        for value in [0, 1, 31, 32, u128::from(u64::MAX)] {
+            assert_eq!(decode_64(&encode(value, WIDTH_64)).map(u128::from), Some(value));
+        }
+        assert_eq!(decode_128(&encode(u128::MAX, WIDTH_128)), Some(u128::MAX));
+        assert_eq!(encode(1, 4), "0001");
+    }
+
+    #[test]
+    fn other_characters_and_too_large_numbers_are_refused() {
+        assert_eq!(decode_64("zzzzzzzzzzzzz"), None, "65 bits");
+        assert_eq!(decode_64("000000000000u"), None, "u is no digit");
+        assert_eq!(decode_64("0"), None, "the width is fixed");
+        assert_eq!(decode(""), None);
+    }
+}

@@ -1,0 +1,469 @@
+//! The HTTP contract: paths, headers, bodies and error texts, for server, client and router alike.
+//!
+//! A leaf: nothing of the engine imports it, and it imports nothing of the engine but the vocabulary.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Applied, Error, ErrorCode};
+use crate::folder::{FolderCount, FolderId};
+use crate::name::SwampName;
+use crate::pattern::Pattern;
+use crate::policy::Policy;
+use crate::stamp::{Timestamp, Version};
+
+/// Where a server listens unless told otherwise.
+pub const DEFAULT_SERVER: &str = "127.0.0.1:4937";
+/// Where a router listens unless told otherwise.
+pub const DEFAULT_ROUTER: &str = "127.0.0.1:4938";
+
+/// Names of headers, all in lower case.
+pub mod header {
+    /// On every error: `no`, `yes` or `unknown`.
+    pub const APPLIED: &str = "hydra-applied";
+    /// On every answer of a server: its id.
+    pub const SERVER: &str = "hydra-server";
+    /// On every answer of a router: its id.
+    pub const ROUTER: &str = "hydra-router";
+    /// On every answer about a name: its folder.
+    pub const FOLDER: &str = "hydra-folder";
+    /// Sent by clients: how many folders they count.
+    pub const FOLDERS: &str = "hydra-folders";
+    /// Sent by clients: the pool they think the server belongs to.
+    pub const POOL: &str = "hydra-pool";
+    /// Sent by clients that fall back: the id of the primary that did not answer.
+    pub const FALLBACK_FOR: &str = "hydra-fallback-for";
+    /// `fallback` when a copy answered.
+    pub const SERVED_BY: &str = "hydra-served-by";
+    /// `synced` or `buffered`, on every answer to a write.
+    pub const DURABLE: &str = "hydra-durable";
+    /// `true` when an idempotency key was known.
+    pub const REPLAYED: &str = "hydra-replayed";
+    /// `degraded` or `incomplete` when a file of the swamp is damaged or missing.
+    pub const COPY: &str = "hydra-copy";
+    /// How many treasures a swamp has, on HEAD.
+    pub const COUNT: &str = "hydra-count";
+    /// When a treasure came into being.
+    pub const CREATED_AT: &str = "hydra-created-at";
+    /// When a treasure was last written.
+    pub const UPDATED_AT: &str = "hydra-updated-at";
+    /// When a treasure expires.
+    pub const EXPIRES_AT: &str = "hydra-expires-at";
+    /// Recognises a request that comes again.
+    pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+    /// The id of a request, made by the server unless sent.
+    pub const REQUEST_ID: &str = "x-request-id";
+    /// How long the client still waits, in milliseconds.
+    pub const DEADLINE_MS: &str = "hydra-deadline-ms";
+}
+
+/// The media type of errors (RFC 9457).
+pub const PROBLEM_JSON: &str = "application/problem+json";
+/// The media type of a treasure with its metadata.
+pub const TREASURE_JSON: &str = "application/vnd.hydra.treasure+json";
+
+/// The path of a treasure: each name part and the key percent-encoded, a `/` of the key as `%2F`.
+#[must_use]
+pub fn treasure_path(name: &SwampName, key: &str) -> String {
+    let mut path = list_path(name);
+    path.push('/');
+    encode_segment(key, &mut path);
+    path
+}
+
+/// The path of the list of a swamp.
+#[must_use]
+pub fn list_path(name: &SwampName) -> String {
+    name_path("/v1/kv", name)
+}
+
+/// The path of a swamp itself, with its verbs (`/batch`, `/flush`, …) behind it.
+#[must_use]
+pub fn swamp_path(name: &SwampName) -> String {
+    name_path("/v1/swamps", name)
+}
+
+/// The path of a policy.
+#[must_use]
+pub fn policy_path(pattern: &Pattern) -> String {
+    let mut path = String::from("/v1/policies");
+    for part in pattern.to_string().split('/') {
+        path.push('/');
+        encode_segment(part, &mut path);
+    }
+    path
+}
+
+fn name_path(prefix: &str, name: &SwampName) -> String {
+    let mut path = String::with_capacity(prefix.len() + name.as_str().len() + 8);
+    path.push_str(prefix);
+    for part in name.parts() {
+        path.push('/');
+        encode_segment(part, &mut path);
+    }
+    path
+}
+
+/// Percent-encodes everything but the unreserved characters of RFC 3986. A segment of dots only is
+/// encoded whole, because clients and proxies resolve `.` and `..` as path steps.
+fn encode_segment(text: &str, out: &mut String) {
+    let dots_only = text.bytes().all(|b| b == b'.');
+    for byte in text.bytes() {
+        match byte {
+            b'.' if dots_only => out.push_str("%2E"),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            _ => {
+                const HEX: &[u8; 16] = b"0123456789ABCDEF";
+                out.push('%');
+                out.push(char::from(HEX[usize::from(byte >> 4)]));
+                out.push(char::from(HEX[usize::from(byte & 15)]));
+            }
+        }
+    }
+}
+
+/// An error as it is written on the wire: `application/problem+json` (RFC 9457).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// `/problems/<code>`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// A short sentence for people, the same for every error of the code.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The stable name.
+    pub code: String,
+    /// What went wrong this time.
+    pub detail: String,
+    /// Whether the operation was carried out: `no`, `yes` or `unknown`.
+    pub applied: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// The folder of the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<FolderId>,
+    /// The server that answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// The version the treasure is at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_version: Option<Version>,
+    /// The id of the server that owns the folder, where this one knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The servers a router tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<AttemptBody>,
+}
+
+impl Problem {
+    /// The wire form of an error; `instance`, `folder`, `server`, `owner` and `attempts` are for the caller to add.
+    #[must_use]
+    pub fn of(error: &Error) -> Problem {
+        let code = error.code();
+        Problem {
+            kind: format!("/problems/{code}"),
+            title: code.title().to_owned(),
+            status: code.status(),
+            code: code.as_str().to_owned(),
+            detail: error.detail().to_owned(),
+            applied: error.applied().as_str().to_owned(),
+            hint: error.hint().map(str::to_owned),
+            instance: None,
+            folder: None,
+            server: None,
+            current_version: error.current_version().copied(),
+            owner: None,
+            attempts: Vec::new(),
+        }
+    }
+
+    /// The error that was written; an unknown `applied` reads as [`Applied::Unknown`].
+    #[must_use]
+    pub fn to_error(&self) -> Error {
+        let applied = Applied::from_text(&self.applied).unwrap_or(Applied::Unknown);
+        let mut error = Error::new(ErrorCode::from_text(&self.code), self.detail.clone()).with_applied(applied);
+        if let Some(hint) = &self.hint {
+            error = error.with_hint(hint.clone());
+        }
+        if let Some(version) = self.current_version {
+            error = error.with_current_version(version);
+        }
+        error
+    }
+}
+
+/// One try of a router at one server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptBody {
+    /// The server's id.
+    pub server: String,
+    /// What happened.
+    pub error: String,
+    /// How long it took, in milliseconds.
+    pub ms: u64,
+}
+
+/// A treasure with its metadata: `?envelope`, lists, batch reads.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TreasureBody {
+    /// The key.
+    pub key: String,
+    /// The value: its JSON, or `{"$binary": base64, "contentType": …}`. Absent when only metadata was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub value: Option<Box<serde_json::value::RawValue>>,
+    /// The version.
+    pub version: Version,
+    /// When the key came into being.
+    pub created_at: Timestamp,
+    /// When it was last written.
+    pub updated_at: Timestamp,
+    /// When it expires; `null` for never.
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A member that is there is `Some`, also when it is `null`: null is an ordinary value.
+fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// The answer to a put.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WrittenBody {
+    /// The key.
+    pub key: String,
+    /// Its version now.
+    pub version: Version,
+    /// Whether the key is new.
+    pub created: bool,
+}
+
+/// The answer to an increment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IncrementedBody {
+    /// The key.
+    pub key: String,
+    /// The value after the increment.
+    pub value: i64,
+    /// Its version now.
+    pub version: Version,
+}
+
+/// A page of a list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListBody {
+    /// Whether the swamp exists; an absent swamp lists as empty.
+    pub exists: bool,
+    /// The treasures in order.
+    pub treasures: Vec<TreasureBody>,
+    /// Where the next page begins; `null` on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// A batch on one swamp.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchBody {
+    /// All or nothing.
+    #[serde(default)]
+    pub atomic: bool,
+    /// The operations, in order.
+    pub ops: Vec<OpBody>,
+}
+
+/// One operation of a batch. Which members belong to which `op` is checked by the server.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OpBody {
+    /// `put`, `delete`, `increment` or `get`.
+    pub op: String,
+    /// The key.
+    pub key: String,
+    /// The value of a `put`: JSON, or `{"$binary": base64, "contentType": …}`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub value: Option<Box<serde_json::value::RawValue>>,
+    /// How much an `increment` adds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<i64>,
+    /// How long a `put` lives, as a duration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<String>,
+    /// When a `put` expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// The version demanded: `"0"` for absent, `"*"` for any, or a version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_version: Option<String>,
+}
+
+/// The answer to a batch: one result per operation, in order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BatchResultBody {
+    /// How many operations were done.
+    pub ok: usize,
+    /// How many were not.
+    pub failed: usize,
+    /// What became of each.
+    pub results: Vec<OpResultBody>,
+}
+
+/// What became of one operation of a batch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OpResultBody {
+    /// The status it would have had alone.
+    pub status: u16,
+    /// The key.
+    pub key: String,
+    /// The version after a write, or of the treasure read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+    /// Whether a `put` or `increment` made the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<bool>,
+    /// Whether a `delete` removed something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub existed: Option<bool>,
+    /// The value of an `increment` or of a `get`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub value: Option<Box<serde_json::value::RawValue>>,
+    /// The treasure of a `get`, with its metadata.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub treasure: Option<TreasureBody>,
+    /// The failure's code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The failure in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Whether a failed operation was carried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<String>,
+    /// The version the treasure is at, when a condition failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_version: Option<Version>,
+}
+
+/// What is known about a swamp: `GET /v1/swamps/{S}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SwampInfoBody {
+    /// The name.
+    pub name: String,
+    /// Its folder.
+    pub folder: FolderId,
+    /// Its hash, 16 hexadecimal digits.
+    pub hash: String,
+    /// How many treasures it has, without expired ones.
+    pub count: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// How many files it has.
+    pub files: u64,
+    /// Whether an acknowledged write is not on disk yet.
+    pub dirty: bool,
+    /// `complete`, `incomplete` or `degraded`.
+    pub copy: String,
+    /// Reports about damaged or missing files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<String>,
+    /// The effective policy.
+    pub policy: Policy,
+    /// The pattern the policy comes from; `null` for the swamp's own files or the default.
+    pub policy_from: Option<Pattern>,
+    /// When the oldest treasure came into being.
+    pub created_at: Option<Timestamp>,
+}
+
+/// A policy with its pattern.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PolicyBody {
+    /// The pattern.
+    pub pattern: Pattern,
+    /// The policy.
+    pub policy: Policy,
+}
+
+/// Every registered policy: `GET /v1/policies`, the most specific first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PoliciesBody {
+    /// The policies.
+    pub policies: Vec<PolicyBody>,
+}
+
+/// Where a name lives: `GET /v1/resolve/{S}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolveBody {
+    /// The name.
+    pub name: String,
+    /// XXH64, 16 hexadecimal digits.
+    pub hash: String,
+    /// The folder.
+    pub folder: FolderId,
+    /// How many folders there are.
+    pub folders: FolderCount,
+    /// The directory of the swamp below the data directory.
+    pub path: String,
+    /// What the answering server is to the folder: `owned`, `standby` or `absent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// The id of the answering server, or of the primary when a router answers.
+    pub server: String,
+}
+
+/// The folders of a server: `GET /v1/folders`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FoldersBody {
+    /// One entry for each folder asked for.
+    pub folders: Vec<FolderBody>,
+}
+
+/// One folder of a server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FolderBody {
+    /// Its number.
+    pub folder: FolderId,
+    /// `owned`, `standby` or `absent`.
+    pub state: String,
+    /// Whether other machines hold copies of it.
+    pub copied: bool,
+    /// How many swamps it has; only with `?sizes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swamps: Option<u64>,
+    /// How many chunk files it has; only with `?sizes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
+    /// How many bytes those have; only with `?sizes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
+/// Who answers: `GET /v1/probe`, read through the storage path, small and quick.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbeBody {
+    /// The server's id.
+    pub server: String,
+    /// The cluster it belongs to.
+    pub cluster: String,
+    /// How many folders it counts.
+    pub folders: FolderCount,
+    /// The pool it belongs to.
+    pub pool: String,
+    /// The folders it owns.
+    pub owned: String,
+    /// The folders it keeps copies of.
+    pub standby: String,
+    /// Whether it takes writes.
+    pub writable: bool,
+    /// Whether its folders have copies elsewhere.
+    pub copied: bool,
+}
