@@ -252,7 +252,7 @@ impl Call {
         }
         let detail = "this server keeps a copy of the folder; it takes writes only while the owner is away";
         Err(Error::new(ErrorCode::NotOwner, detail)
-        .with_hint("send the write to the owner, or with Hydra-Fallback-For: <owner's id> when it does not answer"))
+            .with_hint("send the write to the owner, or with Hydra-Fallback-For: <owner's id> when it does not answer"))
     }
 
     fn falls_back(&self) -> Result<bool, Error> {

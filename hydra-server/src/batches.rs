@@ -5,9 +5,7 @@
 
 use http::StatusCode;
 use hydra_core::wire::{BatchBody, BatchResultBody, OpBody, OpResultBody, TreasureBody};
-use hydra_core::{
-    Batch, Condition, Error, ErrorCode, MAX_BATCH_OPS, Op, OpResult, SwampName, Treasure, check_key,
-};
+use hydra_core::{Batch, Condition, Error, ErrorCode, MAX_BATCH_OPS, Op, OpResult, SwampName, Treasure, check_key};
 use serde_json::value::RawValue;
 
 use crate::answer::{self, Response};
@@ -90,7 +88,8 @@ impl Items {
         let mut room = MAX_READ_BYTES;
         let mut answered = Vec::with_capacity(self.items.len());
         for (key, op) in self.items {
-            let result = op.and_then(|_| results.next().unwrap_or_else(|| Err(unexpected("an operation had no result"))));
+            let result =
+                op.and_then(|_| results.next().unwrap_or_else(|| Err(unexpected("an operation had no result"))));
             answered.push(match result.and_then(|result| done(&key, result, &mut room)) {
                 Ok(body) => body,
                 Err(error) => failed(key, &error),
@@ -251,7 +250,8 @@ mod tests {
             r#"{"ops":[{"op":"put","key":"a","value":null},{"op":"put","key":"b"},{"op":"jump","key":"c"},
                 {"op":"get","key":"d","by":1},{"op":"get","key":".."},{"op":"put","key":"e","value":1,"ifVersion":"x"}]}"#,
         );
-        let codes: Vec<Option<ErrorCode>> = items.items.iter().map(|(_, op)| op.as_ref().err().map(Error::code)).collect();
+        let codes: Vec<Option<ErrorCode>> =
+            items.items.iter().map(|(_, op)| op.as_ref().err().map(Error::code)).collect();
         let body = Some(ErrorCode::InvalidBody);
         assert_eq!(codes, [None, body, body, body, Some(ErrorCode::InvalidKey), body]);
         assert_eq!(items.ops().expect("the others go on").len(), 1);

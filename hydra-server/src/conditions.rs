@@ -1,9 +1,7 @@
 //! Request headers that change what a request means: conditions, idempotency keys, preferences. Pure.
 
-use http::header::{
-    CONTENT_ENCODING, CONTENT_RANGE, HeaderName, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE,
-};
 use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderName, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
 use hydra_core::wire::header;
 use hydra_core::{Condition, Error, ErrorCode, Version};
 

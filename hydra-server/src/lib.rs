@@ -21,6 +21,7 @@ mod policies;
 mod query;
 mod render;
 mod route;
+mod running;
 mod serve;
 mod service;
 mod swamps;
@@ -28,5 +29,6 @@ mod treasures;
 
 pub use app::app;
 pub use config::Config;
-pub use folders::folders_in;
+pub use folders::{folders_in, swamp_dir};
+pub use running::Server;
 pub use serve::run;

@@ -18,15 +18,14 @@ use prometheus_client::registry::Registry;
 use crate::route::LABELS;
 
 const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "POST", "DELETE", "other"];
-/// Every status that is answered; the last stands for all others.
-const STATUSES: [u16; 25] = [
+/// Every status that is answered, in ascending order; one more place is kept for all others.
+const STATUSES: [u16; 24] = [
     200, 201, 204, 304, 400, 403, 404, 405, 409, 412, 413, 414, 415, 421, 422, 428, 429, 431, 500, 501, 502, 503, 504,
-    507, 0,
+    507,
 ];
 /// Upper ends of the latency buckets, in microseconds.
-const BUCKETS: [u64; 14] = [
-    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_500_000, 10_000_000,
-];
+const BUCKETS: [u64; 14] =
+    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_500_000, 10_000_000];
 
 /// The numbers of one server.
 #[derive(Debug)]
@@ -47,7 +46,7 @@ impl Metrics {
     /// Counts one answered request; `label` is an index into [`LABELS`].
     pub(crate) fn count(&self, method: &Method, label: usize, status: u16, took: Duration) {
         let method = METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1);
-        let status = STATUSES.binary_search(&status).or_else(|_| Err(())).unwrap_or(STATUSES.len() - 1);
+        let status = STATUSES.binary_search(&status).unwrap_or(STATUSES.len());
         self.requests.count(method, label, status, took);
     }
 
@@ -62,7 +61,7 @@ impl Metrics {
 /// Requests by method, endpoint and status, and how long they took by endpoint.
 #[derive(Debug, Default)]
 struct Requests {
-    counts: [[[AtomicU64; STATUSES.len()]; LABELS.len()]; METHODS.len()],
+    counts: [[[AtomicU64; STATUSES.len() + 1]; LABELS.len()]; METHODS.len()],
     latency: [Latency; LABELS.len()],
 }
 
@@ -93,10 +92,10 @@ impl Collector for Requests {
         )?;
         for (method, by_label) in METHODS.iter().zip(&self.counts) {
             for (label, by_status) in LABELS.iter().zip(by_label) {
-                for (status, count) in STATUSES.iter().zip(by_status) {
+                for (index, count) in by_status.iter().enumerate() {
                     let count = count.load(Ordering::Relaxed);
                     if count > 0 {
-                        let status = if *status == 0 { "other".to_owned() } else { status.to_string() };
+                        let status = STATUSES.get(index).map_or("other".to_owned(), u16::to_string);
                         let labels = [("method", *method), ("route", *label), ("status", status.as_str())];
                         ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
                     }

@@ -54,9 +54,8 @@ impl<'a> Query<'a> {
     /// # Errors
     /// `invalid-parameter` names the parameter, what came and what is allowed.
     pub(crate) fn value<T: FromStr>(&self, name: &str, allowed: &str) -> Result<Option<T>, Error> {
-        let read = |text: &str| {
-            text.parse().map_err(|_| invalid(name, &format!("is {}; allowed is {allowed}", shown(text))))
-        };
+        let read =
+            |text: &str| text.parse().map_err(|_| invalid(name, &format!("is {}; allowed is {allowed}", shown(text))));
         self.text(name).map(read).transpose()
     }
 }

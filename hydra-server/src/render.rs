@@ -95,9 +95,9 @@ pub(crate) fn read_value(json: &RawValue) -> Result<Value, Error> {
     let text = json.get();
     let binary = if text.contains("$binary") { serde_json::from_str::<Binary<'_>>(text).ok() } else { None };
     let Some(binary) = binary else { return Value::json(text) };
-    let bytes = STANDARD.decode(binary.base64.as_bytes()).map_err(|error| {
-        Error::new(ErrorCode::InvalidBody, format!("$binary is no base64 with padding: {error}"))
-    })?;
+    let bytes = STANDARD
+        .decode(binary.base64.as_bytes())
+        .map_err(|error| Error::new(ErrorCode::InvalidBody, format!("$binary is no base64 with padding: {error}")))?;
     Value::binary(&binary.content_type, bytes)
 }
 

@@ -298,7 +298,9 @@ mod tests {
         for path in ["/v1/kv/a/b/c/", "/v1/kv/a/b/c//k", "/v1/kv/a/b/c/k/", "/v1/kv/a/b/c/x/../y", "/v1/kv/a/b/c/./y"] {
             assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::InvalidKey, "{path}");
         }
-        for path in ["/v1/kv/a/b/c/%2E%2E", "/v1/kv/a/b/c/%00", "/v1/kv/a/b/c/%FF", "/v1/kv/a/b/c/%zz", "/v1/kv/a/b/c/%4"] {
+        for path in
+            ["/v1/kv/a/b/c/%2E%2E", "/v1/kv/a/b/c/%00", "/v1/kv/a/b/c/%FF", "/v1/kv/a/b/c/%zz", "/v1/kv/a/b/c/%4"]
+        {
             assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::InvalidKey, "{path}");
         }
         let dotted = Route::parse("/v1/kv/a/b/c/x%2F..%2Fy").expect("encoded dots are part of the key");
@@ -314,7 +316,8 @@ mod tests {
 
     #[test]
     fn every_endpoint_is_found_and_nothing_else() {
-        for path in ["/", "/health", "/ready", "/version", "/metrics", "/problems/not-found", "/v1/probe", "/v1/flush"] {
+        for path in ["/", "/health", "/ready", "/version", "/metrics", "/problems/not-found", "/v1/probe", "/v1/flush"]
+        {
             Route::parse(path).expect(path);
         }
         for path in ["/v1/policies", "/v1/policies/a/b*/*", "/v1/resolve/a/b/c", "/v1/folders", "/v1/folders/50-74"] {
@@ -323,7 +326,9 @@ mod tests {
         for path in ["/v1/swamps/a/b/c", "/v1/swamps/a/b/c/batch", "/v1/folders/7/flush", "/v1/swamps/a/b/c/policy"] {
             Route::parse(path).expect(path);
         }
-        for path in ["", "*", "//", "/v1", "/v1/", "/v1/kv", "/v2/kv/a/b/c", "/health/", "/v1/swamps/a/b/c/", "/v1/folders/7/x"] {
+        for path in
+            ["", "*", "//", "/v1", "/v1/", "/v1/kv", "/v2/kv/a/b/c", "/health/", "/v1/swamps/a/b/c/", "/v1/folders/7/x"]
+        {
             assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::NotFound, "{path}");
         }
     }

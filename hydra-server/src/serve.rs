@@ -139,13 +139,7 @@ impl Server {
 }
 
 /// Serves one connection until it closes, its peer has used up its time, or the last request after `draining`.
-async fn connection(
-    stream: TcpStream,
-    router: Router,
-    app: Arc<App>,
-    draining: CancellationToken,
-    keep_alive: bool,
-) {
+async fn connection(stream: TcpStream, router: Router, app: Arc<App>, draining: CancellationToken, keep_alive: bool) {
     let activity = Activity::new();
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
     let requests = Arc::clone(&activity);
