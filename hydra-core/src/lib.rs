@@ -1,16 +1,25 @@
 //! Hydra's vocabulary and its storage engine.
 mod base32;
+mod clock;
+mod counter;
+mod disk;
 pub mod duration;
 mod engine;
 mod error;
 mod folder;
+mod format;
+mod hashing;
 pub mod inspect;
 pub mod json;
+mod layout;
+mod merge;
 mod name;
 mod pattern;
 mod policy;
+mod root;
 mod stamp;
 mod value;
+mod vector;
 pub mod wire;
 mod write;
 
