@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use hydra_core::wire::{FolderBody, FoldersBody, ResolveBody};
-use hydra_core::{Engine, Error, ErrorCode, FolderId, FolderSet, FolderState, SwampName, folder_of};
+use hydra_core::{Engine, Error, ErrorCode, FolderId, FolderSet, FolderState, SwampName, folder_of, swamp_dir};
 
 use crate::answer::{self, Response};
 use crate::app::{Call, blocking};
@@ -68,16 +68,11 @@ pub(crate) fn resolve(call: &mut Call, name: &SwampName) -> Result<Response, Err
         hash: format!("{:016x}", name.hash()),
         folder,
         folders: engine.folder_count(),
-        path: swamp_dir(folder, name),
+        path: swamp_dir(folder, name).display().to_string(),
         state: Some(state_text(engine.folder_state(folder)).to_owned()),
         server: engine.server_id().to_owned(),
     };
     answer::json(StatusCode::OK, &body)
-}
-
-/// The directory of a swamp below the data directory.
-pub fn swamp_dir(folder: FolderId, name: &SwampName) -> String {
-    format!("{:05}/{name}", folder.get())
 }
 
 /// `owned`, `standby` or `absent`, as on the wire.

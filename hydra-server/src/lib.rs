@@ -29,6 +29,6 @@ mod treasures;
 
 pub use app::app;
 pub use config::Config;
-pub use folders::{folders_in, swamp_dir};
+pub use folders::folders_in;
 pub use running::Server;
 pub use serve::run;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use hydra_core::inspect::{self, Verified};
-use hydra_core::{FolderCount, SwampName, folder_of};
+use hydra_core::{FolderCount, SwampName, folder_of, swamp_dir};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
@@ -123,7 +123,7 @@ impl Place {
             hash: format!("{:016x}", name.hash()),
             folder: folder.get(),
             folders: count.get(),
-            path: hydra_server::swamp_dir(folder, name),
+            path: swamp_dir(folder, name).display().to_string(),
         }
     }
 }
