@@ -17,6 +17,7 @@ mod name;
 mod pattern;
 mod policy;
 mod root;
+mod snapshot;
 mod stamp;
 mod value;
 mod vector;
