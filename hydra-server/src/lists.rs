@@ -35,7 +35,7 @@ pub(crate) async fn count(call: &mut Call, name: &SwampName) -> Result<Response,
     Query::parse(call.head.uri.query(), &[])?;
     let swamp = call.swamp(name).await?;
     let count = swamp.count();
-    if count == 0 && swamp.info().is_none() {
+    if count == 0 && swamp.info()?.is_none() {
         return Err(no_swamp(name));
     }
     let mut response = answer::empty(StatusCode::OK);
@@ -74,7 +74,7 @@ fn wanted(name: &SwampName, text: Option<&str>) -> Result<(ListQuery, Include), 
 /// The page as text: the shape of [`hydra_core::wire::ListBody`].
 fn page(swamp: &Swamp, query: &ListQuery, include: Include) -> Result<Vec<u8>, Error> {
     let page: Page = swamp.list(query)?;
-    let exists = !page.treasures.is_empty() || swamp.info().is_some();
+    let exists = !page.treasures.is_empty() || swamp.info()?.is_some();
     let mut out = Vec::with_capacity(64 + page.treasures.len() * 256);
     out.extend_from_slice(format!("{{\"exists\":{exists},\"treasures\":[").as_bytes());
     let mut shown = 0;

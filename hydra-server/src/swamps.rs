@@ -14,7 +14,7 @@ use crate::query::Query;
 pub(crate) async fn info(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
     Query::parse(call.head.uri.query(), &[])?;
     let swamp = call.swamp(name).await?;
-    let info = swamp.info().ok_or_else(|| no_swamp(name))?;
+    let info = swamp.info()?.ok_or_else(|| no_swamp(name))?;
     answer::json(StatusCode::OK, &info_body(name, info))
 }
 
@@ -57,7 +57,7 @@ pub(crate) async fn destroy(call: &mut Call, name: &SwampName) -> Result<Respons
 pub(crate) async fn flush(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
     Query::parse(call.head.uri.query(), &[])?;
     let swamp = call.swamp(name).await?;
-    if swamp.info().is_none() {
+    if swamp.info()?.is_none() {
         return Err(no_swamp(name));
     }
     swamp.flush().await?;
@@ -76,7 +76,7 @@ struct EffectivePolicy {
 /// The settings the swamp has, or would have if it came into being now.
 pub(crate) async fn policy(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
     Query::parse(call.head.uri.query(), &[])?;
-    let effective = match call.swamp(name).await?.info() {
+    let effective = match call.swamp(name).await?.info()? {
         Some(info) => EffectivePolicy { policy: info.policy, policy_from: info.policy_from },
         None => registered(call, name),
     };

@@ -17,7 +17,8 @@ fn a_server_says_where_it_listens_and_how_to_try_it() {
     let address = server.target.0;
     assert!(greeting.contains(&format!("hydra-server s1 listening on http://{address}")), "{greeting}");
     assert!(greeting.contains("folders 7-9 of 100, copies of 50-99"), "{greeting}");
-    let curl = greeting.lines().find(|line| line.starts_with("try: ")).expect("a line to try").trim_start_matches("try: ");
+    let curl =
+        greeting.lines().find(|line| line.starts_with("try: ")).expect("a line to try").trim_start_matches("try: ");
     let output = Command::new("sh").args(["-c", curl]).output().expect("sh runs");
     // Where there is no curl the line cannot be tried.
     if output.status.success() {
@@ -28,7 +29,8 @@ fn a_server_says_where_it_listens_and_how_to_try_it() {
 #[test]
 fn serve_can_be_written_out() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut child = program().args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(dir.path()).spawn().expect("starts");
+    let mut child =
+        program().args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(dir.path()).spawn().expect("starts");
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert!(child.try_wait().expect("waits").is_none(), "it serves");
     child.kill().expect("killed");
@@ -52,7 +54,9 @@ fn listening_beyond_this_machine_needs_to_be_meant() {
 
 #[test]
 fn flags_that_do_not_exist_are_exit_2() {
-    for flags in [&["--nonsense"][..], &["--listen", "nowhere"], &["--folders", "9-1"], &["--folders-total", "0"], &["jump"]] {
+    for flags in
+        [&["--nonsense"][..], &["--listen", "nowhere"], &["--folders", "9-1"], &["--folders-total", "0"], &["jump"]]
+    {
         let (code, _, stderr) = run(program().args(flags));
         assert_eq!(code, Some(2), "{flags:?}");
         assert!(!stderr.is_empty());
@@ -62,7 +66,9 @@ fn flags_that_do_not_exist_are_exit_2() {
     }
     let (code, stdout, _) = run(program().arg("--help"));
     assert_eq!(code, Some(0));
-    for flag in ["--data", "--listen", "--id", "--cluster", "--folders-total", "--folders", "--standby", "--copied", "--pool"] {
+    for flag in
+        ["--data", "--listen", "--id", "--cluster", "--folders-total", "--folders", "--standby", "--copied", "--pool"]
+    {
         assert!(stdout.contains(flag), "{flag}");
     }
 }
@@ -72,7 +78,8 @@ fn the_file_of_settings_is_below_variables_and_flags_and_refuses_what_it_does_no
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("hydra.toml");
     let data = dir.path().join("data");
-    let settings = format!("data = {:?}\nid = \"file\"\nfolders_total = 8\npool = \"file\"\nlisten = \"127.0.0.1:0\"\n", data);
+    let settings =
+        format!("data = {:?}\nid = \"file\"\nfolders_total = 8\npool = \"file\"\nlisten = \"127.0.0.1:0\"\n", data);
     std::fs::write(&file, &settings).expect("written");
     let output = {
         let mut child = program()
@@ -94,7 +101,10 @@ fn the_file_of_settings_is_below_variables_and_flags_and_refuses_what_it_does_no
         child.wait().expect("gone");
         probe
     };
-    assert_eq!((&output["server"], &output["pool"], &output["folders"]), (&"flag".into(), &"variable".into(), &8.into()));
+    assert_eq!(
+        (&output["server"], &output["pool"], &output["folders"]),
+        (&"flag".into(), &"variable".into(), &8.into())
+    );
     std::fs::write(&file, format!("{settings}folder = \"0-3\"\n")).expect("written");
     let (code, _, stderr) = run(program().arg("--config").arg(&file));
     assert_eq!(code, Some(2));
@@ -119,13 +129,31 @@ fn resolve_is_the_arithmetic_of_every_client() {
     let (code, stdout, _) = run(program().args(["resolve", "users/profiles/alice", "--output", "json"]));
     let place: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!((code, &place["hash"], &place["folder"]), (Some(0), &"7127deecab868c52".into(), &62.into()));
-    let found = run(program().args(["resolve", "--find", "jobs/queue/mail", "--in", "50-74", "--count", "3", "--output", "ndjson"])).1;
+    let found = run(program().args([
+        "resolve",
+        "--find",
+        "jobs/queue/mail",
+        "--in",
+        "50-74",
+        "--count",
+        "3",
+        "--output",
+        "ndjson",
+    ]))
+    .1;
     let folders: Vec<u64> = found
         .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["folder"].as_u64().expect("a number"))
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).expect("JSON")["folder"].as_u64().expect("a number")
+        })
         .collect();
     assert!(folders.len() == 3 && folders.iter().all(|folder| (50..75).contains(folder)), "{found}");
-    for bad in [&["resolve", "a/b"][..], &["resolve"], &["resolve", "--find", "a/b/c"], &["resolve", "--find", "a/b/c", "--in", "100"]] {
+    for bad in [
+        &["resolve", "a/b"][..],
+        &["resolve"],
+        &["resolve", "--find", "a/b/c"],
+        &["resolve", "--find", "a/b/c", "--in", "100"],
+    ] {
         assert_eq!(run(program().args(bad)).0, Some(2), "{bad:?}");
     }
 }

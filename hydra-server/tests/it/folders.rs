@@ -30,7 +30,9 @@ fn name_in(folders: &str) -> String {
 #[test]
 fn a_client_that_counts_other_folders_is_409_and_nothing_is_done() {
     let hydra = Hydra::start();
-    for (method, path) in [("PUT", "/v1/kv/a/b/c/k"), ("GET", "/v1/kv/a/b/c/k"), ("POST", "/v1/flush"), ("GET", "/v1/folders")] {
+    for (method, path) in
+        [("PUT", "/v1/kv/a/b/c/k"), ("GET", "/v1/kv/a/b/c/k"), ("POST", "/v1/flush"), ("GET", "/v1/folders")]
+    {
         let answer = hydra.send(method, path, &[("Hydra-Folders", "64")], "");
         assert_eq!((answer.status, answer.code().as_str()), (409, "folder-count-mismatch"), "{method} {path}");
         assert!(answer.text().contains("64") && answer.text().contains("100"), "both numbers are named");
@@ -120,13 +122,10 @@ fn folders_tell_their_state() {
     let hydra = partial();
     let folders = hydra.get("/v1/folders").json();
     let state = |folder: usize| folders["folders"][folder]["state"].as_str().expect("a state").to_owned();
-    assert_eq!((state(0), state(49), state(50), state(74), state(75)), (
-        "owned".into(),
-        "owned".into(),
-        "standby".into(),
-        "standby".into(),
-        "absent".into()
-    ));
+    assert_eq!(
+        (state(0), state(49), state(50), state(74), state(75)),
+        ("owned".into(), "owned".into(), "standby".into(), "standby".into(), "absent".into())
+    );
     let probe = hydra.get("/v1/probe").json();
     assert_eq!((probe["owned"].as_str(), probe["standby"].as_str()), (Some("0-49"), Some("50-74")));
 }
@@ -147,7 +146,10 @@ fn while_it_shuts_down_a_server_finishes_what_has_begun_and_refuses_the_rest() {
     }
     assert_eq!(target.get("/ready").json()["reasons"][0], "draining");
     let refused = target.put("/v1/kv/a/b/c/other", "1");
-    assert_eq!((refused.status, refused.code().as_str(), refused.header("hydra-applied")), (503, "draining", Some("no")));
+    assert_eq!(
+        (refused.status, refused.code().as_str(), refused.header("hydra-applied")),
+        (503, "draining", Some("no"))
+    );
     assert!(refused.header("retry-after").is_some());
     slow.write_all(b"34").expect("the other half");
     let mut answer = Vec::new();

@@ -11,7 +11,9 @@ const SWAMP: &str = "/v1/kv/users/profiles/alice";
 #[test]
 fn a_value_comes_back_byte_for_byte() {
     let hydra = Hydra::start();
-    for value in ["null", "true", "\"\\u0041\"", "1.0", "-0", "1e5", "123456789012345678901234567890", "{\"b\":1, \"a\":[ ]}"] {
+    for value in
+        ["null", "true", "\"\\u0041\"", "1.0", "-0", "1e5", "123456789012345678901234567890", "{\"b\":1, \"a\":[ ]}"]
+    {
         hydra.put(KEY, value);
         let answer = hydra.get(KEY);
         assert_eq!((answer.status, answer.text().as_str()), (200, value));
@@ -204,7 +206,10 @@ fn delete_is_204_once_and_404_after() {
     let gone = hydra.delete(KEY);
     assert_eq!((gone.status, gone.header("hydra-durable")), (204, Some("buffered")));
     let again = hydra.delete(KEY);
-    assert_eq!((again.status, again.code().as_str(), again.header("hydra-applied")), (404, "treasure-not-found", Some("no")));
+    assert_eq!(
+        (again.status, again.code().as_str(), again.header("hydra-applied")),
+        (404, "treasure-not-found", Some("no"))
+    );
     assert_eq!(hydra.get(KEY).status, 404);
 }
 
@@ -227,10 +232,10 @@ fn a_treasure_past_its_time_is_gone_from_get_list_and_count() {
 #[test]
 fn sync_says_that_it_is_on_disk() {
     let hydra = Hydra::start();
+    assert_eq!(hydra.put(&format!("{KEY}?sync=false"), "1").header("hydra-durable"), Some("buffered"));
     assert_eq!(hydra.put(&format!("{KEY}?sync"), "1").header("hydra-durable"), Some("synced"));
     assert_eq!(hydra.post(&format!("{KEY}?incr=1&sync=true"), "").header("hydra-durable"), Some("synced"));
     assert_eq!(hydra.delete(&format!("{KEY}?sync=true")).header("hydra-durable"), Some("synced"));
-    assert_eq!(hydra.put(&format!("{KEY}?sync=false"), "1").header("hydra-durable"), Some("buffered"));
     assert_eq!(hydra.put(&format!("{KEY}?sync=maybe"), "1").status, 400);
 }
 
@@ -338,7 +343,8 @@ fn a_list_is_in_the_order_of_keys_and_pages_by_cursor() {
 fn a_list_can_be_narrowed() {
     let hydra = Hydra::start();
     fill(&hydra, 25);
-    let page: ListBody = serde_json::from_slice(&hydra.get(&format!("{SWAMP}?prefix=k01&limit=3")).body).expect("a page");
+    let page: ListBody =
+        serde_json::from_slice(&hydra.get(&format!("{SWAMP}?prefix=k01&limit=3")).body).expect("a page");
     assert_eq!(keys(&page), ["k010", "k011", "k012"]);
     assert!(page.exists && page.next_cursor.is_some());
     let exact: ListBody = serde_json::from_slice(&hydra.get(&format!("{SWAMP}?limit=25")).body).expect("a page");
@@ -363,7 +369,11 @@ fn a_list_refuses_what_it_does_not_understand() {
     }
     assert_eq!(hydra.get(&format!("{SWAMP}?limit=10000")).status, 200);
     let cursor = hydra.get(&format!("{SWAMP}?limit=1")).json()["nextCursor"].as_str().expect("a cursor").to_owned();
-    for path in [format!("{SWAMP}?cursor=abc"), format!("/v1/kv/a/b/c?cursor={cursor}"), format!("{SWAMP}?dir=desc&cursor={cursor}")] {
+    for path in [
+        format!("{SWAMP}?cursor=abc"),
+        format!("/v1/kv/a/b/c?cursor={cursor}"),
+        format!("{SWAMP}?dir=desc&cursor={cursor}"),
+    ] {
         let answer = hydra.get(&path);
         assert_eq!((answer.status, answer.code().as_str()), (400, "invalid-cursor"), "{path}");
     }
@@ -414,7 +424,12 @@ fn the_last_treasure_deleted_leaves_no_file_and_no_directory() {
     assert!(!hydra.data_files().is_empty());
     assert_eq!(hydra.delete(&format!("{KEY}?sync")).status, 204);
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
-    let left = || hydra.data_files().into_iter().filter(|path| path.components().count() > hydra.dir.path().components().count() + 1);
+    let left = || {
+        hydra
+            .data_files()
+            .into_iter()
+            .filter(|path| path.components().count() > hydra.dir.path().components().count() + 1)
+    };
     while left().count() > 0 && std::time::Instant::now() < deadline {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
@@ -425,7 +440,9 @@ fn the_last_treasure_deleted_leaves_no_file_and_no_directory() {
 fn a_batch_runs_in_order_and_answers_each_operation() {
     let hydra = Hydra::start();
     let path = "/v1/swamps/users/profiles/alice/batch";
-    let answer = hydra.post(path, r#"{"ops":[
+    let answer = hydra.post(
+        path,
+        r#"{"ops":[
         {"op":"put","key":"name","value":"Alice","ifVersion":"0"},
         {"op":"increment","key":"logins","by":2},
         {"op":"get","key":"name"},
@@ -434,7 +451,8 @@ fn a_batch_runs_in_order_and_answers_each_operation() {
         {"op":"put","key":"name","value":1,"ifVersion":"0"},
         {"op":"put","key":"..","value":1},
         {"op":"put","key":"bin","value":{"$binary":"AP8=","contentType":"image/png"},"ttl":"1h"},
-        {"op":"delete","key":"logins"}]}"#);
+        {"op":"delete","key":"logins"}]}"#,
+    );
     assert_eq!((answer.status, answer.header("hydra-durable")), (200, Some("buffered")));
     let body: BatchResultBody = serde_json::from_slice(&answer.body).expect("results");
     let statuses: Vec<u16> = body.results.iter().map(|result| result.status).collect();
@@ -454,7 +472,8 @@ fn an_atomic_batch_is_all_or_nothing() {
     let path = "/v1/swamps/users/profiles/alice/batch";
     hydra.put(KEY, "1");
     for bad in [r#"{"op":"put","key":"name","value":2,"ifVersion":"0"}"#, r#"{"op":"put","key":"","value":2}"#] {
-        let answer = hydra.post(path, &format!(r#"{{"atomic":true,"ops":[{{"op":"put","key":"a","value":1}},{bad}]}}"#));
+        let answer =
+            hydra.post(path, &format!(r#"{{"atomic":true,"ops":[{{"op":"put","key":"a","value":1}},{bad}]}}"#));
         assert_eq!((answer.status, answer.code().as_str()), (409, "batch-aborted"), "{bad}");
         assert_eq!(hydra.get(&format!("{SWAMP}/a")).status, 404);
     }
@@ -493,7 +512,13 @@ fn the_most_specific_policy_wins_and_is_reported() {
         let answer = hydra.put(path, body);
         assert_eq!((answer.status, answer.code().as_str()), (400, "invalid-body"), "{body}");
     }
-    for path in ["/v1/policies/a/b", "/v1/policies/a/**/c", "/v1/policies/a%2Fb/c/d", "/v1/policies/a/*b/c", "/v1/policies/%/b/c"] {
+    for path in [
+        "/v1/policies/a/b",
+        "/v1/policies/a/**/c",
+        "/v1/policies/a%2Fb/c/d",
+        "/v1/policies/a/*b/c",
+        "/v1/policies/%/b/c",
+    ] {
         assert_eq!(hydra.put(path, "{}").code(), "invalid-pattern", "{path}");
     }
     assert_eq!((hydra.delete(path).status, hydra.delete(path).status), (204, 404));
@@ -502,9 +527,13 @@ fn the_most_specific_policy_wins_and_is_reported() {
 #[test]
 fn resolve_is_arithmetic_for_any_name() {
     let hydra = Hydra::start();
-    let body: ResolveBody = serde_json::from_slice(&hydra.get("/v1/resolve/users/profiles/alice").body).expect("a place");
+    let body: ResolveBody =
+        serde_json::from_slice(&hydra.get("/v1/resolve/users/profiles/alice").body).expect("a place");
     assert_eq!((body.folder.get(), body.folders.get(), body.hash.as_str()), (62, 100, "7127deecab868c52"));
-    assert_eq!((body.path.as_str(), body.state.as_deref(), body.server.as_str()), ("00062/users/profiles/alice", Some("owned"), "s1"));
+    assert_eq!(
+        (body.path.as_str(), body.state.as_deref(), body.server.as_str()),
+        ("00062/users/profiles/alice", Some("owned"), "s1")
+    );
 }
 
 #[test]
@@ -529,7 +558,10 @@ fn folders_are_listed_with_sizes_on_demand() {
 fn the_service_paths_tell_who_is_there() {
     let hydra = Hydra::start();
     let welcome = hydra.get("/").json();
-    assert_eq!((&welcome["hydra"], &welcome["folders"], &welcome["server"]), (&json!("welcome"), &json!(100), &json!("s1")));
+    assert_eq!(
+        (&welcome["hydra"], &welcome["folders"], &welcome["server"]),
+        (&json!("welcome"), &json!(100), &json!("s1"))
+    );
     assert_eq!(hydra.get("/health").json(), json!({"status":"ok"}));
     assert_eq!(hydra.get("/ready").json(), json!({"ready":true}));
     assert_eq!(hydra.get("/version").json()["limits"]["valueBytes"], 24 << 20);

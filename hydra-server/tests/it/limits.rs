@@ -31,7 +31,8 @@ fn a_policy_sets_the_longest_value() {
     assert_eq!(hydra.put("/v1/policies/a/*/*", r#"{"maxValueBytes":10}"#).status, 201);
     assert_eq!(hydra.put(KEY, &json_of(10)).status, 201);
     assert_eq!(hydra.put(KEY, &json_of(11)).code(), "value-too-large");
-    let batch = hydra.post("/v1/swamps/a/b/c/batch", &format!(r#"{{"ops":[{{"op":"put","key":"k","value":{}}}]}}"#, json_of(11)));
+    let batch = hydra
+        .post("/v1/swamps/a/b/c/batch", &format!(r#"{{"ops":[{{"op":"put","key":"k","value":{}}}]}}"#, json_of(11)));
     assert_eq!(batch.json()["results"][0]["code"], "value-too-large");
 }
 
@@ -81,7 +82,8 @@ fn a_refused_sender_sees_the_answer_although_it_is_still_sending() {
 fn nobody_is_asked_to_continue_with_a_body_that_is_refused() {
     let hydra = Hydra::start();
     let mut stream = hydra.connect().expect("a connection");
-    write!(stream, "PUT {KEY}?typo=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n").expect("sent");
+    write!(stream, "PUT {KEY}?typo=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+        .expect("sent");
     assert_eq!(read_answer(&mut stream).code(), "unknown-parameter");
 }
 
@@ -97,7 +99,8 @@ fn large_bodies_share_a_bounded_memory() {
 #[test]
 fn a_batch_may_have_ten_thousand_operations() {
     let hydra = Hydra::start();
-    let batch = |count: usize| format!(r#"{{"ops":[{}]}}"#, vec![r#"{"op":"increment","key":"n","by":1}"#; count].join(","));
+    let batch =
+        |count: usize| format!(r#"{{"ops":[{}]}}"#, vec![r#"{"op":"increment","key":"n","by":1}"#; count].join(","));
     assert_eq!(hydra.post("/v1/swamps/a/b/c/batch", &batch(10_000)).json()["ok"], 10_000);
     let beyond = hydra.post("/v1/swamps/a/b/c/batch", &batch(10_001));
     assert_eq!((beyond.status, beyond.code().as_str()), (413, "batch-too-large"));
@@ -173,7 +176,10 @@ fn peers_that_are_silent_or_slow_lose_their_connection_and_nothing_else() {
     }
     let (took, said) = until_closed(half_body);
     let answer = Answer::parse(&said).expect("an answer");
-    assert_eq!((answer.status, answer.code().as_str(), answer.header("hydra-applied")), (400, "invalid-body", Some("no")));
+    assert_eq!(
+        (answer.status, answer.code().as_str(), answer.header("hydra-applied")),
+        (400, "invalid-body", Some("no"))
+    );
     assert!(took < Duration::from_secs(8), "{took:?}");
     assert_eq!(hydra.get(KEY).text(), "1");
 }
