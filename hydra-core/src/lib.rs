@@ -1,27 +1,44 @@
 //! Hydra's vocabulary and its storage engine.
+pub mod duration;
+pub mod inspect;
+pub mod json;
+pub mod wire;
+
+mod apply;
 mod base32;
 mod clock;
+mod commit;
 mod counter;
+mod directories;
 mod disk;
-pub mod duration;
 mod engine;
 mod error;
 mod folder;
 mod format;
+mod handles;
 mod hashing;
-pub mod inspect;
-pub mod json;
+mod hydrate;
 mod layout;
+mod log;
 mod merge;
 mod name;
+mod outcome;
 mod pattern;
 mod policy;
+mod pool;
+mod residents;
 mod root;
+mod shared;
+mod slot;
 mod snapshot;
 mod stamp;
+mod state;
+mod stats;
+mod swamp;
+mod timer;
 mod value;
 mod vector;
-pub mod wire;
+mod walk;
 mod write;
 
 pub use engine::{

@@ -47,7 +47,7 @@ impl<'a> Chunk<'a> {
         }
     }
 
-    fn frame_count(&self) -> usize {
+    pub(crate) fn frame_count(&self) -> usize {
         self.payloads.len()
     }
 
