@@ -8,13 +8,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::config::Config;
+use crate::early;
 
 /// The state of one connection, shared by its stream, its requests and its watchdog.
 #[derive(Debug)]
@@ -62,6 +63,11 @@ impl Activity {
         if idle && self.head_since.load(Ordering::Relaxed) == 0 {
             self.head_since.store(now, Ordering::Relaxed);
         }
+    }
+
+    /// Whether a head has begun to come in and no request is being worked on.
+    fn is_reading_head(&self) -> bool {
+        self.head_since.load(Ordering::Relaxed) != 0 && self.in_flight.load(Ordering::Relaxed) == 0
     }
 
     fn sent(&self) {
@@ -114,17 +120,40 @@ impl Drop for InFlight {
 pub(crate) struct Watched<S> {
     stream: S,
     activity: Arc<Activity>,
+    server: String,
+    /// What is sent in place of an answer that hyper made itself, and how much of it is sent.
+    refusal: Option<(Vec<u8>, usize)>,
 }
 
 impl<S> Watched<S> {
-    pub(crate) fn new(stream: S, activity: Arc<Activity>) -> Watched<S> {
-        Watched { stream, activity }
+    pub(crate) fn new(stream: S, activity: Arc<Activity>, server: &str) -> Watched<S> {
+        Watched { stream, activity, server: server.to_owned(), refusal: None }
+    }
+
+    /// Whether hyper is about to answer bytes that never became a request.
+    fn refuses(&mut self, bytes: &[u8]) -> bool {
+        if self.refusal.is_none() && self.activity.is_reading_head() {
+            self.refusal = early::instead_of(bytes, &self.server).map(|answer| (answer, 0));
+        }
+        self.refusal.is_some()
     }
 
     fn note_sent(&self, outcome: &Poll<io::Result<usize>>) {
         if matches!(outcome, Poll::Ready(Ok(1..))) {
             self.activity.sent();
         }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Watched<S> {
+    /// Sends the refusal, then says that all of hyper's own answer was sent.
+    fn poll_refuse(&mut self, cx: &mut Context<'_>, length: usize) -> Poll<io::Result<usize>> {
+        if let Some((answer, sent)) = &mut self.refusal {
+            while *sent < answer.len() {
+                *sent += ready!(Pin::new(&mut self.stream).poll_write(cx, &answer[*sent..]))?;
+            }
+        }
+        Poll::Ready(Ok(length))
     }
 }
 
@@ -141,6 +170,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.refuses(buf) {
+            return self.poll_refuse(cx, buf.len());
+        }
         let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.note_sent(&outcome);
         outcome
@@ -151,6 +183,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if bufs.first().is_some_and(|first| self.refuses(first)) {
+            return self.poll_refuse(cx, bufs.iter().map(|buf| buf.len()).sum());
+        }
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.note_sent(&outcome);
         outcome

@@ -17,7 +17,7 @@ use http::{HeaderValue, Method};
 use hydra_core::wire::{Problem, header};
 use hydra_core::{
     Applied, Batch, Committed, CopyState, Durability, Engine, Error, ErrorCode, FolderId, FolderState, Idempotency,
-    OpResult, Swamp, SwampName, folder_of,
+    OpResult, Swamp, SwampName,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -147,7 +147,7 @@ pub(crate) struct Call {
     pub(crate) folder: Option<FolderId>,
     /// Whether a copy answers in place of the owner.
     standby: bool,
-    copy: Option<&'static str>,
+    copy: CopyState,
     durability: Option<Durability>,
     replayed: bool,
     allow: Option<&'static str>,
@@ -162,7 +162,7 @@ impl Call {
             body: RequestBody::new(body),
             folder: None,
             standby: false,
-            copy: None,
+            copy: CopyState::Complete,
             durability: None,
             replayed: false,
             allow: None,
@@ -230,7 +230,7 @@ impl Call {
 
     /// Whether this server answers for the folder of the name.
     fn admit_folder(&mut self, name: &SwampName, route: &Route, reads: bool) -> Result<(), Error> {
-        let folder = folder_of(name, self.app.engine.folder_count());
+        let folder = self.app.engine.folder_of(name);
         self.folder = Some(folder);
         if matches!(route, Route::Resolve(_)) {
             return Ok(());
@@ -269,11 +269,7 @@ impl Call {
                 blocking(move || engine.hydrate(&name)).await?
             }
         };
-        self.copy = match swamp.copy_state() {
-            CopyState::Complete => None,
-            CopyState::Incomplete => Some("incomplete"),
-            _ => Some("degraded"),
-        };
+        self.copy = swamp.copy_state();
         Ok(swamp)
     }
 
@@ -346,8 +342,8 @@ impl Call {
         if self.standby {
             headers.insert(answer::SERVED_BY, HeaderValue::from_static("fallback"));
         }
-        if let Some(copy) = self.copy {
-            headers.insert(answer::COPY, HeaderValue::from_static(copy));
+        if self.copy != CopyState::Complete {
+            headers.insert(answer::COPY, HeaderValue::from_static(self.copy.as_str()));
         }
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));

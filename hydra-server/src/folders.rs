@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use hydra_core::wire::{FolderBody, FoldersBody, ResolveBody};
-use hydra_core::{Engine, Error, ErrorCode, FolderId, FolderSet, FolderState, SwampName, folder_of, swamp_dir};
+use hydra_core::{Engine, Error, ErrorCode, FolderId, FolderSet, FolderState, SwampName, swamp_dir};
 
 use crate::answer::{self, Response};
 use crate::app::{Call, blocking};
@@ -23,7 +23,7 @@ fn describe(engine: &Engine, folder: FolderId, sizes: bool) -> Result<FolderBody
     let sizes = (sizes && state != FolderState::Absent).then(|| engine.folder_sizes(folder)).transpose()?;
     Ok(FolderBody {
         folder,
-        state: state_text(state).to_owned(),
+        state: state.as_str().to_owned(),
         copied: engine.is_copied(folder),
         swamps: sizes.map(|sizes| sizes.swamps),
         files: sizes.map(|sizes| sizes.files),
@@ -62,29 +62,15 @@ fn existing(call: &mut Call, wanted: Option<FolderSet>) -> Result<FolderSet, Err
 pub(crate) fn resolve(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
     Query::parse(call.head.uri.query(), &[])?;
     let engine = &call.app.engine;
-    let folder = folder_of(name, engine.folder_count());
+    let folder = engine.folder_of(name);
     let body = ResolveBody {
         name: name.to_string(),
         hash: format!("{:016x}", name.hash()),
         folder,
         folders: engine.folder_count(),
         path: swamp_dir(folder, name).display().to_string(),
-        state: Some(state_text(engine.folder_state(folder)).to_owned()),
+        state: Some(engine.folder_state(folder).as_str().to_owned()),
         server: engine.server_id().to_owned(),
     };
     answer::json(StatusCode::OK, &body)
-}
-
-/// `owned`, `standby` or `absent`, as on the wire.
-pub(crate) fn state_text(state: FolderState) -> &'static str {
-    match state {
-        FolderState::Owned => "owned",
-        FolderState::Standby => "standby",
-        _ => "absent",
-    }
-}
-
-/// The folders of the engine that are in this state.
-pub fn folders_in(engine: &Engine, state: FolderState) -> FolderSet {
-    engine.folder_count().all().iter().filter(|folder| engine.folder_state(*folder) == state).collect()
 }

@@ -14,6 +14,7 @@ mod batches;
 mod body;
 mod conditions;
 pub mod config;
+mod early;
 mod folders;
 mod lists;
 mod metrics;
@@ -29,6 +30,5 @@ mod treasures;
 
 pub use app::app;
 pub use config::Config;
-pub use folders::folders_in;
 pub use running::Server;
 pub use serve::run;

@@ -63,11 +63,12 @@ fn wanted(name: &SwampName, text: Option<&str>) -> Result<(ListQuery, Include), 
         Some(text) => Include::from_text(text)
             .ok_or_else(|| invalid("include", &format!("is {text:?}; allowed are full, values, meta and keys")))?,
     };
-    let mut wanted = ListQuery::default();
-    wanted.prefix = query.text("prefix").map(str::to_owned);
-    wanted.after = query.text("cursor").map(|cursor| read_cursor(name, descending, cursor)).transpose()?;
-    wanted.descending = descending;
-    wanted.limit = limit;
+    let wanted = ListQuery {
+        prefix: query.text("prefix").map(str::to_owned),
+        after: query.text("cursor").map(|cursor| read_cursor(name, descending, cursor)).transpose()?,
+        descending,
+        limit,
+    };
     Ok((wanted, include))
 }
 

@@ -141,7 +141,7 @@ impl Server {
 /// Serves one connection until it closes, its peer has used up its time, or the last request after `draining`.
 async fn connection(stream: TcpStream, router: Router, app: Arc<App>, draining: CancellationToken, keep_alive: bool) {
     let activity = Activity::new();
-    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity), app.engine.server_id()));
     let requests = Arc::clone(&activity);
     let inner = TowerToHyperService::new(router);
     let service = hyper::service::service_fn(move |request| {

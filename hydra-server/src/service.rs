@@ -2,13 +2,12 @@
 
 use http::{HeaderValue, StatusCode};
 use hydra_core::wire::ProbeBody;
-use hydra_core::{Error, ErrorCode, FolderState, MAX_BATCH_OPS, MAX_KEY_BYTES, MAX_PART_BYTES, MAX_VALUE_BYTES};
+use hydra_core::{Error, ErrorCode, MAX_BATCH_OPS, MAX_KEY_BYTES, MAX_PART_BYTES, MAX_VALUE_BYTES};
 use serde_json::json;
 
 use crate::answer::{self, Response};
 use crate::app::{Call, blocking};
 use crate::config::{MAX_BATCH_BODY_BYTES, MAX_HEADER_BYTES, MAX_LIST_LIMIT, MAX_URI_BYTES};
-use crate::folders::folders_in;
 use crate::query::Query;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -82,16 +81,16 @@ pub(crate) async fn probe(call: &mut Call) -> Result<Response, Error> {
     let marker = call.app.engine.data_dir().join("HYDRA");
     blocking(move || std::fs::read(&marker).map_err(|error| Error::io("read", &marker, error))).await?;
     let engine = &call.app.engine;
-    let all = engine.folder_count().all();
+    let (owned, standby) = engine.folders();
     let body = ProbeBody {
         server: engine.server_id().to_owned(),
         cluster: engine.cluster().to_owned(),
         folders: engine.folder_count(),
         pool: call.app.config.pool.clone(),
-        owned: folders_in(engine, FolderState::Owned).to_string(),
-        standby: folders_in(engine, FolderState::Standby).to_string(),
+        owned: owned.to_string(),
+        standby: standby.to_string(),
         writable: !call.app.is_draining(),
-        copied: all.iter().any(|folder| engine.is_copied(folder)),
+        copied: owned.iter().chain(standby.iter()).any(|folder| engine.is_copied(folder)),
     };
     answer::json(StatusCode::OK, &body)
 }

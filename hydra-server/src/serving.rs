@@ -3,8 +3,8 @@
 use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use hydra_core::{Engine, EngineOptions, FolderState, SwampName};
-use hydra_server::{Config, folders_in, run};
+use hydra_core::{Engine, EngineOptions, SwampName};
+use hydra_server::{Config, run};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -132,8 +132,7 @@ fn engine_options(settings: Settings) -> EngineOptions {
 /// Says on stdout that the server is ready, and how to try it.
 fn announce(listener: &TcpListener, engine: &Engine) {
     let Ok(address) = listener.local_addr() else { return };
-    let owned = folders_in(engine, FolderState::Owned);
-    let standby = folders_in(engine, FolderState::Standby);
+    let (owned, standby) = engine.folders();
     let copies = if standby.is_empty() { String::new() } else { format!(", copies of {standby}") };
     let mut text = format!(
         "hydra-server {} listening on http://{address}, data in {}, folders {} of {}{copies}\n",
@@ -144,7 +143,7 @@ fn announce(listener: &TcpListener, engine: &Engine) {
     );
     // A name whose folder is here, so that the line works as it stands.
     let demo = SwampName::new("demo", "hello", "world").ok();
-    if let Some(name) = demo.and_then(|name| name.in_folders(&owned, engine.folder_count()).next()) {
+    if let Some(name) = demo.and_then(|name| name.in_folders(owned, engine.folder_count()).next()) {
         let host =
             if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
         text.push_str(&format!("try: curl -X PUT http://{host}/v1/kv/{name}/greeting -d '\"hello\"'\n"));

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use hydra_core::wire::SwampInfoBody;
-use hydra_core::{CopyState, Error, ErrorCode, Pattern, Policy, PolicyTable, SwampInfo, SwampName};
+use hydra_core::{Error, ErrorCode, Pattern, Policy, SwampInfo, SwampName};
 use serde::Serialize;
 
 use crate::answer::{self, Response};
@@ -19,11 +19,6 @@ pub(crate) async fn info(call: &mut Call, name: &SwampName) -> Result<Response, 
 }
 
 fn info_body(name: &SwampName, info: SwampInfo) -> SwampInfoBody {
-    let copy = match info.copy_state {
-        CopyState::Complete => "complete",
-        CopyState::Incomplete => "incomplete",
-        _ => "degraded",
-    };
     SwampInfoBody {
         name: name.to_string(),
         folder: info.folder,
@@ -32,7 +27,7 @@ fn info_body(name: &SwampName, info: SwampInfo) -> SwampInfoBody {
         bytes: info.bytes,
         files: info.files,
         dirty: info.dirty,
-        copy: copy.to_owned(),
+        copy: info.copy_state.as_str().to_owned(),
         findings: info.findings,
         policy: info.policy,
         policy_from: info.policy_from,
@@ -76,22 +71,8 @@ struct EffectivePolicy {
 /// The settings the swamp has, or would have if it came into being now.
 pub(crate) async fn policy(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
     Query::parse(call.head.uri.query(), &[])?;
-    let effective = match call.swamp(name).await?.info()? {
-        Some(info) => EffectivePolicy { policy: info.policy, policy_from: info.policy_from },
-        None => registered(call, name),
-    };
-    answer::json(StatusCode::OK, &effective)
-}
-
-fn registered(call: &Call, name: &SwampName) -> EffectivePolicy {
-    let mut table = PolicyTable::default();
-    for (pattern, policy) in call.app.engine.policies() {
-        table.put(pattern, policy);
-    }
-    match table.find(name) {
-        Some((pattern, policy)) => EffectivePolicy { policy: policy.clone(), policy_from: Some(pattern.clone()) },
-        None => EffectivePolicy { policy: Policy::default(), policy_from: None },
-    }
+    let (policy, policy_from) = call.swamp(name).await?.policy();
+    answer::json(StatusCode::OK, &EffectivePolicy { policy, policy_from })
 }
 
 pub(crate) fn no_swamp(name: &SwampName) -> Error {

@@ -124,7 +124,7 @@ fn a_request_target_may_have_8_kib() {
     let beyond = hydra.get(&padding(8193));
     assert_eq!((beyond.status, beyond.code().as_str()), (414, "uri-too-long"));
     let far = hydra.target.try_send("GET", &format!("/{}", "p".repeat(70_000)), &[], &[]).expect("an answer");
-    assert_eq!(far.status, 414);
+    assert_eq!((far.status, far.code().as_str(), far.header("hydra-applied")), (414, "uri-too-long", Some("no")));
 }
 
 #[test]
@@ -133,8 +133,14 @@ fn a_request_head_may_have_32_kib() {
     assert_eq!(hydra.send("GET", "/health", &[("X-Padding", &"p".repeat(31_000))], "").status, 200);
     let beyond = hydra.send("GET", "/health", &[("X-Padding", &"p".repeat(33_000))], "");
     assert_eq!((beyond.status, beyond.code().as_str()), (431, "headers-too-large"));
-    let far = hydra.target.try_send("GET", "/health", &[("X-Padding", &"p".repeat(300_000))], &[]);
-    assert_eq!(far.expect("an answer").status, 431);
+    let far = hydra.target.try_send("GET", "/health", &[("X-Padding", &"p".repeat(300_000))], &[]).expect("an answer");
+    assert_eq!((far.status, far.code().as_str(), far.header("hydra-applied")), (431, "headers-too-large", Some("no")));
+    let many = vec![("X-Line", "1"); 101];
+    let many = hydra.target.try_send("GET", "/health", &many, &[]).expect("an answer");
+    assert_eq!(
+        (many.status, many.code().as_str(), many.header("hydra-server")),
+        (431, "headers-too-large", Some("s1"))
+    );
 }
 
 /// A server that loses its patience quickly.
