@@ -13,6 +13,8 @@ mod directories;
 mod disk;
 mod engine;
 mod error;
+#[cfg(test)]
+mod faults;
 mod folder;
 mod format;
 mod handles;
