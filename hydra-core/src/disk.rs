@@ -1,0 +1,172 @@
+//! The disk, as the engine uses it: every call that touches a file of a swamp goes through here.
+//!
+//! One trait with one implementation for real disks; tests put a failing one in its place.
+
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// What the engine asks of a disk.
+pub(crate) trait Disk: Debug + Send + Sync {
+    /// Creates a file that must not exist, for appending.
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens a file that exists, for appending.
+    fn open_append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// The whole content of a file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// The names in a directory; an empty list when there is none.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// What tells a file from every other, and its length.
+    fn identity(&self, path: &Path) -> io::Result<Identity>;
+    /// Creates one directory; fine when it is there.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Makes the entries of a directory durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Removes a file; fine when it is gone.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory; answers whether it is gone.
+    fn remove_dir(&self, dir: &Path) -> io::Result<bool>;
+    /// Free and total bytes of the file system below a path.
+    fn space(&self, path: &Path) -> io::Result<Space>;
+}
+
+/// A file open for appending.
+pub(crate) trait DiskFile: Debug + Send + Sync {
+    /// Appends all bytes; on failure answers with how many may be in the file.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), (u64, io::Error)>;
+    /// Makes everything appended durable, with the length of the file.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Which file this is.
+    fn identity(&self) -> io::Result<Identity>;
+}
+
+/// What tells a file from every other, and what changes when it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) links: u64,
+    pub(crate) length: u64,
+    /// Seconds and nanoseconds of the last change of content.
+    pub(crate) modified: (i64, i64),
+    /// Seconds and nanoseconds of the last change of content or of the file's facts.
+    pub(crate) changed: (i64, i64),
+}
+
+impl Identity {
+    /// Whether both are one file, whatever its length.
+    pub(crate) fn is_same_file(&self, other: &Identity) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
+    fn of(metadata: &fs::Metadata) -> Identity {
+        Identity {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            links: metadata.nlink(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// How full a file system is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Space {
+    pub(crate) free: u64,
+    pub(crate) total: u64,
+}
+
+/// The file systems of this machine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RealDisk;
+
+impl Disk for RealDisk {
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new().append(true).create_new(true).open(path)?;
+        Ok(Box::new(RealFile(file)))
+    }
+
+    fn open_append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(RealFile(OpenOptions::new().append(true).open(path)?)))
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        fs::read(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        // A name that is not UTF-8 is none of ours.
+        entries.filter_map(|entry| entry.map(|e| e.file_name().into_string().ok()).transpose()).collect()
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        fs::symlink_metadata(path).map(|metadata| Identity::of(&metadata))
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        match fs::create_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            result => result,
+        }
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<bool> {
+        match fs::remove_dir(dir) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        let stat = rustix::fs::statvfs(path)?;
+        Ok(Space { free: stat.f_bavail * stat.f_frsize, total: stat.f_blocks * stat.f_frsize })
+    }
+}
+
+#[derive(Debug)]
+struct RealFile(File);
+
+impl DiskFile for RealFile {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), (u64, io::Error)> {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.0.write(&bytes[written..]) {
+                Ok(0) => return Err((written as u64, io::ErrorKind::WriteZero.into())),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err((written as u64, error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        self.0.metadata().map(|metadata| Identity::of(&metadata))
+    }
+}

@@ -1,0 +1,449 @@
+//! The merge: from the set of files of a swamp to its state. Pure: no disk, no clock, and the order
+//! in which files came, or how often, does not matter.
+//!
+//! * A snapshot stands for everything its vector covers. A record that some snapshot saw and no
+//!   longer holds is dead, so deletes need no tombstone to stay deleted.
+//! * A log is attached once everything its writer had seen is here. What stays unattached is merged
+//!   all the same, so that a swamp is never smaller than its files, but the state says it is
+//!   incomplete.
+//! * Of several writes to one key the greatest stamp wins. Increments add up (see [`crate::counter`]).
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::counter::{Counter, SingleAdd, Sum};
+use crate::format::frame::FrameKey;
+use crate::format::record::{self, CounterRecord, KeyRecord, Record, StampCode, StampCursor, Write};
+use crate::format::scan::Scan;
+use crate::hashing::KeyHashing;
+use crate::layout::{ChunkKind, ChunkName};
+use crate::stamp::Stamp;
+use crate::vector::VersionVector;
+
+/// A map by key.
+pub(crate) type ByKey<'a, T> = HashMap<&'a str, T, KeyHashing>;
+
+/// A chunk that was scanned, with the payloads of its frames.
+#[derive(Debug)]
+pub(crate) struct Chunk<'a> {
+    pub(crate) name: &'a ChunkName,
+    pub(crate) scan: &'a Scan,
+    payloads: Vec<Cow<'a, [u8]>>,
+    incarnations: Vec<u64>,
+}
+
+impl<'a> Chunk<'a> {
+    /// `None` when a frame whose checksum holds cannot be decompressed.
+    pub(crate) fn new(name: &'a ChunkName, scan: &'a Scan, file: &'a [u8]) -> Option<Chunk<'a>> {
+        let payloads = scan.frames.iter().map(|frame| frame.payload(file)).collect::<Option<_>>()?;
+        let incarnations = scan.header.vector.iter().map(|(incarnation, _)| incarnation).collect();
+        Some(Chunk { name, scan, payloads, incarnations })
+    }
+
+    fn code(&self) -> StampCode<'_> {
+        match self.name.kind {
+            ChunkKind::Log => StampCode::Log { incarnation: self.name.incarnation },
+            ChunkKind::Snap => StampCode::Snap { incarnations: &self.incarnations },
+        }
+    }
+
+    pub(crate) fn frame_count(&self) -> usize {
+        self.payloads.len()
+    }
+
+    /// The idempotency key and the records of a frame; fewer records and `false` when one is not understood.
+    pub(crate) fn frame(&self, index: usize) -> (Option<FrameKey<'_>>, Vec<Record<'_>>, bool) {
+        let Some((key, mut reader)) = self.scan.frames[index].open(&self.payloads[index]) else {
+            return (None, Vec::new(), false);
+        };
+        let mut stamps = StampCursor::new(self.code(), self.scan.header.base_hlc);
+        let mut records = Vec::new();
+        while !reader.is_empty() {
+            match record::decode(&mut reader, &mut stamps) {
+                Some(record) => records.push(record),
+                None => return (key, records, false),
+            }
+        }
+        (key, records, true)
+    }
+}
+
+/// The write that decides a key.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Winner<'a> {
+    pub(crate) stamp: Stamp,
+    pub(crate) write: Write<'a>,
+}
+
+/// What is remembered of a request with an idempotency key.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct KeyMemory {
+    pub(crate) fingerprint: u64,
+    /// The stamp of the first record it wrote.
+    pub(crate) stamp: Stamp,
+    pub(crate) outcome: Box<[u8]>,
+    /// Its increments, wherever they were carried out.
+    pub(crate) adds: Vec<RememberedAdd>,
+}
+
+/// An increment that was carried out under an idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RememberedAdd {
+    pub(crate) position: u32,
+    pub(crate) key: Box<str>,
+    pub(crate) add: SingleAdd,
+}
+
+/// The state of a swamp, as its files say.
+#[derive(Debug, Default)]
+pub(crate) struct Merged<'a> {
+    pub(crate) winners: ByKey<'a, Winner<'a>>,
+    pub(crate) counters: ByKey<'a, Counter>,
+    pub(crate) keys: HashMap<u128, KeyMemory, KeyHashing>,
+    /// How much of each writer is known without a gap.
+    pub(crate) vector: VersionVector,
+    /// The highest clock value met anywhere.
+    pub(crate) max_hlc: u64,
+    /// Indexes of logs that refer to data that is not here, with their first frame that does.
+    pub(crate) unattached: Vec<(usize, usize)>,
+    /// Indexes of snapshots that cannot be used although nothing else covers them.
+    pub(crate) unusable: Vec<usize>,
+    /// Indexes of chunks with a record that this version does not understand.
+    pub(crate) not_understood: Vec<usize>,
+}
+
+impl Merged<'_> {
+    /// Whether all that the files refer to is here.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.unattached.is_empty() && self.unusable.is_empty() && self.not_understood.is_empty()
+    }
+}
+
+/// Merges the chunks of one swamp.
+pub(crate) fn merge<'a>(chunks: &'a [Chunk<'a>]) -> Merged<'a> {
+    let mut merger = Merger::default();
+    let mut order: Vec<usize> = (0..chunks.len()).collect();
+    order.sort_by(|&a, &b| chunks[a].name.cmp(chunks[b].name));
+    let (logs, snaps): (Vec<usize>, Vec<usize>) =
+        order.into_iter().partition(|&i| chunks[i].name.kind == ChunkKind::Log);
+    let (valid, doubtful): (Vec<usize>, Vec<usize>) = snaps.into_iter().partition(|&i| chunks[i].scan.is_valid());
+    merger.read_snaps(chunks, &valid);
+    merger.attach_logs(chunks, logs);
+    merger.judge_doubtful(chunks, &doubtful);
+    merger.count_late_adds();
+    merger.find_twins();
+    merger.finish(chunks)
+}
+
+#[derive(Default)]
+struct Merger<'a> {
+    out: Merged<'a>,
+    /// What the snapshots cover: logs need not tell it again.
+    base: VersionVector,
+    late: BTreeMap<Stamp, (&'a str, SingleAdd)>,
+    not_understood: HashSet<usize>,
+}
+
+impl<'a> Merger<'a> {
+    fn read_snaps(&mut self, chunks: &'a [Chunk<'a>], snaps: &[usize]) {
+        for &snap in snaps {
+            self.base.join(&chunks[snap].scan.header.vector);
+        }
+        let contents: Vec<Vec<Record<'a>>> = snaps.iter().map(|&snap| self.records(chunks, snap)).collect();
+        let held: Vec<ByKey<'a, Stamp>> =
+            if snaps.len() > 1 { contents.iter().map(|c| held_by(c)).collect() } else { Vec::new() };
+        for (at, content) in contents.into_iter().enumerate() {
+            let is_dead = |key: &str, stamp: Stamp| {
+                held.iter().enumerate().any(|(other, holds)| {
+                    other != at && chunks[snaps[other]].scan.header.vector.saw(stamp) && holds.get(key) != Some(&stamp)
+                })
+            };
+            let counts = |incarnation: u64| owner_of(chunks, snaps, incarnation) == Some(snaps[at]);
+            for record in content {
+                self.take_snap_record(record, &is_dead, &counts);
+            }
+        }
+        self.out.vector = self.base.clone();
+    }
+
+    fn take_snap_record(
+        &mut self,
+        record: Record<'a>,
+        is_dead: &dyn Fn(&str, Stamp) -> bool,
+        counts: &dyn Fn(u64) -> bool,
+    ) {
+        match record {
+            Record::Write { stamp, write } if !is_dead(write.key(), stamp) => self.take_write(stamp, write),
+            Record::Adopted { stamp, write } => self.take_loose(None, 0, stamp, write),
+            Record::Counter(counter) => self.take_counter(&counter, counts),
+            Record::Key(key) => self.take_key(&key),
+            Record::Write { .. } | Record::Sync(_) => {}
+        }
+    }
+
+    /// Of several snapshots the one that knows most of an incarnation says what it added.
+    fn take_counter(&mut self, record: &CounterRecord<'a>, counts: &dyn Fn(u64) -> bool) {
+        let counter = self.out.counters.entry(record.key).or_default();
+        for part in record.sums.iter().filter(|part| counts(part.incarnation)) {
+            counter.add_sum(Sum { base: record.base, pointer: record.pointer.into(), part: *part });
+        }
+    }
+
+    fn take_key(&mut self, record: &KeyRecord<'a>) {
+        let adds = record.adds.iter().map(|add| RememberedAdd {
+            position: add.position,
+            key: add.key.into(),
+            add: SingleAdd { stamp: add.stamp, base: add.base, pointer: add.pointer.into(), delta: add.delta },
+        });
+        let frame_key = FrameKey { key: record.key, fingerprint: record.fingerprint, outcome: record.outcome };
+        self.remember(&frame_key, record.stamp, adds.collect());
+    }
+
+    /// The request with the smallest stamp is the first; the increments of all are kept.
+    fn remember(&mut self, key: &FrameKey<'_>, stamp: Stamp, adds: Vec<RememberedAdd>) {
+        let memory = self.out.keys.entry(key.key).or_insert_with(|| KeyMemory {
+            fingerprint: key.fingerprint,
+            stamp,
+            outcome: key.outcome.into(),
+            adds: Vec::new(),
+        });
+        if stamp < memory.stamp {
+            memory.stamp = stamp;
+            memory.fingerprint = key.fingerprint;
+            memory.outcome = key.outcome.into();
+        }
+        memory.adds.extend(adds);
+    }
+
+    /// Attaches logs until no more can be; a log goes on where it stopped.
+    fn attach_logs(&mut self, chunks: &'a [Chunk<'a>], logs: Vec<usize>) {
+        let mut pending: Vec<(usize, usize)> = logs.into_iter().map(|log| (log, 0)).collect();
+        loop {
+            let mut progress = false;
+            pending.retain_mut(|(log, next)| {
+                let before = *next;
+                let done = self.attach(chunks, *log, next);
+                progress |= done || *next > before;
+                !done
+            });
+            if !progress || pending.is_empty() {
+                break;
+            }
+        }
+        for (log, next) in pending {
+            self.take_unattached(chunks, log, next);
+        }
+    }
+
+    /// Attaches the frames of a log from `next` on; answers whether it reached the end.
+    fn attach(&mut self, chunks: &'a [Chunk<'a>], log: usize, next: &mut usize) -> bool {
+        if *next == 0 && !chunks[log].scan.header.vector.is_within(&self.out.vector) {
+            return false;
+        }
+        while *next < chunks[log].frame_count() {
+            let (key, records) = self.frame(chunks, log, *next);
+            if records.iter().any(|r| matches!(r, Record::Sync(vector) if !vector.is_within(&self.out.vector))) {
+                return false;
+            }
+            self.take_frame(key, &records);
+            *next += 1;
+        }
+        true
+    }
+
+    fn take_frame(&mut self, key: Option<FrameKey<'a>>, records: &[Record<'a>]) {
+        let mut adds = Vec::new();
+        for (position, record) in records.iter().enumerate() {
+            match *record {
+                Record::Write { stamp, write } => {
+                    if let Write::Add { key, pointer, base, delta } = write {
+                        let add = SingleAdd { stamp, base, pointer: pointer.into(), delta };
+                        adds.push(RememberedAdd { position: position as u32, key: key.into(), add });
+                    }
+                    if !self.base.saw(stamp) {
+                        self.take_own(stamp, write);
+                    }
+                }
+                Record::Adopted { stamp, write } => self.take_loose(key.as_ref(), position, stamp, write),
+                _ => {}
+            }
+        }
+        if let Some((key, stamp)) = key.zip(first_stamp(records)) {
+            self.remember(&key, stamp, adds);
+        }
+    }
+
+    /// A write of the log's own writer: everything it wrote before is known, so an increment that
+    /// the vector covers was counted already, in a chunk this one repeats.
+    fn take_own(&mut self, stamp: Stamp, write: Write<'a>) {
+        match write {
+            Write::Add { key, pointer, base, delta } => {
+                if !self.out.vector.saw(stamp) {
+                    self.out.counters.entry(key).or_default().add(stamp, base, pointer, delta);
+                }
+            }
+            _ => self.take_write(stamp, write),
+        }
+        self.out.vector.learn(stamp);
+    }
+
+    fn take_write(&mut self, stamp: Stamp, write: Write<'a>) {
+        let winner = self.out.winners.entry(write.key()).or_insert(Winner { stamp, write });
+        if stamp > winner.stamp {
+            *winner = Winner { stamp, write };
+        }
+    }
+
+    /// A write that is known out of its order: values by their stamp, increments one by one at the end.
+    fn take_loose(&mut self, frame_key: Option<&FrameKey<'_>>, position: usize, stamp: Stamp, write: Write<'a>) {
+        self.out.max_hlc = self.out.max_hlc.max(stamp.hlc);
+        if self.base.saw(stamp) {
+            return;
+        }
+        let Write::Add { key, pointer, base, delta } = write else {
+            return self.take_write(stamp, write);
+        };
+        let add = SingleAdd { stamp, base, pointer: pointer.into(), delta };
+        if let Some(frame_key) = frame_key {
+            let remembered = RememberedAdd { position: position as u32, key: key.into(), add: add.clone() };
+            self.remember(frame_key, stamp, vec![remembered]);
+        }
+        self.late.insert(stamp, (key, add));
+    }
+
+    /// A log whose writer had seen more than is here: its frames count, but something is missing.
+    fn take_unattached(&mut self, chunks: &'a [Chunk<'a>], log: usize, next: usize) {
+        let mut all_known = true;
+        for index in next..chunks[log].frame_count() {
+            let (key, records) = self.frame(chunks, log, index);
+            for (position, record) in records.iter().enumerate() {
+                if let Record::Write { stamp, write } | Record::Adopted { stamp, write } = *record {
+                    all_known &= self.out.vector.saw(stamp);
+                    self.take_loose(key.as_ref(), position, stamp, write);
+                }
+            }
+            if let Some((key, stamp)) = key.zip(first_stamp(&records)) {
+                self.remember(&key, stamp, Vec::new());
+            }
+        }
+        if !all_known {
+            self.out.unattached.push((log, next));
+        }
+    }
+
+    /// A snapshot without footer or with a bad byte counts for nothing where others cover it.
+    /// Otherwise its writes are merged like loose ones, and the state says that it is incomplete.
+    fn judge_doubtful(&mut self, chunks: &'a [Chunk<'a>], snaps: &[usize]) {
+        for &snap in snaps {
+            if chunks[snap].scan.header.vector.is_within(&self.out.vector) {
+                continue;
+            }
+            self.out.unusable.push(snap);
+            for record in self.records(chunks, snap) {
+                match record {
+                    Record::Write { stamp, write } | Record::Adopted { stamp, write } => {
+                        self.take_loose(None, 0, stamp, write)
+                    }
+                    Record::Counter(counter) => {
+                        let base = self.base.clone();
+                        self.take_counter(&counter, &|incarnation| base.get(incarnation) == 0);
+                    }
+                    Record::Key(key) => self.take_key(&key),
+                    Record::Sync(_) => {}
+                }
+            }
+        }
+    }
+
+    /// Increments that came loose count once per stamp, unless their writer's own file told them.
+    fn count_late_adds(&mut self) {
+        for (stamp, (key, add)) in std::mem::take(&mut self.late) {
+            if !self.out.vector.saw(stamp) {
+                self.out.counters.entry(key).or_default().add_late(add);
+            }
+        }
+    }
+
+    /// Increments of one request on the same base are twins: one server did not know of the other.
+    /// The one with the smallest stamp counts.
+    fn find_twins(&mut self) {
+        for memory in self.out.keys.values_mut() {
+            memory.adds.sort_unstable();
+            memory.adds.dedup();
+            for twin in later_twins(&memory.adds) {
+                if let Some(counter) = self.out.counters.get_mut(&*twin.key) {
+                    counter.subtract_twin(twin.add.clone());
+                }
+            }
+        }
+    }
+
+    fn finish(mut self, chunks: &[Chunk<'_>]) -> Merged<'a> {
+        let Merged { winners, counters, .. } = &mut self.out;
+        counters.retain(|key, counter| {
+            counter.settle(winners.get(key).map_or(Stamp::ZERO, |winner| winner.stamp));
+            !counter.is_empty()
+        });
+        let winning = self.out.winners.values().map(|winner| winner.stamp.hlc).max().unwrap_or(0);
+        let headers = chunks.iter().map(|chunk| chunk.scan.header.vector.max_hlc()).max().unwrap_or(0);
+        self.out.max_hlc = self.out.max_hlc.max(winning).max(headers).max(self.out.vector.max_hlc());
+        self.out.not_understood = self.not_understood.into_iter().collect();
+        self.out.not_understood.sort_unstable();
+        self.out
+    }
+
+    fn frame(
+        &mut self,
+        chunks: &'a [Chunk<'a>],
+        chunk: usize,
+        index: usize,
+    ) -> (Option<FrameKey<'a>>, Vec<Record<'a>>) {
+        let (key, records, understood) = chunks[chunk].frame(index);
+        if !understood {
+            self.not_understood.insert(chunk);
+        }
+        (key, records)
+    }
+
+    fn records(&mut self, chunks: &'a [Chunk<'a>], chunk: usize) -> Vec<Record<'a>> {
+        (0..chunks[chunk].frame_count()).flat_map(|index| self.frame(chunks, chunk, index).1).collect()
+    }
+}
+
+/// Which of the snapshots knows most of an incarnation; of equals the last in the order of names.
+fn owner_of(chunks: &[Chunk<'_>], snaps: &[usize], incarnation: u64) -> Option<usize> {
+    snaps.iter().copied().max_by_key(|&snap| chunks[snap].scan.header.vector.get(incarnation))
+}
+
+fn held_by<'a>(records: &[Record<'a>]) -> ByKey<'a, Stamp> {
+    let writes = records.iter().filter_map(|record| match record {
+        Record::Write { stamp, write } => Some((write.key(), *stamp)),
+        _ => None,
+    });
+    writes.collect()
+}
+
+fn first_stamp(records: &[Record<'_>]) -> Option<Stamp> {
+    records.iter().find_map(|record| match record {
+        Record::Write { stamp, .. } | Record::Adopted { stamp, .. } => Some(*stamp),
+        _ => None,
+    })
+}
+
+/// Of sorted increments of one request those that repeat an earlier one: same place in the request,
+/// same key, base and amount, another stamp. Twins on different bases both stay: at most one of the
+/// bases wins, and the increments of the other go with it.
+pub(crate) fn later_twins(adds: &[RememberedAdd]) -> impl Iterator<Item = &RememberedAdd> {
+    let same = |a: &RememberedAdd, b: &RememberedAdd| {
+        a.position == b.position
+            && a.key == b.key
+            && a.add.base == b.add.base
+            && a.add.pointer == b.add.pointer
+            && a.add.delta == b.add.delta
+    };
+    let repeats = move |at: usize| {
+        let earlier = adds[..at].iter().rev().take_while(|earlier| earlier.position == adds[at].position);
+        earlier.into_iter().any(|earlier| same(earlier, &adds[at]))
+    };
+    (0..adds.len()).filter(move |&at| repeats(at)).map(|at| &adds[at])
+}
