@@ -116,7 +116,8 @@ impl Fake {
 
     /// How many probes came so far.
     pub fn probes(&self) -> usize {
-        self.asked.lock().expect("lock").len() - self.asked().len()
+        let all = self.asked.lock().expect("lock").len();
+        all - self.asked().len()
     }
 }
 
