@@ -96,7 +96,7 @@ impl Hydra {
                 let route = state.route(name);
                 Location {
                     hash: name.hash(),
-                    folder: state.map().map(|_| route.folder()),
+                    folder: state.folder_of(route),
                     pool: route.pool().to_owned(),
                     rule: route.rule().cloned(),
                     primary: route.primary().clone(),

@@ -171,7 +171,7 @@ impl<'c, 's> Tries<'c, 's> {
         ThisTry {
             timeout: call.timeout.min(left),
             left,
-            announce: call.state.announce(call.route),
+            announce: call.state.announce(call.route.pool()),
             fallback_for: stands_in.then(|| call.state.servers()[primary].id()),
         }
     }
