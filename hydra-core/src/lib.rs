@@ -13,6 +13,8 @@ pub mod inspect;
 pub mod json;
 mod layout;
 mod merge;
+#[cfg(test)]
+mod merge_model;
 mod name;
 mod pattern;
 mod policy;

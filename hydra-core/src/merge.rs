@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::counter::{Counter, SingleAdd, Sum};
 use crate::format::frame::FrameKey;
-use crate::format::record::{self, CounterRecord, KeyRecord, Record, StampCode, StampCursor, Write};
+use crate::format::record::{self, CounterRecord, KeyRecord, Record, StampCode, StampCursor, Subtotal, Write};
 use crate::format::scan::Scan;
 use crate::hashing::KeyHashing;
 use crate::layout::{ChunkKind, ChunkName};
@@ -47,8 +47,17 @@ impl<'a> Chunk<'a> {
         }
     }
 
-    fn frame_count(&self) -> usize {
+    pub(crate) fn frame_count(&self) -> usize {
         self.payloads.len()
+    }
+
+    /// What the chunk stands for. A snapshot says it in its footer: besides what its writer had read
+    /// there may be a mark of the writer, which says that something was left out on purpose.
+    pub(crate) fn vector(&self) -> &VersionVector {
+        match (self.name.kind, &self.scan.footer) {
+            (ChunkKind::Snap, Some(footer)) => &footer.vector,
+            _ => &self.scan.header.vector,
+        }
     }
 
     /// The idempotency key and the records of a frame; fewer records and `false` when one is not understood.
@@ -89,9 +98,26 @@ pub(crate) struct KeyMemory {
 /// An increment that was carried out under an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RememberedAdd {
+    /// See [`Positions`].
     pub(crate) position: u32,
     pub(crate) key: Box<str>,
     pub(crate) add: SingleAdd,
+}
+
+/// Numbers the increments of a frame: by how many of the same key and pointer stand before each.
+///
+/// The place in the frame would not do. One request may leave frames of different lengths on two
+/// servers: with a SYNC record or without, with a delete or without where there was nothing to delete.
+#[derive(Debug, Default)]
+pub(crate) struct Positions<'a>(HashMap<(&'a str, &'a str), u32, KeyHashing>);
+
+impl<'a> Positions<'a> {
+    /// The position of the next increment of this key and pointer.
+    pub(crate) fn next(&mut self, key: &'a str, pointer: &'a str) -> u32 {
+        let next = self.0.entry((key, pointer)).or_insert(0);
+        *next += 1;
+        *next - 1
+    }
 }
 
 /// The state of a swamp, as its files say.
@@ -131,6 +157,7 @@ pub(crate) fn merge<'a>(chunks: &'a [Chunk<'a>]) -> Merged<'a> {
     merger.attach_logs(chunks, logs);
     merger.judge_doubtful(chunks, &doubtful);
     merger.count_late_adds();
+    merger.settle();
     merger.find_twins();
     merger.finish(chunks)
 }
@@ -147,44 +174,43 @@ struct Merger<'a> {
 impl<'a> Merger<'a> {
     fn read_snaps(&mut self, chunks: &'a [Chunk<'a>], snaps: &[usize]) {
         for &snap in snaps {
-            self.base.join(&chunks[snap].scan.header.vector);
+            self.base.join(chunks[snap].vector());
         }
         let contents: Vec<Vec<Record<'a>>> = snaps.iter().map(|&snap| self.records(chunks, snap)).collect();
-        let held: Vec<ByKey<'a, Stamp>> =
-            if snaps.len() > 1 { contents.iter().map(|c| held_by(c)).collect() } else { Vec::new() };
+        let held: Vec<Held<'a>> = if snaps.len() > 1 {
+            contents.iter().zip(snaps).map(|(records, &snap)| Held::new(records, chunks[snap].vector())).collect()
+        } else {
+            Vec::new()
+        };
         for (at, content) in contents.into_iter().enumerate() {
-            let is_dead = |key: &str, stamp: Stamp| {
-                held.iter().enumerate().any(|(other, holds)| {
-                    other != at && chunks[snaps[other]].scan.header.vector.saw(stamp) && holds.get(key) != Some(&stamp)
-                })
-            };
-            let counts = |incarnation: u64| owner_of(chunks, snaps, incarnation) == Some(snaps[at]);
+            let others: Vec<&Held<'a>> =
+                held.iter().enumerate().filter(|&(other, _)| other != at).map(|(_, held)| held).collect();
+            let owns = |incarnation: u64| owner_of(chunks, snaps, incarnation) == Some(snaps[at]);
             for record in content {
-                self.take_snap_record(record, &is_dead, &counts);
+                self.take_snap_record(record, &others, &owns);
             }
         }
         self.out.vector = self.base.clone();
     }
 
-    fn take_snap_record(
-        &mut self,
-        record: Record<'a>,
-        is_dead: &dyn Fn(&str, Stamp) -> bool,
-        counts: &dyn Fn(u64) -> bool,
-    ) {
+    fn take_snap_record(&mut self, record: Record<'a>, others: &[&Held<'a>], owns: &dyn Fn(u64) -> bool) {
         match record {
-            Record::Write { stamp, write } if !is_dead(write.key(), stamp) => self.take_write(stamp, write),
-            Record::Adopted { stamp, write } => self.take_loose(None, 0, stamp, write),
-            Record::Counter(counter) => self.take_counter(&counter, counts),
+            Record::Write { stamp, write } if !others.iter().any(|other| other.dropped(write.key(), stamp)) => {
+                self.take_write(stamp, write)
+            }
+            Record::Adopted { stamp, write } => self.take_loose(stamp, write),
+            Record::Counter(counter) => self.take_counter(&counter, &|part| {
+                owns(part.incarnation) && !others.iter().any(|other| other.dropped_sum(&counter, part))
+            }),
             Record::Key(key) => self.take_key(&key),
             Record::Write { .. } | Record::Sync(_) => {}
         }
     }
 
     /// Of several snapshots the one that knows most of an incarnation says what it added.
-    fn take_counter(&mut self, record: &CounterRecord<'a>, counts: &dyn Fn(u64) -> bool) {
+    fn take_counter(&mut self, record: &CounterRecord<'a>, counts: &dyn Fn(&Subtotal) -> bool) {
         let counter = self.out.counters.entry(record.key).or_default();
-        for part in record.sums.iter().filter(|part| counts(part.incarnation)) {
+        for part in record.sums.iter().filter(|part| counts(part)) {
             counter.add_sum(Sum { base: record.base, pointer: record.pointer.into(), part: *part });
         }
     }
@@ -252,19 +278,20 @@ impl<'a> Merger<'a> {
     }
 
     fn take_frame(&mut self, key: Option<FrameKey<'a>>, records: &[Record<'a>]) {
+        let mut positions = Positions::default();
         let mut adds = Vec::new();
-        for (position, record) in records.iter().enumerate() {
+        for record in records {
             match *record {
                 Record::Write { stamp, write } => {
-                    if let Write::Add { key, pointer, base, delta } = write {
-                        let add = SingleAdd { stamp, base, pointer: pointer.into(), delta };
-                        adds.push(RememberedAdd { position: position as u32, key: key.into(), add });
-                    }
+                    adds.extend(remembered(key.as_ref(), &mut positions, stamp, write));
                     if !self.base.saw(stamp) {
                         self.take_own(stamp, write);
                     }
                 }
-                Record::Adopted { stamp, write } => self.take_loose(key.as_ref(), position, stamp, write),
+                Record::Adopted { stamp, write } => {
+                    adds.extend(remembered(key.as_ref(), &mut positions, stamp, write));
+                    self.take_loose(stamp, write);
+                }
                 _ => {}
             }
         }
@@ -295,7 +322,7 @@ impl<'a> Merger<'a> {
     }
 
     /// A write that is known out of its order: values by their stamp, increments one by one at the end.
-    fn take_loose(&mut self, frame_key: Option<&FrameKey<'_>>, position: usize, stamp: Stamp, write: Write<'a>) {
+    fn take_loose(&mut self, stamp: Stamp, write: Write<'a>) {
         self.out.max_hlc = self.out.max_hlc.max(stamp.hlc);
         if self.base.saw(stamp) {
             return;
@@ -303,12 +330,7 @@ impl<'a> Merger<'a> {
         let Write::Add { key, pointer, base, delta } = write else {
             return self.take_write(stamp, write);
         };
-        let add = SingleAdd { stamp, base, pointer: pointer.into(), delta };
-        if let Some(frame_key) = frame_key {
-            let remembered = RememberedAdd { position: position as u32, key: key.into(), add: add.clone() };
-            self.remember(frame_key, stamp, vec![remembered]);
-        }
-        self.late.insert(stamp, (key, add));
+        self.late.insert(stamp, (key, SingleAdd { stamp, base, pointer: pointer.into(), delta }));
     }
 
     /// A log whose writer had seen more than is here: its frames count, but something is missing.
@@ -316,14 +338,17 @@ impl<'a> Merger<'a> {
         let mut all_known = true;
         for index in next..chunks[log].frame_count() {
             let (key, records) = self.frame(chunks, log, index);
-            for (position, record) in records.iter().enumerate() {
+            let mut positions = Positions::default();
+            let mut adds = Vec::new();
+            for record in &records {
                 if let Record::Write { stamp, write } | Record::Adopted { stamp, write } = *record {
                     all_known &= self.out.vector.saw(stamp);
-                    self.take_loose(key.as_ref(), position, stamp, write);
+                    adds.extend(remembered(key.as_ref(), &mut positions, stamp, write));
+                    self.take_loose(stamp, write);
                 }
             }
             if let Some((key, stamp)) = key.zip(first_stamp(&records)) {
-                self.remember(&key, stamp, Vec::new());
+                self.remember(&key, stamp, adds);
             }
         }
         if !all_known {
@@ -334,25 +359,27 @@ impl<'a> Merger<'a> {
     /// A snapshot without footer or with a bad byte counts for nothing where others cover it.
     /// Otherwise its writes are merged like loose ones, and the state says that it is incomplete.
     fn judge_doubtful(&mut self, chunks: &'a [Chunk<'a>], snaps: &[usize]) {
-        for &snap in snaps {
-            if chunks[snap].scan.header.vector.is_within(&self.out.vector) {
-                continue;
-            }
-            self.out.unusable.push(snap);
+        let vector = |snap: usize| &chunks[snap].scan.header.vector;
+        let needed: Vec<usize> = snaps.iter().copied().filter(|&s| !vector(s).is_within(&self.out.vector)).collect();
+        for &snap in &needed {
+            let unknown = |incarnation: u64| {
+                let owner = needed.iter().copied().max_by_key(|&snap| vector(snap).get(incarnation));
+                self.out.vector.get(incarnation) == 0 && owner == Some(snap)
+            };
+            let incarnations = vector(snap).iter().map(|(incarnation, _)| incarnation);
+            let owned: HashSet<u64> = incarnations.filter(|&incarnation| unknown(incarnation)).collect();
             for record in self.records(chunks, snap) {
                 match record {
-                    Record::Write { stamp, write } | Record::Adopted { stamp, write } => {
-                        self.take_loose(None, 0, stamp, write)
-                    }
+                    Record::Write { stamp, write } | Record::Adopted { stamp, write } => self.take_loose(stamp, write),
                     Record::Counter(counter) => {
-                        let base = self.base.clone();
-                        self.take_counter(&counter, &|incarnation| base.get(incarnation) == 0);
+                        self.take_counter(&counter, &|part| owned.contains(&part.incarnation));
                     }
                     Record::Key(key) => self.take_key(&key),
                     Record::Sync(_) => {}
                 }
             }
         }
+        self.out.unusable = needed;
     }
 
     /// Increments that came loose count once per stamp, unless their writer's own file told them.
@@ -364,14 +391,25 @@ impl<'a> Merger<'a> {
         }
     }
 
+    /// The increments of bases that lost go with them.
+    fn settle(&mut self) {
+        let Merged { winners, counters, .. } = &mut self.out;
+        counters.retain(|key, counter| {
+            counter.settle(winners.get(key).map_or(Stamp::ZERO, |winner| winner.stamp));
+            !counter.is_empty()
+        });
+    }
+
     /// Increments of one request on the same base are twins: one server did not know of the other.
-    /// The one with the smallest stamp counts.
+    /// The one with the smallest stamp counts. What does not count anyway has no twin.
     fn find_twins(&mut self) {
-        for memory in self.out.keys.values_mut() {
+        let Merged { counters, keys, .. } = &mut self.out;
+        for memory in keys.values_mut() {
+            memory.adds.retain(|add| counters.get(&*add.key).is_some_and(|counter| counter.counts(&add.add)));
             memory.adds.sort_unstable();
             memory.adds.dedup();
             for twin in later_twins(&memory.adds) {
-                if let Some(counter) = self.out.counters.get_mut(&*twin.key) {
+                if let Some(counter) = counters.get_mut(&*twin.key) {
                     counter.subtract_twin(twin.add.clone());
                 }
             }
@@ -379,11 +417,6 @@ impl<'a> Merger<'a> {
     }
 
     fn finish(mut self, chunks: &[Chunk<'_>]) -> Merged<'a> {
-        let Merged { winners, counters, .. } = &mut self.out;
-        counters.retain(|key, counter| {
-            counter.settle(winners.get(key).map_or(Stamp::ZERO, |winner| winner.stamp));
-            !counter.is_empty()
-        });
         let winning = self.out.winners.values().map(|winner| winner.stamp.hlc).max().unwrap_or(0);
         let headers = chunks.iter().map(|chunk| chunk.scan.header.vector.max_hlc()).max().unwrap_or(0);
         self.out.max_hlc = self.out.max_hlc.max(winning).max(headers).max(self.out.vector.max_hlc());
@@ -412,15 +445,53 @@ impl<'a> Merger<'a> {
 
 /// Which of the snapshots knows most of an incarnation; of equals the last in the order of names.
 fn owner_of(chunks: &[Chunk<'_>], snaps: &[usize], incarnation: u64) -> Option<usize> {
-    snaps.iter().copied().max_by_key(|&snap| chunks[snap].scan.header.vector.get(incarnation))
+    snaps.iter().copied().max_by_key(|&snap| chunks[snap].vector().get(incarnation))
 }
 
-fn held_by<'a>(records: &[Record<'a>]) -> ByKey<'a, Stamp> {
-    let writes = records.iter().filter_map(|record| match record {
-        Record::Write { stamp, write } => Some((write.key(), *stamp)),
-        _ => None,
-    });
-    writes.collect()
+/// What a snapshot knows and what it holds: the one without the other is dead.
+struct Held<'a> {
+    vector: &'a VersionVector,
+    writes: ByKey<'a, Stamp>,
+    sums: HashSet<(&'a str, &'a str, Stamp, u64), KeyHashing>,
+}
+
+impl<'a> Held<'a> {
+    fn new(records: &[Record<'a>], vector: &'a VersionVector) -> Held<'a> {
+        let mut held = Held { vector, writes: ByKey::default(), sums: HashSet::default() };
+        for record in records {
+            match record {
+                Record::Write { stamp, write } => {
+                    held.writes.insert(write.key(), *stamp);
+                }
+                Record::Counter(CounterRecord { key, pointer, base, sums }) => {
+                    held.sums.extend(sums.iter().map(|part| (*key, *pointer, *base, part.incarnation)));
+                }
+                _ => {}
+            }
+        }
+        held
+    }
+
+    fn dropped(&self, key: &str, stamp: Stamp) -> bool {
+        self.vector.saw(stamp) && self.writes.get(key) != Some(&stamp)
+    }
+
+    fn dropped_sum(&self, counter: &CounterRecord<'a>, part: &Subtotal) -> bool {
+        let seen = self.vector.get(part.incarnation) >= part.last_hlc;
+        seen && !self.sums.contains(&(counter.key, counter.pointer, counter.base, part.incarnation))
+    }
+}
+
+/// The increment of a frame with an idempotency key, with its position.
+fn remembered<'a>(
+    key: Option<&FrameKey<'_>>,
+    positions: &mut Positions<'a>,
+    stamp: Stamp,
+    write: Write<'a>,
+) -> Option<RememberedAdd> {
+    let (Some(_), Write::Add { key, pointer, base, delta }) = (key, write) else { return None };
+    let add = SingleAdd { stamp, base, pointer: pointer.into(), delta };
+    Some(RememberedAdd { position: positions.next(key, pointer), key: key.into(), add })
 }
 
 fn first_stamp(records: &[Record<'_>]) -> Option<Stamp> {
@@ -430,8 +501,8 @@ fn first_stamp(records: &[Record<'_>]) -> Option<Stamp> {
     })
 }
 
-/// Of sorted increments of one request those that repeat an earlier one: same place in the request,
-/// same key, base and amount, another stamp. Twins on different bases both stay: at most one of the
+/// Of sorted increments of one request those that repeat an earlier one: same position, key, base
+/// and amount, another stamp. Twins on different bases both stay: at most one of the
 /// bases wins, and the increments of the other go with it.
 pub(crate) fn later_twins(adds: &[RememberedAdd]) -> impl Iterator<Item = &RememberedAdd> {
     let same = |a: &RememberedAdd, b: &RememberedAdd| {
