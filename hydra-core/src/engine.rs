@@ -1,240 +1,641 @@
-//! SKELETON of the engine's public API: signatures are final, bodies follow.
-use crate::error::Result;
-use crate::folder::{FolderCount, FolderId, FolderSet};
+//! The engine: one data directory, its swamps in memory, and the handle through which each is used.
+
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::apply::doubtful_absence;
+use crate::clock::Clock;
+use crate::directories::Directories;
+use crate::disk::{Disk, RealDisk};
+use crate::error::{Applied, Error, ErrorCode, Result};
+use crate::folder::{FolderCount, FolderId, FolderSet, folder_of};
+use crate::handles::Handles;
+use crate::layout::{self, ChunkName};
 use crate::name::SwampName;
 use crate::pattern::Pattern;
 use crate::policy::Policy;
+use crate::pool::Pool;
+use crate::residents::Residents;
+use crate::root::{Expected, Root};
+use crate::shared::{Folders, Policies, Shared, SpaceWatch};
 use crate::stamp::Timestamp;
+use crate::stats::{Stats, count, read};
+use crate::swamp::{Job, Resident};
+use crate::timer::Timer;
 use crate::value::{Treasure, Value};
-use crate::write::{Batch, Committed, Op, OpResult, Ticket};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use crate::write::{Batch, Committed, Condition, Op, OpResult, Ticket};
+
+/// How long closing waits for swamps that are being read from disk.
+const CLOSE_WAITS: Duration = Duration::from_secs(10);
 
 /// How to open a data directory.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct EngineOptions {
-    /// The data directory. Created when missing.
+    /// The data directory; created when missing.
     pub data_dir: PathBuf,
-    /// Only used when the directory is created; `None`: whatever is there, 100 for a new one. A different number than on disk is an error `folder-count-mismatch`.
+    /// How many folders there are. Chosen when the directory is created, 100 unless said otherwise;
+    /// later another number is an error. `None` takes what is on disk.
     pub folders_total: Option<FolderCount>,
-    /// The server id (1..32 of `a-z 0-9 _`); fixed when the directory is created. `None`: the stored one, or `<host>_<4 hex>`.
+    /// The id of this server, 1 to 32 of `a-z 0-9 _`. Chosen when the directory is created, the host's
+    /// name and four random digits unless said otherwise; later another id is an error.
     pub server_id: Option<String>,
-    /// The cluster name; fixed when the directory is created. `None`: the stored one or `hydra`.
+    /// The cluster the data belongs to. Chosen when the directory is created, `hydra` unless said
+    /// otherwise; later another name is an error.
     pub cluster: Option<String>,
-    /// The folders this server owns. `None`: all that are not `standby`.
+    /// The folders this server owns. `None`: all that are not in `standby`.
     pub owned: Option<FolderSet>,
-    /// The folders this server keeps copies of.
+    /// The folders this server keeps copies of. Default none.
     pub standby: FolderSet,
-    /// Other machines hold copies of the folders here.
+    /// Other machines hold copies of the folders here, so files that come from elsewhere are looked
+    /// for and deletes leave their marks. Default no; a folder in which a file of another server is
+    /// met counts as copied from then on.
     pub copied: bool,
-    /// Policy of swamps for which none is registered and none stands in their files.
+    /// The settings of swamps for which no policy is registered and none stands in their files.
     pub default_policy: Policy,
-    /// How often a resident swamp of a copied folder looks for files that came from elsewhere. Default 1 s.
+    /// How often a swamp of a copied folder looks for files that came from elsewhere, when it is
+    /// used. Default 1 s.
     pub foreign_poll: Duration,
-    /// Threads that write and sync. Default 16.
+    /// How many threads write and sync. They block on the disk, so this is more than the number of
+    /// cores: 16 by default.
     pub commit_threads: usize,
 }
+
 impl EngineOptions {
-    /// Defaults for a directory.
+    /// The defaults for a directory.
+    #[must_use]
     pub fn new(data_dir: impl Into<PathBuf>) -> EngineOptions {
-        let _ = data_dir.into();
-        todo!()
+        EngineOptions {
+            data_dir: data_dir.into(),
+            folders_total: None,
+            server_id: None,
+            cluster: None,
+            owned: None,
+            standby: FolderSet::new(),
+            copied: false,
+            default_policy: Policy::default(),
+            foreign_poll: Duration::from_secs(1),
+            commit_threads: 16,
+        }
     }
 }
 
-/// The storage engine over one data directory. Cheap to clone.
+/// A storage engine over one data directory. Cloning gives another handle to the same engine.
+///
+/// Swamps come into memory when first used and leave when they have been idle. Dropping the last
+/// handle closes the engine; [`Engine::close`] does so with an answer.
+///
+/// ```
+/// use hydra_core::{Engine, EngineOptions, Policy, SwampName, Value};
+///
+/// # let dir = std::env::temp_dir().join(format!("hydra-doc-{}", std::process::id()));
+/// let engine = Engine::open(EngineOptions::new(&dir))?;
+/// let alice: SwampName = "users/profiles/alice".parse()?;
+///
+/// engine.put(&alice, "name", Value::json(r#""Alice""#)?)?;
+/// engine.increment(&alice, "visits", 1)?;
+/// let name: String = engine.get(&alice, "name")?.expect("just put").value.decode()?;
+/// assert_eq!(name, "Alice");
+///
+/// // On disk before it is acknowledged:
+/// let synced = Policy { write_interval: std::time::Duration::ZERO, ..Policy::default() };
+/// engine.set_policy("payments/*/*".parse()?, synced)?;
+///
+/// engine.close()?;
+/// # std::fs::remove_dir_all(&dir).ok();
+/// # Ok::<(), hydra_core::Error>(())
+/// ```
 #[derive(Debug, Clone)]
-pub struct Engine(std::sync::Arc<()>);
+pub struct Engine(Arc<Inner>);
+
+/// Closes the engine when the last handle goes.
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    closed: parking_lot::Mutex<bool>,
+}
 
 impl Engine {
-    /// Opens (or creates) a data directory and locks it.
-    pub fn open(_options: EngineOptions) -> Result<Engine> {
-        todo!()
+    /// Opens a data directory, creating it when missing, and locks it for this process.
+    ///
+    /// # Errors
+    /// `data-dir-in-use` when another process holds it, `folder-count-mismatch` and `invalid-config`
+    /// when it is not what the options say, `io` and `disk-full` from the disk.
+    pub fn open(options: EngineOptions) -> Result<Engine> {
+        Engine::open_on(options, Arc::new(RealDisk))
     }
-    /// The swamp if it can be used without touching the disk; never blocks longer than a lock.
-    pub fn resident(&self, _name: &SwampName) -> Option<Swamp> {
-        todo!()
+
+    /// The same, on a disk of the caller's.
+    pub(crate) fn open_on(options: EngineOptions, disk: Arc<dyn Disk>) -> Result<Engine> {
+        let expected = Expected {
+            folders: options.folders_total,
+            cluster: options.cluster.as_deref(),
+            server_id: options.server_id.as_deref(),
+        };
+        let root = Root::open(&options.data_dir, &expected)?;
+        let (owned, standby) = divide_folders(&root, options.owned, options.standby)?;
+        let clock = Clock::open(root.local(layout::CLOCK_FILE));
+        let shared = Shared {
+            base_hlc: clock.next(0)?,
+            clock,
+            policies: Policies::open(&root, options.default_policy)?,
+            folders: Folders::open(&root, owned, standby, options.copied)?,
+            disk,
+            directories: Directories::new(),
+            handles: Handles::new(),
+            stats: Stats::default(),
+            residents: Residents::new(),
+            pool: Pool::new(options.commit_threads),
+            timer: Timer::new(),
+            foreign_poll: options.foreign_poll,
+            closing: AtomicBool::new(false),
+            started: Instant::now(),
+            space: SpaceWatch::default(),
+            root,
+        };
+        Ok(Engine(Arc::new(Inner { shared: Arc::new(shared), closed: parking_lot::Mutex::new(false) })))
     }
-    /// The swamp, hydrated from disk if need be. May block on the disk. Creates nothing.
-    pub fn hydrate(&self, _name: &SwampName) -> Result<Swamp> {
-        todo!()
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
     }
-    // Convenience for embedded use; all block.
-    /// Reads one treasure.
-    pub fn get(&self, _name: &SwampName, _key: &str) -> Result<Option<Treasure>> {
-        todo!()
+
+    /// The swamp, if it can be used without touching the disk. Never blocks longer than a lock.
+    #[must_use]
+    pub fn resident(&self, name: &SwampName) -> Option<Swamp> {
+        let resident = self.shared().residents.get(name)?;
+        let stale = resident.touch();
+        (!stale).then_some(Swamp(resident))
     }
-    /// Stores one value, waits for the acknowledgement.
-    pub fn put(&self, _name: &SwampName, _key: &str, _value: Value) -> Result<OpResult> {
-        todo!()
+
+    /// The swamp, read from disk if it is not in memory. Blocks on the disk. Creates nothing: a swamp
+    /// that does not exist is an empty one.
+    ///
+    /// # Errors
+    /// `io` when a file cannot be read, `draining` when the engine is closed.
+    pub fn hydrate(&self, name: &SwampName) -> Result<Swamp> {
+        self.shared().check_open()?;
+        let resident = self.shared().residents.get_or_hydrate(self.shared(), name)?;
+        if resident.touch() {
+            resident.refresh()?;
+        }
+        Ok(Swamp(resident))
     }
-    /// Removes one key; whether it was there.
-    pub fn delete(&self, _name: &SwampName, _key: &str) -> Result<bool> {
-        todo!()
+
+    fn swamp(&self, name: &SwampName) -> Result<Swamp> {
+        self.resident(name).map_or_else(|| self.hydrate(name), Ok)
     }
-    /// Adds to an integer.
-    pub fn increment(&self, _name: &SwampName, _key: &str, _by: i64) -> Result<i64> {
-        todo!()
+
+    /// Reads one treasure. Blocks while the swamp is read from disk.
+    ///
+    /// # Errors
+    /// Those of [`Engine::hydrate`] and [`Swamp::get`].
+    pub fn get(&self, name: &SwampName, key: &str) -> Result<Option<Treasure>> {
+        self.swamp(name)?.get(key)
     }
-    /// Carries out a batch on one swamp.
-    pub fn batch(&self, _name: &SwampName, _batch: Batch) -> Result<Committed> {
-        let _ = Op::Get { key: String::new() };
-        todo!()
+
+    /// Stores a value under a key; whatever was there is replaced. Blocks until it is acknowledged.
+    ///
+    /// # Errors
+    /// Those of [`Swamp::write`].
+    pub fn put(&self, name: &SwampName, key: &str, value: Value) -> Result<OpResult> {
+        self.one(name, Op::Put { key: key.to_owned(), value, expires_at: None, condition: Condition::Always })
     }
-    /// Everything acknowledged so far is on disk when this returns. `folder`: only that folder.
-    pub fn flush(&self, _folder: Option<FolderId>) -> Result<()> {
-        todo!()
+
+    /// Removes a key; answers whether it was there. Blocks until it is acknowledged.
+    ///
+    /// # Errors
+    /// Those of [`Swamp::write`].
+    pub fn delete(&self, name: &SwampName, key: &str) -> Result<bool> {
+        let result = self.one(name, Op::Delete { key: key.to_owned(), condition: Condition::Always })?;
+        Ok(matches!(result, OpResult::Deleted { existed: true }))
     }
-    /// Flushes, closes all files, releases the directory. Idempotent.
+
+    /// Adds to an integer and answers the sum; an absent one counts as 0. Blocks until it is acknowledged.
+    ///
+    /// # Errors
+    /// Those of [`Swamp::write`]; `not-a-number` and `out-of-bounds`.
+    pub fn increment(&self, name: &SwampName, key: &str, by: i64) -> Result<i64> {
+        match self.one(name, Op::Increment { key: key.to_owned(), by })? {
+            OpResult::Incremented { value, .. } => Ok(value),
+            other => Err(Error::new(ErrorCode::Internal, format!("an increment answered {other:?}"))),
+        }
+    }
+
+    fn one(&self, name: &SwampName, op: Op) -> Result<OpResult> {
+        let committed = self.batch(name, Batch::of(op))?;
+        committed
+            .results
+            .into_iter()
+            .next()
+            .unwrap_or_else(|| Err(Error::new(ErrorCode::Internal, "an operation has no result")))
+    }
+
+    /// Carries out a batch on one swamp. Blocks until it is acknowledged.
+    ///
+    /// # Errors
+    /// Those of [`Swamp::write`]; failures of single operations stand in the results.
+    pub fn batch(&self, name: &SwampName, batch: Batch) -> Result<Committed> {
+        self.swamp(name)?.write(batch).wait()
+    }
+
+    /// Everything acknowledged before is on disk when this returns. With a folder, only what is in it.
+    ///
+    /// # Errors
+    /// The first failure; the other swamps are flushed all the same.
+    pub fn flush(&self, folder: Option<FolderId>) -> Result<()> {
+        let residents = self.shared().residents.all();
+        let wanted = residents.iter().filter(|resident| folder.is_none_or(|folder| folder == resident.folder()));
+        wait_all(wanted.map(|resident| resident.ask(Job::Flush)))
+    }
+
+    /// Refuses new work, puts everything on disk, closes the chunks and releases the directory. Calling it
+    /// again does nothing.
+    ///
+    /// # Errors
+    /// The first swamp that could not be flushed; what it still holds in memory is lost.
     pub fn close(&self) -> Result<()> {
-        todo!()
+        self.0.close()
     }
-    /// Path of the data directory.
+
+    /// The data directory.
+    #[must_use]
     pub fn data_dir(&self) -> &Path {
-        todo!()
+        &self.shared().root.path
     }
-    /// N.
+
+    /// How many folders there are.
+    #[must_use]
     pub fn folder_count(&self) -> FolderCount {
-        todo!()
+        self.shared().root.folders
     }
-    /// Id of this server.
+
+    /// The id of this server.
+    #[must_use]
     pub fn server_id(&self) -> &str {
-        todo!()
+        &self.shared().root.server_id
     }
-    /// Cluster name.
+
+    /// The cluster the data belongs to.
+    #[must_use]
     pub fn cluster(&self) -> &str {
-        todo!()
+        &self.shared().root.cluster
     }
+
+    /// The folder of a name.
+    #[must_use]
+    pub fn folder_of(&self, name: &SwampName) -> FolderId {
+        folder_of(name, self.folder_count())
+    }
+
     /// What this server is to a folder.
-    pub fn folder_state(&self, _folder: FolderId) -> FolderState {
-        todo!()
+    #[must_use]
+    pub fn folder_state(&self, folder: FolderId) -> FolderState {
+        let folders = &self.shared().folders;
+        match folder {
+            _ if folders.owned.contains(folder) => FolderState::Owned,
+            _ if folders.standby.contains(folder) => FolderState::Standby,
+            _ => FolderState::Absent,
+        }
     }
-    /// Whether the folder is copied.
-    pub fn is_copied(&self, _folder: FolderId) -> bool {
-        todo!()
+
+    /// The folders this server owns and those it keeps copies of.
+    #[must_use]
+    pub fn folders(&self) -> (&FolderSet, &FolderSet) {
+        (&self.shared().folders.owned, &self.shared().folders.standby)
     }
-    /// Counts swamps, files and bytes of a folder by walking it (blocks; for operators).
-    pub fn folder_sizes(&self, _folder: FolderId) -> Result<FolderSizes> {
-        todo!()
+
+    /// Whether another machine has or may have copies of a folder.
+    #[must_use]
+    pub fn is_copied(&self, folder: FolderId) -> bool {
+        self.shared().folders.is_copied(folder)
     }
-    /// Registers a policy, durably. Answers whether the pattern was new.
-    pub fn set_policy(&self, _pattern: Pattern, _policy: Policy) -> Result<bool> {
-        todo!()
+
+    /// Counts what a folder holds by walking it. Blocks on the disk; for operators.
+    ///
+    /// # Errors
+    /// `io` when a directory cannot be read.
+    pub fn folder_sizes(&self, folder: FolderId) -> Result<FolderSizes> {
+        let dir = self.data_dir().join(layout::folder_dir(folder));
+        let mut sizes = FolderSizes::default();
+        crate::walk::swamps(&dir, &mut |_, chunks| {
+            sizes.swamps += 1;
+            sizes.files += chunks.len() as u64;
+            sizes.bytes += chunks.iter().map(|(_, length)| length).sum::<u64>();
+            Ok(())
+        })?;
+        Ok(sizes)
     }
-    /// Forgets a policy, durably. Answers whether there was one.
-    pub fn delete_policy(&self, _pattern: &Pattern) -> Result<bool> {
-        todo!()
+
+    /// Registers a policy for the swamps that match a pattern, durably. It holds from the next write
+    /// of each on. Answers whether the pattern is new.
+    ///
+    /// # Errors
+    /// `invalid-body` when a member is out of its limits, `io` from the disk.
+    pub fn set_policy(&self, pattern: Pattern, policy: Policy) -> Result<bool> {
+        self.shared().policies.put(pattern, policy)
     }
-    /// Every registered policy, most specific first.
+
+    /// Forgets a policy, durably; data stays as it is. Answers whether there was one.
+    ///
+    /// # Errors
+    /// `io` from the disk.
+    pub fn delete_policy(&self, pattern: &Pattern) -> Result<bool> {
+        self.shared().policies.delete(pattern)
+    }
+
+    /// Every registered policy, the most specific pattern first.
+    #[must_use]
     pub fn policies(&self) -> Vec<(Pattern, Policy)> {
-        todo!()
+        self.shared().policies.all()
     }
-    /// Numbers for metrics; cheap.
+
+    /// Numbers for metrics. Takes time with the number of swamps in memory.
+    #[must_use]
     pub fn stats(&self) -> EngineStats {
-        todo!()
+        let shared = self.shared();
+        let residents = shared.residents.all();
+        let mut stats = EngineStats {
+            resident_swamps: residents.len() as u64,
+            open_files: shared.handles.open(),
+            hydrations: read(&shared.stats.hydrations),
+            evictions: read(&shared.stats.evictions),
+            syncs: read(&shared.stats.syncs),
+            writes: read(&shared.stats.writes),
+            reads: read(&shared.stats.reads),
+            damaged_files: read(&shared.stats.damaged_files),
+            external_interference: read(&shared.stats.external_interference),
+            free_bytes: shared.space.look(&*shared.disk, &shared.root).map_or(0, |space| space.free),
+            ..EngineStats::default()
+        };
+        for resident in residents {
+            stats.resident_bytes += resident.state.read().footprint() as u64;
+            let desk = resident.desk.lock();
+            stats.dirty_swamps += u64::from(!desk.buffer.is_empty());
+            stats.read_only_swamps += u64::from(desk.refused.is_some());
+        }
+        stats
     }
+}
+
+impl Inner {
+    fn close(&self) -> Result<()> {
+        let mut closed = self.closed.lock();
+        if std::mem::replace(&mut *closed, true) {
+            return Ok(());
+        }
+        let shared = &self.shared;
+        shared.closing.store(true, Ordering::Release);
+        shared.residents.wait_for_hydrations(CLOSE_WAITS);
+        let residents = shared.residents.all();
+        let flushed = wait_all(residents.iter().map(|resident| resident.ask(Job::Flush)));
+        let sealed = wait_all(residents.iter().map(|resident| resident.ask(Job::Seal)));
+        drop(residents);
+        shared.timer.close();
+        shared.pool.close();
+        shared.residents.clear();
+        let clock = shared.clock.close();
+        shared.root.release();
+        flushed.and(sealed).and(clock)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "the engine was dropped and could not be closed cleanly");
+        }
+    }
+}
+
+fn wait_all(tickets: impl Iterator<Item = Ticket<Result<()>>>) -> Result<()> {
+    // All are asked before the first is waited for, so that they share the threads.
+    let tickets: Vec<_> = tickets.collect();
+    let outcomes: Vec<Result<()>> = tickets.into_iter().map(Ticket::wait).collect();
+    outcomes.into_iter().collect()
+}
+
+/// The folders a server owns and those it keeps copies of; they must exist and not overlap.
+fn divide_folders(root: &Root, owned: Option<FolderSet>, standby: FolderSet) -> Result<(FolderSet, FolderSet)> {
+    standby.check(root.folders)?;
+    let Some(owned) = owned else {
+        let rest = root.folders.all().iter().filter(|&folder| !standby.contains(folder)).collect();
+        return Ok((rest, standby));
+    };
+    owned.check(root.folders)?;
+    let both: FolderSet = owned.iter().filter(|&folder| standby.contains(folder)).collect();
+    if both.is_empty() {
+        return Ok((owned, standby));
+    }
+    Err(Error::new(
+        ErrorCode::InvalidConfig,
+        format!("folders {both} are both owned and standby; a folder is one of them"),
+    ))
 }
 
 /// What a server is to a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FolderState {
-    /// serves reads and writes
+    /// It serves reads and writes.
     Owned,
-    /// keeps a copy; reads always, writes only for a client that falls back
+    /// It keeps a copy: it serves reads, and writes of clients that cannot reach the owner.
     Standby,
-    /// not here
+    /// The folder is not here.
     Absent,
 }
 
-/// Sizes of a folder on disk.
+impl FolderState {
+    /// `owned`, `standby` or `absent`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FolderState::Owned => "owned",
+            FolderState::Standby => "standby",
+            FolderState::Absent => "absent",
+        }
+    }
+}
+
+/// What a folder holds on disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FolderSizes {
-    /// swamps
+    /// Swamps.
     pub swamps: u64,
-    /// files
+    /// Chunk files.
     pub files: u64,
-    /// bytes
+    /// Their bytes.
     pub bytes: u64,
 }
 
-/// Numbers about a running engine.
+/// Numbers about a running engine; counts are since it was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EngineStats {
-    /// swamps in memory
+    /// Swamps in memory.
     pub resident_swamps: u64,
-    /// of them with unflushed writes
+    /// Those with writes that are not on disk yet.
     pub dirty_swamps: u64,
-    /// treasures in memory
+    /// About how many bytes of memory the swamps take.
     pub resident_bytes: u64,
-    /// open append handles
+    /// Open files of chunks.
     pub open_files: u64,
-    /// hydrations since start
+    /// Swamps read from disk.
     pub hydrations: u64,
-    /// evictions since start
+    /// Swamps dropped from memory.
     pub evictions: u64,
-    /// fsyncs since start
+    /// Syncs of chunk files.
     pub syncs: u64,
-    /// acknowledged write operations since start
+    /// Batches taken in.
     pub writes: u64,
-    /// reads since start
+    /// Treasures and lists read.
     pub reads: u64,
-    /// damaged files met since start
+    /// Damaged files met.
     pub damaged_files: u64,
-    /// files replaced, shortened or removed by someone else, met since start
+    /// Chunks of this server that someone else replaced, removed, linked or shortened.
     pub external_interference: u64,
-    /// swamps that refuse writes now
+    /// Swamps that take no writes for now.
     pub read_only_swamps: u64,
-    /// free bytes of the file system
+    /// Free bytes of the file system.
     pub free_bytes: u64,
 }
 
-/// A handle to a swamp in memory; while it lives the swamp is not evicted.
+/// A swamp in memory. While a handle lives the swamp stays there.
 #[derive(Debug, Clone)]
-pub struct Swamp(std::sync::Arc<()>);
+pub struct Swamp(Arc<Resident>);
 
 impl Swamp {
-    /// The name.
+    /// Its name.
+    #[must_use]
     pub fn name(&self) -> &SwampName {
-        todo!()
+        self.0.name()
     }
-    /// The folder.
+
+    /// Its folder.
+    #[must_use]
     pub fn folder(&self) -> FolderId {
-        todo!()
+        self.0.folder()
     }
-    /// Reads one treasure (never an expired one). Err `corrupt-swamp` / `incomplete-copy` if not found but a damaged/missing file may hold it.
-    pub fn get(&self, _key: &str) -> Result<Option<Treasure>> {
-        todo!()
+
+    /// Reads one treasure; `None` when there is none or it has expired.
+    ///
+    /// # Errors
+    /// `corrupt-swamp` or `incomplete-copy` when the key is not found and a damaged or missing file may hold it.
+    pub fn get(&self, key: &str) -> Result<Option<Treasure>> {
+        count(&self.0.shared.stats.reads);
+        let state = self.0.state.read();
+        match state.treasure(key, Timestamp::now()) {
+            None if !state.knows(key) => doubtful_absence(&state, key).map(|()| None),
+            found => Ok(found),
+        }
     }
-    /// Starts a batch. Never blocks longer than a lock. Err in the ticket: the whole batch was refused (e.g. `batch-aborted`, `idempotency-reuse`, `disk-full`).
-    pub fn write(&self, _batch: Batch) -> Ticket<Result<Committed>> {
-        todo!()
+
+    /// Takes a batch in. Never blocks longer than a lock; the ticket is done when the batch is acknowledged:
+    /// at once where there is a write interval, after the sync where there is none.
+    ///
+    /// # Errors
+    /// In the ticket, when nothing of the batch was done: `batch-too-large`, `batch-aborted`,
+    /// `idempotency-reuse`, `disk-full`, `swamp-read-only`, `draining`. With `applied` unknown: the disk
+    /// failed after the records may have reached it. Failures of single operations stand in the results.
+    pub fn write(&self, batch: Batch) -> Ticket<Result<Committed>> {
+        self.0.write(batch)
     }
-    /// Treasures in order of their keys.
-    pub fn list(&self, _query: &ListQuery) -> Result<Page> {
-        todo!()
+
+    /// Treasures in the order of their keys, compared as bytes.
+    ///
+    /// # Errors
+    /// `invalid-parameter` for a limit of 0.
+    pub fn list(&self, query: &ListQuery) -> Result<Page> {
+        count(&self.0.shared.stats.reads);
+        if query.limit == 0 {
+            return Err(Error::new(ErrorCode::InvalidParameter, "limit is 0; at least 1 is needed"));
+        }
+        if !self.0.state.read().is_ordered() {
+            self.0.state.write().build_order();
+        }
+        let state = self.0.state.read();
+        let end = query.prefix.as_deref().and_then(after_prefix);
+        let mut page = Page::default();
+        state.list(query.bounds(end.as_deref()), query.descending, Timestamp::now(), |treasure| {
+            page.more = page.treasures.len() == query.limit;
+            if !page.more {
+                page.treasures.push(treasure);
+            }
+            !page.more
+        });
+        Ok(page)
     }
+
     /// How many treasures there are, without expired ones.
+    #[must_use]
     pub fn count(&self) -> u64 {
-        todo!()
+        self.0.state.read().count(Timestamp::now())
     }
-    /// What is known about the swamp; `None` if it has no treasure and no file.
-    pub fn info(&self) -> Option<SwampInfo> {
-        todo!()
+
+    /// What is known about the swamp; `None` when it has no treasure and no file. Looks at the directory.
+    ///
+    /// # Errors
+    /// `io` when the directory cannot be read.
+    pub fn info(&self) -> Result<Option<SwampInfo>> {
+        let shared = &self.0.shared;
+        let dir = layout::swamp_path(&shared.root.path, self.folder(), self.name());
+        let listed = shared.disk.list(&dir).map_err(|error| Error::io("list", &dir, error))?;
+        let chunks: Vec<String> = listed.into_iter().filter(|name| ChunkName::parse(name).is_some()).collect();
+        let bytes =
+            chunks.iter().filter_map(|name| shared.disk.identity(&dir.join(name)).ok()).map(|found| found.length).sum();
+        let (settings, dirty) = {
+            let mut desk = self.0.desk.lock();
+            desk.refresh_settings(&self.0);
+            (desk.settings.clone(), !desk.buffer.is_empty() || desk.limbo.is_some())
+        };
+        let state = self.0.state.read();
+        if state.is_empty() && chunks.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(SwampInfo {
+            folder: self.folder(),
+            count: state.count(Timestamp::now()),
+            bytes,
+            files: chunks.len() as u64,
+            dirty,
+            policy: (*settings.policy).clone(),
+            policy_from: settings.from,
+            created_at: state.oldest(),
+            copy_state: state.copy,
+            findings: state.findings.clone(),
+        }))
     }
-    /// Everything acknowledged so far is on disk when the ticket is done.
+
+    /// Its effective policy, and the pattern it comes from; `None` for its own files or the default.
+    #[must_use]
+    pub fn policy(&self) -> (Policy, Option<Pattern>) {
+        let mut desk = self.0.desk.lock();
+        desk.refresh_settings(&self.0);
+        ((*desk.settings.policy).clone(), desk.settings.from.clone())
+    }
+
+    /// Everything acknowledged before is on disk when the ticket is done.
     pub fn flush(&self) -> Ticket<Result<()>> {
-        todo!()
+        self.0.ask(Job::Flush)
     }
-    /// Removes every treasure, and the files where the folder is not copied. Whether there was anything.
+
+    /// Removes every treasure; the files too, where no other machine has copies of the folder. The
+    /// ticket answers whether there was anything.
     pub fn destroy(&self) -> Ticket<Result<bool>> {
-        todo!()
+        match self.0.shared.check_open() {
+            Ok(()) => self.0.ask(Job::Destroy),
+            Err(error) => Ticket::ready(Err(error.with_applied(Applied::No))),
+        }
     }
+
     /// Whether all files of the swamp are here and whole.
+    #[must_use]
     pub fn copy_state(&self) -> CopyState {
-        todo!()
+        self.0.state.read().copy
     }
 }
 
@@ -242,33 +643,89 @@ impl Swamp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CopyState {
-    /// yes
+    /// Yes.
     Complete,
-    /// a file refers to data that is not here (yet)
+    /// A file refers to records that are not here, or not yet.
     Incomplete,
-    /// a file is damaged
+    /// A file is damaged.
     Degraded,
 }
 
+impl CopyState {
+    /// `complete`, `incomplete` or `degraded`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CopyState::Complete => "complete",
+            CopyState::Incomplete => "incomplete",
+            CopyState::Degraded => "degraded",
+        }
+    }
+}
+
 /// What to list.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
+#[derive(Debug, Clone)]
 pub struct ListQuery {
-    /// Only keys that start with this.
+    /// Only keys that start with this. Default all.
     pub prefix: Option<String>,
-    /// Only keys after this one in the order of the list.
+    /// Only keys behind this one, in the order of the list. Default from the start.
     pub after: Option<String>,
-    /// From the last key to the first.
+    /// From the last key to the first. Default no.
     pub descending: bool,
-    /// At most so many. Default 100.
+    /// At most so many treasures. Default 100.
     pub limit: usize,
+}
+
+impl Default for ListQuery {
+    fn default() -> ListQuery {
+        ListQuery { prefix: None, after: None, descending: false, limit: 100 }
+    }
+}
+
+impl ListQuery {
+    /// The range of keys, of which `end` is where the prefix ends.
+    fn bounds<'a>(&'a self, end: Option<&'a [u8]>) -> (Bound<&'a [u8]>, Bound<&'a [u8]>) {
+        let lowest = self.prefix.as_deref().map_or(Bound::Unbounded, |prefix| Bound::Included(prefix.as_bytes()));
+        let highest = end.map_or(Bound::Unbounded, Bound::Excluded);
+        match &self.after {
+            None => (lowest, highest),
+            Some(after) if self.descending => (lowest, lower(highest, after.as_bytes())),
+            Some(after) => (higher(lowest, after.as_bytes()), highest),
+        }
+    }
+}
+
+fn higher<'a>(bound: Bound<&'a [u8]>, after: &'a [u8]) -> Bound<&'a [u8]> {
+    match bound {
+        Bound::Included(start) if start > after => bound,
+        _ => Bound::Excluded(after),
+    }
+}
+
+fn lower<'a>(bound: Bound<&'a [u8]>, before: &'a [u8]) -> Bound<&'a [u8]> {
+    match bound {
+        Bound::Excluded(end) if end < before => bound,
+        _ => Bound::Excluded(before),
+    }
+}
+
+/// The first key behind all that start with a prefix; `None` when there is none.
+fn after_prefix(prefix: &str) -> Option<Vec<u8>> {
+    let mut end = prefix.as_bytes().to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return Some(end);
+        }
+    }
+    None
 }
 
 /// A part of a list.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Page {
-    /// The treasures.
+    /// The treasures, in order.
     pub treasures: Vec<Treasure>,
     /// Whether there are more behind the last one.
     pub more: bool,
@@ -278,24 +735,24 @@ pub struct Page {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SwampInfo {
-    /// The folder.
+    /// Its folder.
     pub folder: FolderId,
-    /// Treasures without expired ones.
+    /// How many treasures it has, without expired ones.
     pub count: u64,
     /// Bytes of its files on disk.
     pub bytes: u64,
-    /// Number of its files.
+    /// How many files it has.
     pub files: u64,
-    /// Whether some acknowledged write is not on disk yet.
+    /// Whether an acknowledged write is not on disk yet.
     pub dirty: bool,
     /// Its effective settings.
     pub policy: Policy,
-    /// Where they come from: the pattern of a registered policy, `None` for the swamp's own files or the default.
+    /// The pattern they come from; `None` for the swamp's own files or the default.
     pub policy_from: Option<Pattern>,
-    /// The oldest treasure's creation.
+    /// When the oldest treasure came into being.
     pub created_at: Option<Timestamp>,
-    /// State of the copy.
+    /// Whether all its files are here and whole.
     pub copy_state: CopyState,
-    /// Reports about damaged or missing files, one sentence each.
+    /// One sentence for each file that is damaged or missing.
     pub findings: Vec<String>,
 }

@@ -1,29 +1,48 @@
 //! Hydra's vocabulary and its storage engine.
-mod base32;
-mod clock;
-mod counter;
-mod disk;
 pub mod duration;
-mod engine;
-mod error;
-mod folder;
-mod format;
-mod hashing;
 pub mod inspect;
 pub mod json;
+pub mod wire;
+
+mod apply;
+mod base32;
+mod clock;
+mod commit;
+mod counter;
+mod directories;
+mod disk;
+mod engine;
+mod error;
+#[cfg(test)]
+mod faults;
+mod folder;
+mod format;
+mod handles;
+mod hashing;
+mod hydrate;
 mod layout;
+mod log;
 mod merge;
 #[cfg(test)]
 mod merge_model;
 mod name;
+mod outcome;
 mod pattern;
 mod policy;
+mod pool;
+mod residents;
 mod root;
+mod shared;
+mod slot;
 mod snapshot;
 mod stamp;
+mod state;
+mod stats;
+mod swamp;
+mod timer;
 mod value;
 mod vector;
-pub mod wire;
+mod walk;
 mod write;
 
 pub use engine::{
@@ -31,6 +50,7 @@ pub use engine::{
 };
 pub use error::{Applied, Error, ErrorCode, Result};
 pub use folder::{FolderCount, FolderId, FolderSet, folder_of};
+pub use layout::swamp_dir;
 pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};
 pub use pattern::Pattern;
 pub use policy::{Compression, MAX_VALUE_BYTES, Policy, PolicyTable};

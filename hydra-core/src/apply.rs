@@ -1,0 +1,383 @@
+//! Carrying out requests in memory: conditions, results, and the records that make them last. No I/O.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use crate::clock::Clock;
+use crate::counter::SingleAdd;
+use crate::engine::CopyState;
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::frame::{Frame, FrameKey};
+use crate::format::record::{Record, StampCode, Write};
+use crate::hashing::KeyHashing;
+use crate::merge::{KeyMemory, RememberedAdd};
+use crate::name::check_key;
+use crate::outcome::{self, Done};
+use crate::policy::Policy;
+use crate::slot::{Facts, Slot};
+use crate::stamp::{Stamp, Timestamp, Version};
+use crate::state::{KeyState, State, integer};
+use crate::value::Treasure;
+use crate::write::{
+    Batch, Committed, Condition, Durability, Idempotency, MAX_BATCH_BYTES, MAX_BATCH_OPS, Op, OpResult,
+};
+
+/// What a request is carried out with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scene<'a> {
+    pub(crate) clock: &'a Clock,
+    pub(crate) policy: &'a Policy,
+    pub(crate) incarnation: u64,
+    /// The clock value that frames are written relative to.
+    pub(crate) base_hlc: u64,
+    pub(crate) now: Timestamp,
+}
+
+/// Changes that are made in memory and not published yet.
+#[derive(Debug, Default)]
+pub(crate) struct Stage {
+    touched: HashMap<String, KeyState, KeyHashing>,
+    keys: Vec<(u128, KeyMemory)>,
+    last: Stamp,
+}
+
+impl Stage {
+    fn key_state(&self, state: &State, key: &str) -> KeyState {
+        self.touched.get(key).cloned().unwrap_or_else(|| state.key_state(key))
+    }
+
+    fn remembered<'a>(&'a self, state: &'a State, key: u128) -> Option<&'a KeyMemory> {
+        self.keys.iter().find(|(held, _)| *held == key).map(|(_, memory)| memory).or_else(|| state.remembered(key))
+    }
+
+    /// Adds what another stage, made on top of this one, changed.
+    fn absorb(&mut self, other: Stage) {
+        self.touched.extend(other.touched);
+        self.keys.extend(other.keys);
+        self.last = self.last.max(other.last);
+    }
+
+    /// Makes the changes visible.
+    pub(crate) fn publish(self, state: &mut State, now: Timestamp) {
+        for (key, key_state) in self.touched {
+            state.set_key_state(&key, key_state);
+        }
+        for (key, memory) in self.keys {
+            state.remember(key, memory, now);
+        }
+        if self.last != Stamp::ZERO {
+            state.vector.learn(self.last);
+            state.max_hlc = state.max_hlc.max(self.last.hlc);
+        }
+    }
+}
+
+/// A request that was carried out in memory.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    pub(crate) committed: Committed,
+    /// What makes it last; `None` when it changed nothing.
+    pub(crate) frame: Option<Frame>,
+}
+
+/// Carries out a request on top of `stage`, which takes its changes. An error changes nothing.
+pub(crate) fn carry_out(scene: Scene<'_>, state: &State, stage: &mut Stage, batch: &Batch) -> Result<Carried> {
+    if batch.ops.len() > MAX_BATCH_OPS {
+        let detail = format!("the batch has {} operations, {MAX_BATCH_OPS} are allowed", batch.ops.len());
+        return Err(Error::new(ErrorCode::BatchTooLarge, detail));
+    }
+    if let Some(replay) = replay(scene, state, stage, batch)? {
+        return Ok(Carried { committed: replay, frame: None });
+    }
+    let mut run = Run {
+        scene,
+        state,
+        below: stage,
+        own: Stage::default(),
+        records: Vec::new(),
+        done: Vec::new(),
+        adds: Vec::new(),
+    };
+    let results: Vec<Result<OpResult>> = batch.ops.iter().map(|op| run.one(op, batch.mark_deletes)).collect();
+    if batch.atomic {
+        refuse_partly_failed(&results)?;
+    }
+    let Run { mut own, records, done, adds, .. } = run;
+    let frame = frame_of(scene, batch.idempotency, records, &done, adds, &mut own)?;
+    stage.absorb(own);
+    let committed = Committed { results, durability: Durability::Buffered, replayed: false };
+    Ok(Carried { committed, frame })
+}
+
+fn refuse_partly_failed(results: &[Result<OpResult>]) -> Result<()> {
+    let failed = results.iter().enumerate().find_map(|(at, result)| result.as_ref().err().map(|error| (at, error)));
+    let Some((at, error)) = failed else { return Ok(()) };
+    if results.len() == 1 {
+        return Err(error.clone());
+    }
+    let detail = format!("operation {at} failed with {}: {}", error.code(), error.detail());
+    Err(Error::new(ErrorCode::BatchAborted, detail).with_hint("nothing of the atomic batch was applied"))
+}
+
+/// The answer to a request that was carried out before.
+fn replay(scene: Scene<'_>, state: &State, stage: &Stage, batch: &Batch) -> Result<Option<Committed>> {
+    let Some(idempotency) = batch.idempotency else { return Ok(None) };
+    let Some(memory) = stage.remembered(state, idempotency.key) else { return Ok(None) };
+    let reused = || {
+        Error::new(ErrorCode::IdempotencyReuse, "the idempotency key was used for another request on this swamp")
+            .with_hint("make a new key for every request; repeat a request unchanged")
+    };
+    if memory.fingerprint != idempotency.fingerprint {
+        return Err(reused());
+    }
+    let remembered =
+        outcome::decode(&memory.outcome, memory.stamp).filter(|r| r.len() == batch.ops.len()).ok_or_else(reused)?;
+    let read = |op: &Op| Ok(OpResult::Got(stage.key_state(state, op.key()).treasure(scene.now)));
+    let results =
+        remembered.into_iter().zip(&batch.ops).map(|(result, op)| result.unwrap_or_else(|| read(op))).collect();
+    Ok(Some(Committed { results, durability: Durability::Buffered, replayed: true }))
+}
+
+/// The frame of a request that changed something; remembers its idempotency key.
+fn frame_of(
+    scene: Scene<'_>,
+    idempotency: Option<Idempotency>,
+    records: Vec<(Stamp, Write<'_>)>,
+    done: &[Done],
+    adds: Vec<RememberedAdd>,
+    own: &mut Stage,
+) -> Result<Option<Frame>> {
+    let Some(&(first, _)) = records.first() else { return Ok(None) };
+    let size: usize = records.iter().map(|(_, write)| encoded_size(write)).sum();
+    if size > MAX_BATCH_BYTES {
+        let detail = format!("the batch has {size} bytes, {MAX_BATCH_BYTES} are allowed");
+        return Err(Error::new(ErrorCode::BatchTooLarge, detail));
+    }
+    let outcome = if idempotency.is_some() { outcome::encode(done, first) } else { Vec::new() };
+    let key = idempotency.map(|i| FrameKey { key: i.key, fingerprint: i.fingerprint, outcome: &outcome });
+    let code = StampCode::Log { incarnation: scene.incarnation };
+    let records = records.into_iter().map(|(stamp, write)| Record::Write { stamp, write });
+    let frame = Frame::new(key, records, code, scene.base_hlc).compressed(scene.policy.compression);
+    if let Some(i) = idempotency {
+        let memory = KeyMemory { fingerprint: i.fingerprint, stamp: first, outcome: outcome.into(), adds };
+        own.keys.push((i.key, memory));
+    }
+    Ok(Some(frame))
+}
+
+fn encoded_size(write: &Write<'_>) -> usize {
+    const OTHERS: usize = 24;
+    match write {
+        Write::Put { key, value, .. } => key.len() + value.len() + OTHERS,
+        Write::Del { key } | Write::Add { key, .. } => key.len() + OTHERS,
+    }
+}
+
+/// One request on its way.
+struct Run<'a> {
+    scene: Scene<'a>,
+    state: &'a State,
+    /// What earlier requests of the group changed.
+    below: &'a Stage,
+    own: Stage,
+    records: Vec<(Stamp, Write<'a>)>,
+    done: Vec<Done>,
+    adds: Vec<RememberedAdd>,
+}
+
+impl<'a> Run<'a> {
+    fn one(&mut self, op: &'a Op, mark_deletes: bool) -> Result<OpResult> {
+        let result = check_key(op.key()).and_then(|()| match op {
+            Op::Put { key, value, expires_at, condition } => self.put(key, value, *expires_at, condition),
+            Op::Delete { key, condition } => self.delete(key, condition, mark_deletes),
+            Op::Increment { key, by } => self.increment(key, *by),
+            Op::Get { key } => self.get(key),
+        });
+        if let Err(error) = &result {
+            self.done.push(Done::Failed(error.code()));
+        }
+        result
+    }
+
+    fn key_state(&self, key: &str) -> KeyState {
+        match self.own.touched.get(key) {
+            Some(touched) => touched.clone(),
+            None => self.below.key_state(self.state, key),
+        }
+    }
+
+    fn next_stamp(&mut self) -> Result<Stamp> {
+        let floor = self.state.max_hlc.max(self.below.last.hlc).max(self.own.last.hlc);
+        let stamp = Stamp { hlc: self.scene.clock.next(floor)?, incarnation: self.scene.incarnation };
+        self.own.last = stamp;
+        Ok(stamp)
+    }
+
+    fn put(
+        &mut self,
+        key: &'a str,
+        value: &'a crate::value::Value,
+        expires_at: Option<Timestamp>,
+        condition: &Condition,
+    ) -> Result<OpResult> {
+        let limit = self.scene.policy.max_value_bytes;
+        if value.len() as u64 > limit {
+            let detail = format!("the value of {key:?} has {} bytes, {limit} are allowed", value.len());
+            return Err(Error::new(ErrorCode::ValueTooLarge, detail));
+        }
+        let before = self.key_state(key);
+        let current = before.treasure(self.scene.now);
+        self.check_condition(key, &before, current.as_ref(), condition)?;
+        let stamp = self.next_stamp()?;
+        let created = current.as_ref().map_or(stamp.timestamp(), |treasure| treasure.created_at);
+        let age = stamp.timestamp().as_millis().saturating_sub(created.as_millis());
+        let facts = Facts { expires: expires_at, created, content_type: value.content_type() };
+        let write = Write::Put {
+            key,
+            value: value.as_bytes(),
+            expires: expires_at.map(|at| at.as_millis().max(1)),
+            age: Some(age).filter(|&age| age > 0),
+            content_type: value.content_type(),
+        };
+        self.records.push((stamp, write));
+        let slot = Some(Slot::put(stamp, key, value.as_bytes(), facts));
+        self.own.touched.insert(key.to_owned(), KeyState { slot, counter: None });
+        self.done.push(Done::Put { stamp, created: current.is_none() });
+        Ok(OpResult::Put { version: Version::of_record(stamp), created: current.is_none() })
+    }
+
+    fn delete(&mut self, key: &'a str, condition: &Condition, mark_deletes: bool) -> Result<OpResult> {
+        let before = self.key_state(key);
+        let current = before.treasure(self.scene.now);
+        self.check_condition(key, &before, current.as_ref(), condition)?;
+        // Where a file is missing or damaged the key may be there all the same: the mark removes it.
+        let mark = before.is_live() || mark_deletes || self.state.copy != CopyState::Complete;
+        if mark {
+            let stamp = self.next_stamp()?;
+            self.records.push((stamp, Write::Del { key }));
+            self.touch_removed(key, stamp);
+        }
+        self.done.push(Done::Deleted { existed: current.is_some() });
+        Ok(OpResult::Deleted { existed: current.is_some() })
+    }
+
+    fn touch_removed(&mut self, key: &str, stamp: Stamp) {
+        let slot = Some(Slot::tombstone(stamp, key));
+        self.own.touched.insert(key.to_owned(), KeyState { slot, counter: None });
+    }
+
+    fn increment(&mut self, key: &'a str, by: i64) -> Result<OpResult> {
+        let mut before = self.key_state(key);
+        let current = before.treasure(self.scene.now);
+        if current.is_none() {
+            self.refuse_doubtful_absence(key, &before)?;
+        }
+        let value = incremented(key, &before, current.as_ref(), by)?;
+        if current.is_none() && before.is_live() {
+            // Expired: it counts as absent, and the increment needs a base that outlives it.
+            let stamp = self.next_stamp()?;
+            self.records.push((stamp, Write::Del { key }));
+            before = KeyState { slot: Some(Slot::tombstone(stamp, key)), counter: None };
+        }
+        let base = before.base();
+        let stamp = self.next_stamp()?;
+        self.adds.push(RememberedAdd {
+            position: self.records.len() as u32,
+            key: key.into(),
+            add: SingleAdd { stamp, base, pointer: "".into(), delta: by },
+        });
+        self.records.push((stamp, Write::Add { key, pointer: "", base, delta: by }));
+        let counter = before.counter.get_or_insert_default();
+        counter.add(stamp, base, "", by);
+        let version = Version::of_counter(base.hlc, counter.digest(base));
+        before.slot.get_or_insert_with(|| Slot::tombstone(Stamp::ZERO, key));
+        self.own.touched.insert(key.to_owned(), before);
+        self.done.push(Done::Incremented { value, version, created: current.is_none() });
+        Ok(OpResult::Incremented { value, version, created: current.is_none() })
+    }
+
+    fn get(&mut self, key: &str) -> Result<OpResult> {
+        let state = self.key_state(key);
+        let treasure = state.treasure(self.scene.now);
+        if treasure.is_none() {
+            self.refuse_doubtful_absence(key, &state)?;
+        }
+        self.done.push(Done::Read);
+        Ok(OpResult::Got(treasure))
+    }
+
+    fn check_condition(
+        &self,
+        key: &str,
+        before: &KeyState,
+        current: Option<&Treasure>,
+        condition: &Condition,
+    ) -> Result<()> {
+        if current.is_none() && *condition != Condition::Always {
+            self.refuse_doubtful_absence(key, before)?;
+        }
+        let with_version = |error: Error| match current {
+            Some(treasure) => error.with_current_version(treasure.version),
+            None => error,
+        };
+        match (condition, current) {
+            (Condition::Always, Some(_)) if self.scene.policy.require_version => Err(with_version(
+                Error::new(
+                    ErrorCode::VersionRequired,
+                    format!("the policy demands a version to overwrite or delete {key:?}"),
+                )
+                .with_hint("send the version you read as If-Match"),
+            )),
+            (Condition::Always, _) | (Condition::Absent, None) | (Condition::Present, Some(_)) => Ok(()),
+            (Condition::Version(versions), Some(treasure)) if versions.contains(&treasure.version) => Ok(()),
+            (Condition::Absent, Some(_)) => {
+                Err(with_version(Error::new(ErrorCode::AlreadyExists, format!("the treasure {key:?} exists already"))))
+            }
+            (Condition::Present | Condition::Version(_), None) => {
+                Err(Error::new(ErrorCode::VersionMismatch, format!("the treasure {key:?} does not exist")))
+            }
+            (Condition::Version(versions), Some(treasure)) => {
+                let sent: Cow<'_, str> = versions.first().map_or("none".into(), |version| version.to_string().into());
+                let detail = format!("the treasure {key:?} is at version {}, you sent {sent}", treasure.version);
+                Err(with_version(Error::new(ErrorCode::VersionMismatch, detail).with_hint("read it again and retry")))
+            }
+        }
+    }
+
+    /// Where a file is damaged or missing, a key that is not found may be there all the same.
+    fn refuse_doubtful_absence(&self, key: &str, before: &KeyState) -> Result<()> {
+        if before.slot.is_some() { Ok(()) } else { doubtful_absence(self.state, key) }
+    }
+}
+
+/// The error that answers for a key that is not found in a swamp with a damaged or missing file.
+pub(crate) fn doubtful_absence(state: &State, key: &str) -> Result<()> {
+    let (code, why) = match state.copy {
+        CopyState::Complete => return Ok(()),
+        CopyState::Incomplete => (ErrorCode::IncompleteCopy, "a file that is not here yet may hold it"),
+        CopyState::Degraded => (ErrorCode::CorruptSwamp, "a damaged file may hold it"),
+    };
+    let detail = format!("{key:?} was not found, and {why}");
+    let report = state.findings.first().cloned().unwrap_or_default();
+    Err(Error::new(code, detail).with_hint(report))
+}
+
+/// The value after an increment.
+fn incremented(key: &str, before: &KeyState, current: Option<&Treasure>, by: i64) -> Result<i64> {
+    let not_a_number =
+        || Error::new(ErrorCode::NotANumber, format!("the value of {key:?} is no integer, so nothing can be added"));
+    let start = match current {
+        None => 0,
+        Some(treasure) => {
+            before.slot.as_ref().and_then(integer).ok_or_else(not_a_number)?;
+            std::str::from_utf8(treasure.value.as_bytes())
+                .ok()
+                .and_then(|text| text.parse::<i128>().ok())
+                .ok_or_else(not_a_number)?
+        }
+    };
+    i64::try_from(start + i128::from(by)).map_err(|_| {
+        let detail = format!("{start} + {by} is outside of the range of a signed 64-bit integer");
+        Error::new(ErrorCode::OutOfBounds, detail)
+    })
+}

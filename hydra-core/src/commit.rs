@@ -1,0 +1,401 @@
+//! Taking what is at a swamp's desk to the disk: one leader at a time, in groups, in order.
+//!
+//! The order is the promise: frames are appended and synced, the file is checked, the state is
+//! changed, and only then is anybody told. While one group is on its way the next one gathers, so
+//! many writers share one sync without any timer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::apply::{Carried, Scene, Stage, carry_out};
+use crate::engine::CopyState;
+use crate::error::{Applied, Error, Result};
+use crate::format::frame::Frame;
+use crate::format::record::{Record, StampCode, Write};
+use crate::hydrate::hydrate;
+use crate::log::AppendError;
+use crate::policy::Policy;
+use crate::snapshot::{self, SnapshotContent};
+use crate::stamp::{Stamp, Timestamp};
+use crate::state::State;
+use crate::swamp::{Job, Limbo, Resident, read_only};
+use crate::vector::VersionVector;
+use crate::write::{Batch, Committed, Durability, MAX_BATCH_OPS, Op, Promise};
+
+/// A swamp whose disk failed tries a fresh chunk this often; tests are less patient.
+const TRY_AGAIN: Duration = if cfg!(test) { Duration::from_millis(30) } else { Duration::from_secs(5) };
+/// At most so many requests share a group, so that the first are not kept waiting by the last.
+const GROUP_MOST: usize = 1_024;
+
+/// What a leader takes from the desk at once.
+struct Round {
+    policy: Arc<Policy>,
+    buffer: Vec<Frame>,
+    waiting: Vec<(Promise<Committed>, Committed)>,
+    adopt: Vec<Frame>,
+    limbo: Option<Limbo>,
+    writes: Vec<(Batch, Promise<Committed>)>,
+    flushes: Vec<Promise<()>>,
+    /// Done alone, after the buffer.
+    special: Option<Job>,
+}
+
+/// Takes everything at the desk to the disk, and what comes meanwhile.
+pub(crate) fn lead(resident: &Arc<Resident>) {
+    while let Some(round) = next_round(resident) {
+        resident.run(round);
+    }
+}
+
+/// `None` ends the leadership.
+fn next_round(resident: &Arc<Resident>) -> Option<Round> {
+    let mut desk = resident.desk.lock();
+    desk.refresh_settings(resident);
+    desk.exclusive = false;
+    if let Some((until, reason)) = desk.refused.clone().filter(|(until, _)| *until > Instant::now()) {
+        let refused: Vec<Job> = desk.queue.drain(..).collect();
+        desk.leading = false;
+        drop(desk);
+        refused.into_iter().for_each(|job| refuse(job, &reason));
+        resident.lead_at(until);
+        return None;
+    }
+    let has_work =
+        !desk.queue.is_empty() || !desk.buffer.is_empty() || !desk.waiting.is_empty() || desk.limbo.is_some();
+    if !has_work && !removal_is_due(resident) {
+        desk.leading = false;
+        return None;
+    }
+    // What is in limbo comes first and alone: what follows has to see what it changes.
+    let (writes, flushes, special) =
+        if desk.limbo.is_none() { take_jobs(&mut desk.queue) } else { (Vec::new(), Vec::new(), None) };
+    desk.exclusive = !writes.is_empty() || special.is_some() || desk.limbo.is_some() || !has_work;
+    let needs_adoption = !writes.is_empty() || !desk.buffer.is_empty();
+    desk.buffer_bytes = 0;
+    Some(Round {
+        policy: Arc::clone(&desk.settings.policy),
+        buffer: std::mem::take(&mut desk.buffer),
+        waiting: std::mem::take(&mut desk.waiting),
+        adopt: if needs_adoption { std::mem::take(&mut desk.adopt) } else { Vec::new() },
+        limbo: desk.limbo.take(),
+        writes,
+        flushes,
+        special,
+    })
+}
+
+type TakenJobs = (Vec<(Batch, Promise<Committed>)>, Vec<Promise<()>>, Option<Job>);
+
+/// The writes and flushes at the front, or one job of another kind.
+fn take_jobs(queue: &mut std::collections::VecDeque<Job>) -> TakenJobs {
+    let (mut writes, mut flushes) = (Vec::new(), Vec::new());
+    while let Some(job) = queue.pop_front() {
+        match job {
+            Job::Write(batch, promise) => writes.push((batch, promise)),
+            Job::Flush(promise) => flushes.push(promise),
+            other if writes.is_empty() && flushes.is_empty() => return (writes, flushes, Some(other)),
+            other => {
+                queue.push_front(other);
+                break;
+            }
+        }
+        if writes.len() >= GROUP_MOST {
+            break;
+        }
+    }
+    (writes, flushes, None)
+}
+
+fn refuse(job: Job, reason: &Error) {
+    let error = read_only(reason);
+    match job {
+        Job::Write(_, promise) => promise.fulfil(Err(error)),
+        Job::Flush(promise) | Job::Refresh(promise) | Job::Seal(promise) => promise.fulfil(Err(error)),
+        Job::Destroy(promise) => promise.fulfil(Err(error)),
+    }
+}
+
+/// Whether the swamp is empty while files of it are left.
+fn removal_is_due(resident: &Resident) -> bool {
+    resident.is_removable() && resident.log.lock().list(&resident.shared).is_ok_and(|names| !names.is_empty())
+}
+
+impl Resident {
+    fn run(self: &Arc<Self>, mut round: Round) {
+        let policy = Arc::clone(&round.policy);
+        let scene = self.scene(&policy);
+        let mut stage = Stage::default();
+        let carried = self.carry_out_all(scene, &mut stage, std::mem::take(&mut round.writes));
+        let group = Group { stage, carried };
+        match self.make_durable(&policy, &round, &group) {
+            Ok(()) => self.acknowledge(round, group, scene.now),
+            Err(failure) => self.fail(round, group, failure),
+        }
+    }
+
+    /// Carries the queued writes out on a stage: readers see nothing yet.
+    fn carry_out_all(
+        &self,
+        scene: Scene<'_>,
+        stage: &mut Stage,
+        writes: Vec<(Batch, Promise<Committed>)>,
+    ) -> Vec<CarriedWrite> {
+        if writes.is_empty() {
+            return Vec::new();
+        }
+        let state = self.state.read();
+        let mut carry = |(batch, promise): (Batch, Promise<Committed>)| CarriedWrite {
+            result: carry_out(scene, &state, stage, &batch),
+            promise,
+        };
+        writes.into_iter().map(&mut carry).collect()
+    }
+
+    /// Appends and syncs what the round owes, in order.
+    fn make_durable(&self, policy: &Policy, round: &Round, group: &Group) -> Result<(), AppendError> {
+        let limbo = round.limbo.iter().flat_map(|limbo| &limbo.frames);
+        let frames: Vec<&Frame> = limbo.chain(&round.adopt).chain(&round.buffer).chain(group.frames()).collect();
+        let known = self.state.read().vector.clone();
+        let mut log = self.log.lock();
+        match log.append(&self.shared, policy, &known, &frames) {
+            Err(AppendError::Interference(_)) => {
+                self.write_everything_again(policy, &mut log)
+                    .map_err(|error| AppendError::Failed { error, maybe: usize::MAX })?;
+                log.append(&self.shared, policy, &known, &frames)
+            }
+            result => result,
+        }
+    }
+
+    /// Somebody replaced, removed or shortened the open chunk: what it held is in memory, and goes to a new file.
+    fn write_everything_again(&self, policy: &Policy, log: &mut crate::log::Log) -> Result<()> {
+        log.abandon();
+        let state = self.state.read();
+        if state.copy == CopyState::Complete {
+            let shared = &self.shared;
+            log.write_snapshot(shared, |log, name| {
+                encode_snapshot(log.header(shared, name, policy, VersionVector::default()), &state, policy)
+            })?;
+            return Ok(());
+        }
+        // A snapshot would stand for what is missing here, too. What this process wrote is written as records again.
+        let frames = own_records(&self.shared, &state);
+        log.durable_hlc = 0;
+        let refs: Vec<&Frame> = frames.iter().collect();
+        match log.append(&self.shared, policy, &state.vector, &refs) {
+            Ok(()) => Ok(()),
+            Err(AppendError::Failed { error, .. } | AppendError::Interference(error)) => Err(error),
+        }
+    }
+
+    /// Makes a durable group visible and tells its callers.
+    fn acknowledge(self: &Arc<Self>, round: Round, group: Group, now: Timestamp) {
+        let Group { stage, carried } = group;
+        {
+            let mut state = self.state.write();
+            if let Some(limbo) = round.limbo {
+                limbo.stage.publish(&mut state, now);
+            }
+            stage.publish(&mut state, now);
+        }
+        self.desk.lock().refused = None;
+        for CarriedWrite { result, promise } in carried {
+            promise.fulfil(result.map(|carried| Committed { durability: Durability::Synced, ..carried.committed }));
+        }
+        for (promise, committed) in round.waiting {
+            promise.fulfil(Ok(Committed { durability: Durability::Synced, ..committed }));
+        }
+        round.flushes.into_iter().for_each(|promise| promise.fulfil(Ok(())));
+        match round.special {
+            Some(special) => self.run_special(special, &round.policy),
+            None => self.remove_if_empty(&round.policy),
+        }
+    }
+
+    /// Puts back what stays owed, tells what became of the rest, and tries again later.
+    fn fail(self: &Arc<Self>, round: Round, group: Group, failure: AppendError) {
+        let (error, maybe) = match failure {
+            AppendError::Failed { error, maybe } => (error, maybe),
+            AppendError::Interference(error) => (error, usize::MAX),
+        };
+        tracing::error!(swamp = %self.name(), %error, "the swamp is read-only; a fresh chunk is tried in 5 s");
+        let owed_before =
+            round.limbo.as_ref().map_or(0, |limbo| limbo.frames.len()) + round.adopt.len() + round.buffer.len();
+        let may_be_written = maybe > owed_before && group.frames().next().is_some();
+        let answer = if may_be_written { error.clone().with_applied(Applied::Unknown) } else { error.clone() };
+        let Group { stage, carried } = group;
+        let mut frames = Vec::new();
+        let mut promises = Vec::new();
+        for CarriedWrite { result, promise } in carried {
+            match result {
+                Ok(carried) => {
+                    frames.extend(carried.frame);
+                    promises.push((promise, answer.clone()));
+                }
+                Err(refusal) => promises.push((promise, refusal)),
+            }
+        }
+        let until = Instant::now() + TRY_AGAIN;
+        {
+            let mut desk = self.desk.lock();
+            let newer = std::mem::replace(&mut desk.buffer, round.buffer);
+            desk.buffer.extend(newer);
+            desk.buffer_bytes = desk.buffer.iter().map(Frame::len).sum();
+            desk.adopt = round.adopt;
+            desk.limbo = match (round.limbo, may_be_written) {
+                (None, true) => Some(Limbo { frames, stage }),
+                (limbo, _) => limbo,
+            };
+            desk.refused = Some((until, error.clone()));
+        }
+        promises.into_iter().for_each(|(promise, error)| promise.fulfil(Err(error)));
+        let unknown = error.clone().with_applied(Applied::Unknown);
+        round.waiting.into_iter().for_each(|(promise, _)| promise.fulfil(Err(unknown.clone())));
+        round.flushes.into_iter().for_each(|promise| promise.fulfil(Err(error.clone())));
+        round.special.into_iter().for_each(|job| refuse(job, &error));
+    }
+
+    fn run_special(self: &Arc<Self>, job: Job, policy: &Policy) {
+        match job {
+            Job::Refresh(promise) => promise.fulfil(self.read_again()),
+            Job::Destroy(promise) => promise.fulfil(self.destroy(policy)),
+            Job::Seal(promise) => {
+                self.log.lock().seal(&self.shared);
+                promise.fulfil(Ok(()));
+            }
+            Job::Write(_, promise) => drop(promise),
+            Job::Flush(promise) => promise.fulfil(Ok(())),
+        }
+    }
+
+    /// Merges what others have written; what this process wrote is on disk by now.
+    fn read_again(&self) -> Result<()> {
+        let hydrated = hydrate(&self.shared, self.name(), self.folder())?;
+        if hydrated.has_foreign {
+            self.shared.folders.set_copied(self.folder())?;
+        }
+        self.log.lock().found(&self.shared, &hydrated.names, None);
+        self.desk.lock().adopt = hydrated.adopt;
+        *self.watch.lock() = hydrated.watch;
+        *self.state.write() = hydrated.state;
+        Ok(())
+    }
+
+    /// Removes every treasure; answers whether there was one.
+    fn destroy(self: &Arc<Self>, policy: &Policy) -> Result<bool> {
+        let keys = self.state.read().live_keys();
+        let existed = !keys.is_empty();
+        if self.shared.folders.is_copied(self.folder()) || self.state.read().copy != CopyState::Complete {
+            self.delete_keys(keys, policy)?;
+        } else {
+            self.remove_all(policy)?;
+            self.shared
+                .disk
+                .sync_dir(&self.shared.root.path)
+                .map_err(|error| Error::io("sync", &self.shared.root.path, error))?;
+        }
+        Ok(existed)
+    }
+
+    /// Deletes keys one by one: on a folder with copies only a mark in a file tells the others.
+    fn delete_keys(&self, keys: Vec<String>, policy: &Policy) -> Result<()> {
+        let scene = self.scene(policy);
+        let mut keys = keys.into_iter().peekable();
+        while keys.peek().is_some() {
+            let delete = |key| Op::Delete { key, condition: Default::default() };
+            let ops = keys.by_ref().take(MAX_BATCH_OPS).map(delete).collect();
+            let mut stage = Stage::default();
+            let unconditional = Policy { require_version: false, ..policy.clone() };
+            let scene = Scene { policy: &unconditional, ..scene };
+            let Carried { frame, .. } =
+                carry_out(scene, &self.state.read(), &mut stage, &Batch { ops, ..Batch::default() })?;
+            let known = self.state.read().vector.clone();
+            let frames: Vec<&Frame> = frame.iter().collect();
+            match self.log.lock().append(&self.shared, policy, &known, &frames) {
+                Ok(()) => stage.publish(&mut self.state.write(), scene.now),
+                Err(AppendError::Failed { error, .. } | AppendError::Interference(error)) => {
+                    return Err(error.with_applied(Applied::Unknown));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_if_empty(self: &Arc<Self>, policy: &Policy) {
+        if !removal_is_due(self) {
+            return;
+        }
+        {
+            let mut desk = self.desk.lock();
+            if !desk.queue.is_empty() || !desk.buffer.is_empty() {
+                return;
+            }
+            desk.exclusive = true;
+        }
+        if let Err(error) = self.remove_all(policy) {
+            tracing::warn!(swamp = %self.name(), %error, "files of an emptied swamp could not be removed");
+            let mut desk = self.desk.lock();
+            desk.refused = Some((Instant::now() + TRY_AGAIN, error));
+        }
+    }
+
+    /// Removes the files of the swamp and what its state says of them. Nobody writes meanwhile.
+    fn remove_all(&self, policy: &Policy) -> Result<()> {
+        let shared = &self.shared;
+        let vector = self.state.read().vector.clone();
+        self.log.lock().remove_files(shared, |log, name| {
+            let nothing =
+                SnapshotContent { writes: Vec::new(), counters: Vec::new(), keys: Vec::new(), vector: &vector };
+            snapshot::encode(log.header(shared, name, policy, VersionVector::default()), nothing, policy.compression)
+        })?;
+        self.state.write().forget_files();
+        Ok(())
+    }
+}
+
+/// The queued writes of a round, carried out on a stage.
+struct Group {
+    stage: Stage,
+    carried: Vec<CarriedWrite>,
+}
+
+struct CarriedWrite {
+    result: Result<Carried>,
+    promise: Promise<Committed>,
+}
+
+impl Group {
+    fn frames(&self) -> impl Iterator<Item = &Frame> {
+        self.carried.iter().filter_map(|write| write.result.as_ref().ok()?.frame.as_ref())
+    }
+}
+
+/// The state as a snapshot.
+fn encode_snapshot(header: crate::format::header::Header, state: &State, policy: &Policy) -> Vec<u8> {
+    let content = SnapshotContent {
+        writes: state.slots().map(|slot| (slot.stamp(), slot.write())).collect(),
+        counters: state.counters().collect(),
+        keys: state.keys().collect(),
+        vector: &state.vector,
+    };
+    snapshot::encode(header, content, policy.compression)
+}
+
+/// What this process wrote and what still counts of it, as records with their own stamps.
+fn own_records(shared: &crate::shared::Shared, state: &State) -> Vec<Frame> {
+    let own = shared.root.incarnation;
+    let mut records: Vec<(Stamp, Write<'_>)> =
+        state.slots().map(|slot| (slot.stamp(), slot.write())).filter(|(stamp, _)| stamp.incarnation == own).collect();
+    for (key, counter) in state.counters() {
+        let sums = counter.sums().iter().filter(|sum| sum.part.incarnation == own);
+        records.extend(sums.map(|sum| {
+            let delta = i64::try_from(sum.part.total).unwrap_or(i64::MAX);
+            let stamp = Stamp { hlc: sum.part.last_hlc, incarnation: own };
+            (stamp, Write::Add { key, pointer: &sum.pointer, base: sum.base, delta })
+        }));
+    }
+    records.sort_unstable_by_key(|(stamp, _)| *stamp);
+    let code = StampCode::Log { incarnation: own };
+    let frame = |(stamp, write)| Frame::new(None, [Record::Write { stamp, write }], code, shared.base_hlc);
+    records.into_iter().map(frame).collect()
+}

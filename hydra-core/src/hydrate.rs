@@ -1,0 +1,271 @@
+//! From the directory of a swamp to its state in memory: list, read, scan, merge.
+
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::disk::Identity;
+use crate::engine::CopyState;
+use crate::error::{Error, Result};
+use crate::folder::FolderId;
+use crate::format::frame::Frame;
+use crate::format::header::cluster_of;
+use crate::format::record::{Record, StampCode};
+use crate::format::scan::{Scan, Unreadable, scan};
+use crate::layout::{self, ChunkKind, ChunkName};
+use crate::merge::{Chunk, Merged, merge};
+use crate::name::SwampName;
+use crate::shared::Shared;
+use crate::state::State;
+use crate::stats::count;
+
+/// A directory that a copy tool is changing is looked at again after this long, for at most as long as below.
+const SETTLE: Duration = Duration::from_millis(20);
+const SETTLE_AT_MOST: Duration = Duration::from_secs(2);
+
+/// A swamp as its files say.
+#[derive(Debug)]
+pub(crate) struct Hydrated {
+    pub(crate) state: State,
+    /// The chunks in the directory.
+    pub(crate) names: Vec<ChunkName>,
+    /// Records of writers whose files cannot be placed; to be written again before the first write.
+    pub(crate) adopt: Vec<Frame>,
+    /// The write interval and the idle eviction that the newest chunk says.
+    pub(crate) settings: Option<(Duration, Duration)>,
+    /// Whether some chunk is another server's.
+    pub(crate) has_foreign: bool,
+    /// A newer version wrote some of it: nothing may be added.
+    pub(crate) is_newer: bool,
+    pub(crate) watch: Watch,
+}
+
+/// What a directory looked like: when it looks the same, nothing came from elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Watch {
+    directory: Option<Identity>,
+    foreign: Vec<(String, Option<Identity>)>,
+}
+
+impl Watch {
+    /// Looks at the directory and at the chunks of others in it that may still grow.
+    pub(crate) fn look(shared: &Shared, dir: &Path, names: &[ChunkName]) -> Watch {
+        let foreign = names.iter().filter(|name| !shared.root.is_mine(name.incarnation)).map(ChunkName::file_name);
+        let foreign = foreign.map(|name| {
+            let identity = shared.disk.identity(&dir.join(&name)).ok();
+            (name, identity)
+        });
+        Watch { foreign: foreign.collect(), directory: shared.disk.identity(dir).ok() }
+    }
+
+    /// A newer look, and whether chunks of others came, went or changed since this one.
+    pub(crate) fn again(&self, shared: &Shared, dir: &Path) -> Result<(Watch, bool)> {
+        if self.is_unchanged(shared, dir) {
+            return Ok((self.clone(), false));
+        }
+        let now = Watch::look(shared, dir, &list(shared, dir)?);
+        let news = now.foreign != self.foreign;
+        Ok((now, news))
+    }
+
+    /// Whether the directory looks as it did. Chunks of this server grow without changing this.
+    fn is_unchanged(&self, shared: &Shared, dir: &Path) -> bool {
+        let same = |path: &Path, before: &Option<Identity>| shared.disk.identity(path).ok() == *before;
+        same(dir, &self.directory) && self.foreign.iter().all(|(name, before)| same(&dir.join(name), before))
+    }
+}
+
+/// Reads a swamp from its files. A directory that is not there is a swamp that is empty.
+pub(crate) fn hydrate(shared: &Shared, name: &SwampName, folder: FolderId) -> Result<Hydrated> {
+    let dir = layout::swamp_path(&shared.root.path, folder, name);
+    let copied = shared.folders.is_copied(folder);
+    let (watch, files) = read_settled(shared, &dir, copied)?;
+    let mut loader = Loader { shared, name, findings: Vec::new(), degraded: false, is_newer: false };
+    let scans: Vec<(usize, Scan)> =
+        files.iter().enumerate().filter_map(|(at, file)| Some((at, loader.scan(file)?))).collect();
+    let mut chunks = Vec::with_capacity(scans.len());
+    for (at, scan) in &scans {
+        match Chunk::new(&files[*at].name, scan, &files[*at].bytes) {
+            Some(chunk) => chunks.push(chunk),
+            None => loader.report(&files[*at].name, "a frame cannot be decompressed"),
+        }
+    }
+    let merged = merge(&chunks);
+    loader.judge(&merged, &chunks);
+    let adopt = adoptable(shared, &merged, &chunks);
+    let settings = newest_settings(&scans);
+    let has_foreign = files.iter().any(|file| !shared.root.is_mine(file.name.incarnation));
+    let copy = loader.copy_state(&merged);
+    let names = files.iter().map(|file| file.name.clone()).collect();
+    let state = State::of_merged(merged, copy, loader.findings);
+    count(&shared.stats.hydrations);
+    Ok(Hydrated { state, names, adopt, settings, has_foreign, is_newer: loader.is_newer, watch })
+}
+
+/// A chunk file in memory.
+#[derive(Debug)]
+struct ReadFile {
+    name: ChunkName,
+    bytes: Vec<u8>,
+}
+
+/// Reads all chunks of a directory. Where a copy tool may be at work, the directory has to look the
+/// same before and after: such tools remove a file before they rename its successor into place.
+fn read_settled(shared: &Shared, dir: &Path, copied: bool) -> Result<(Watch, Vec<ReadFile>)> {
+    let began = Instant::now();
+    loop {
+        let names = list(shared, dir)?;
+        let watch = Watch::look(shared, dir, &names);
+        let files = read_all(shared, dir, &names)?;
+        let settled = files.as_ref().is_some_and(|_| !copied || (watch.is_unchanged(shared, dir) && !is_young(&watch)));
+        match files {
+            Some(files) if settled || began.elapsed() > SETTLE_AT_MOST => return Ok((watch, files)),
+            None if began.elapsed() > SETTLE_AT_MOST => {
+                let gone = io::Error::new(io::ErrorKind::NotFound, "a chunk came and went while it was read");
+                return Err(Error::io("read", dir, gone));
+            }
+            _ => std::thread::sleep(SETTLE),
+        }
+    }
+}
+
+/// Whether the directory changed so lately that its next change might show the same time.
+fn is_young(watch: &Watch) -> bool {
+    let Some(directory) = watch.directory else { return false };
+    if watch.foreign.is_empty() {
+        return false;
+    }
+    let (seconds, nanos) = directory.modified;
+    let modified = Duration::new(seconds.max(0).unsigned_abs(), u32::try_from(nanos).unwrap_or(0));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(modified) < SETTLE
+}
+
+fn list(shared: &Shared, dir: &Path) -> Result<Vec<ChunkName>> {
+    let names = shared.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
+    let mut names: Vec<ChunkName> = names.iter().filter_map(|name| ChunkName::parse(name)).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// `None` when a chunk that was listed is gone.
+fn read_all(shared: &Shared, dir: &Path, names: &[ChunkName]) -> Result<Option<Vec<ReadFile>>> {
+    let mut files = Vec::with_capacity(names.len());
+    for name in names {
+        let path = dir.join(name.file_name());
+        match shared.disk.read(&path) {
+            Ok(bytes) => files.push(ReadFile { name: name.clone(), bytes }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // A file that cannot be read is never skipped: the swamp would look smaller than it is.
+            Err(error) => return Err(Error::io("read", &path, error)),
+        }
+    }
+    Ok(Some(files))
+}
+
+/// Collects what is wrong with the files of one swamp.
+struct Loader<'a> {
+    shared: &'a Shared,
+    name: &'a SwampName,
+    findings: Vec<String>,
+    degraded: bool,
+    is_newer: bool,
+}
+
+impl Loader<'_> {
+    fn scan(&mut self, file: &ReadFile) -> Option<Scan> {
+        let scan = match scan(&file.name, &file.bytes) {
+            Ok(scan) => scan,
+            Err(Unreadable::Torn) => return None,
+            Err(Unreadable::Damaged(what)) => {
+                self.report(&file.name, &what);
+                return None;
+            }
+            Err(Unreadable::Newer(version)) => {
+                self.is_newer = true;
+                self.report(&file.name, &format!("it was written by a newer version (format {version})"));
+                return None;
+            }
+        };
+        if let Some(stranger) = self.stranger(&scan) {
+            self.report(&file.name, &stranger);
+            return None;
+        }
+        if let Some((offset, what)) = &scan.damage {
+            self.report(&file.name, &format!("damaged at byte {offset}: {what}"));
+        }
+        Some(scan)
+    }
+
+    /// What makes a chunk one that does not belong here.
+    fn stranger(&self, scan: &Scan) -> Option<String> {
+        let root = &self.shared.root;
+        if scan.header.name != *self.name {
+            return Some(format!("it is of the swamp {}", scan.header.name));
+        }
+        if scan.header.folders != root.folders.get() {
+            return Some(format!("it counts {} folders, this server {}", scan.header.folders, root.folders));
+        }
+        (scan.header.cluster != cluster_of(&root.cluster)).then(|| "it is of another cluster".to_owned())
+    }
+
+    fn report(&mut self, name: &ChunkName, what: &str) {
+        self.degraded = true;
+        count(&self.shared.stats.damaged_files);
+        let finding = format!("{}: {what}", name.file_name());
+        tracing::error!(swamp = %self.name, "{finding}");
+        self.findings.push(finding);
+    }
+
+    fn judge(&mut self, merged: &Merged<'_>, chunks: &[Chunk<'_>]) {
+        for &at in &merged.not_understood {
+            self.is_newer = true;
+            self.report(chunks[at].name, "a record of it is not understood; a newer version may have written it");
+        }
+        let missing = "it refers to records that are not here (yet)";
+        let unusable = "a snapshot without its end, and nothing else has all that it knows";
+        let waiting = merged.unattached.iter().map(|&(at, _)| (at, missing));
+        for (at, what) in waiting.chain(merged.unusable.iter().map(|&at| (at, unusable))) {
+            self.findings.push(format!("{}: {what}", chunks[at].name.file_name()));
+        }
+    }
+
+    fn copy_state(&self, merged: &Merged<'_>) -> CopyState {
+        match () {
+            () if self.degraded => CopyState::Degraded,
+            () if !merged.is_complete() => CopyState::Incomplete,
+            () => CopyState::Complete,
+        }
+    }
+}
+
+/// The settings in the header of the newest chunk.
+fn newest_settings(scans: &[(usize, Scan)]) -> Option<(Duration, Duration)> {
+    let newest = scans.iter().map(|(_, scan)| &scan.header).max_by_key(|h| (h.base_hlc, h.incarnation, h.seq))?;
+    Some((newest.write_interval, newest.idle_evict))
+}
+
+/// The frames of logs that cannot be placed, as copies with their own stamps: whole, so that the
+/// positions under an idempotency key stay what they were.
+fn adoptable(shared: &Shared, merged: &Merged<'_>, chunks: &[Chunk<'_>]) -> Vec<Frame> {
+    let code = StampCode::Log { incarnation: shared.root.incarnation };
+    let mut frames = Vec::new();
+    for &(at, from) in &merged.unattached {
+        debug_assert_eq!(chunks[at].name.kind, ChunkKind::Log);
+        for index in from..chunks[at].frame_count() {
+            let (key, records, _) = chunks[at].frame(index);
+            let adopted: Vec<Record<'_>> = records.into_iter().filter_map(adopted).collect();
+            if !adopted.is_empty() {
+                frames.push(Frame::new(key, adopted, code, shared.base_hlc));
+            }
+        }
+    }
+    frames
+}
+
+fn adopted(record: Record<'_>) -> Option<Record<'_>> {
+    match record {
+        Record::Write { stamp, write } | Record::Adopted { stamp, write } => Some(Record::Adopted { stamp, write }),
+        Record::Sync(_) | Record::Counter(_) | Record::Key(_) => None,
+    }
+}

@@ -1,0 +1,441 @@
+//! The files of one swamp that this process writes: the only place where bytes go to a numbered folder.
+//!
+//! A chunk is appended to by the process that made it and by nobody else. When an append or a sync
+//! fails, or when somebody else touched the file, the chunk is given up for ever and what it owed
+//! goes to a new one.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::disk::{DiskFile, Identity};
+use crate::error::{Error, ErrorCode, Result};
+use crate::folder::FolderId;
+use crate::format::footer::Footer;
+use crate::format::frame::{self, Frame};
+use crate::format::header::{Header, cluster_of, node_of};
+use crate::format::record::{Record, StampCode};
+use crate::handles::Handle;
+use crate::layout::{self, ChunkKind, ChunkName};
+use crate::name::SwampName;
+use crate::policy::Policy;
+use crate::shared::Shared;
+use crate::vector::VersionVector;
+
+/// The chunks of one swamp that this process writes.
+#[derive(Debug)]
+pub(crate) struct Log {
+    name: SwampName,
+    dir: PathBuf,
+    open: Option<OpenChunk>,
+    next_seq: u32,
+    /// Own records up to this clock value are on disk.
+    pub(crate) durable_hlc: u64,
+}
+
+/// The chunk that is appended to.
+#[derive(Debug)]
+struct OpenChunk {
+    path: PathBuf,
+    /// Closed between flushes where the swamp need not be quick.
+    file: Option<Handle>,
+    facts: ChunkFacts,
+}
+
+/// What is known of the open chunk.
+#[derive(Debug, Clone)]
+struct ChunkFacts {
+    name: ChunkName,
+    identity: Identity,
+    records: u64,
+    /// What its header and its SYNC records say its writer knew.
+    vector: VersionVector,
+    /// The write interval and the idle eviction its header says.
+    settings: (Duration, Duration),
+}
+
+/// What an evicted swamp leaves behind, so that its chunk can be gone on with.
+#[derive(Debug, Clone)]
+pub(crate) struct Remembered {
+    chunk: ChunkFacts,
+    durable_hlc: u64,
+}
+
+/// Why frames are not on disk.
+#[derive(Debug)]
+pub(crate) enum AppendError {
+    /// The disk failed twice, the second time with a fresh chunk. The first `maybe` frames may be in a file.
+    Failed { error: Error, maybe: usize },
+    /// Somebody else replaced, removed, linked or shortened the chunk: everything in it is to be written again.
+    Interference(Error),
+}
+
+/// The outcome of one try.
+enum TryError {
+    Disk { error: Error, maybe: usize },
+    Interference(Error),
+}
+
+impl Log {
+    pub(crate) fn new(shared: &Shared, name: &SwampName, folder: FolderId) -> Log {
+        Log {
+            name: name.clone(),
+            dir: layout::swamp_path(&shared.root.path, folder, name),
+            open: None,
+            next_seq: 1,
+            durable_hlc: 0,
+        }
+    }
+
+    /// Takes note of the chunks of this process that stand in the directory; goes on with the one the
+    /// swamp had open when it was evicted, if it is exactly as it was left.
+    pub(crate) fn found(&mut self, shared: &Shared, names: &[ChunkName], remembered: Option<Remembered>) {
+        let own = names.iter().filter(|name| name.incarnation == shared.root.incarnation);
+        let highest = own.map(|name| name.seq).max().unwrap_or(0);
+        self.next_seq = self.next_seq.max(highest + 1);
+        let Some(Remembered { chunk, durable_hlc }) = remembered else { return };
+        self.next_seq = self.next_seq.max(chunk.name.seq + 1);
+        self.durable_hlc = self.durable_hlc.max(durable_hlc);
+        let path = self.dir.join(chunk.name.file_name());
+        match shared.disk.identity(&path) {
+            Ok(now) if is_as_left(&now, &chunk.identity) => {
+                self.open = Some(OpenChunk { path, file: None, facts: chunk })
+            }
+            _ => shared.stats.interference(&path, "changed or removed while its swamp was not in memory"),
+        }
+    }
+
+    /// What to remember of the open chunk when the swamp leaves memory.
+    pub(crate) fn remember(&self) -> Option<Remembered> {
+        let open = self.open.as_ref()?;
+        Some(Remembered { chunk: open.facts.clone(), durable_hlc: self.durable_hlc })
+    }
+
+    /// Appends frames and makes them durable. `known` is what the swamp had merged before them.
+    pub(crate) fn append(
+        &mut self,
+        shared: &Shared,
+        policy: &Policy,
+        known: &VersionVector,
+        frames: &[&Frame],
+    ) -> Result<(), AppendError> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let first = match self.try_append(shared, policy, known, frames) {
+            Ok(()) => return Ok(()),
+            Err(TryError::Interference(error)) => return Err(AppendError::Interference(error)),
+            Err(TryError::Disk { error, maybe }) => {
+                tracing::warn!(swamp = %self.name, %error, "a chunk is given up; what it owed goes to a new one");
+                maybe
+            }
+        };
+        match self.try_append(shared, policy, known, frames) {
+            Ok(()) => Ok(()),
+            Err(TryError::Interference(error)) => Err(AppendError::Interference(error)),
+            Err(TryError::Disk { error, maybe }) => Err(AppendError::Failed { error, maybe: maybe.max(first) }),
+        }
+    }
+
+    fn try_append(
+        &mut self,
+        shared: &Shared,
+        policy: &Policy,
+        known: &VersionVector,
+        frames: &[&Frame],
+    ) -> Result<(), TryError> {
+        let disk = |error| TryError::Disk { error, maybe: 0 };
+        self.close_unfit(shared, policy);
+        let mut bytes =
+            Vec::with_capacity(frames.iter().map(|frame| frame.len() + frame::MAX_HEAD).sum::<usize>() + 256);
+        let is_new = self.open.is_none();
+        if is_new {
+            self.create(shared, policy, known, &mut bytes).map_err(disk)?;
+        }
+        // From here on every failure leaves the chunk behind: it is taken out and put back only at the end.
+        let Some(mut open) = self.open.take() else {
+            return Err(disk(Error::new(ErrorCode::Internal, "there is no open chunk")));
+        };
+        let mut file = match open.file.take() {
+            Some(file) => file,
+            None => reopen(shared, &open)?,
+        };
+        let start = open.facts.identity.length;
+        let learned = self.place_sync(shared, &open.facts, known, start, &mut bytes);
+        let ends = place_frames(&open.facts, frames, start, learned.is_none(), &mut bytes);
+        append_bytes(&mut *file.file, &open.path, &bytes, &ends)?;
+        let all = |error| TryError::Disk { error, maybe: frames.len() };
+        shared.stats.synced();
+        file.file.sync().map_err(|error| all(Error::io("sync", &open.path, error)))?;
+        if is_new {
+            shared.directories.sync(&*shared.disk, &shared.root.path, &self.dir).map_err(all)?;
+        }
+        open.facts.identity = verify(shared, &*file.file, &open.path, start + bytes.len() as u64)?;
+        open.facts.records += frames.iter().map(|frame| u64::from(frame.records)).sum::<u64>();
+        if let Some(learned) = learned {
+            open.facts.records += 1;
+            open.facts.vector.join(&learned);
+        }
+        open.file = shared.handles.keep(file, policy.is_synced());
+        self.durable_hlc = frames.iter().map(|frame| frame.last_hlc).max().unwrap_or(0).max(self.durable_hlc);
+        self.open = Some(open);
+        Ok(())
+    }
+
+    /// Says what was learned from others since the chunk last said so, before any record that relies on it.
+    fn place_sync(
+        &self,
+        shared: &Shared,
+        chunk: &ChunkFacts,
+        known: &VersionVector,
+        start: u64,
+        bytes: &mut Vec<u8>,
+    ) -> Option<VersionVector> {
+        let mut learned = known.beyond(&chunk.vector);
+        learned.forget(shared.root.incarnation);
+        if learned.is_empty() {
+            return None;
+        }
+        let code = StampCode::Log { incarnation: shared.root.incarnation };
+        let frame = Frame::new(None, [Record::Sync(learned.clone())], code, shared.base_hlc);
+        frame.place(frame::salt(chunk.name.incarnation, chunk.name.seq), start, true, bytes);
+        Some(learned)
+    }
+
+    /// Closes the chunk when it is long enough or was begun under other settings.
+    fn close_unfit(&mut self, shared: &Shared, policy: &Policy) {
+        let settings = written_settings(policy);
+        let unfit =
+            |open: &OpenChunk| open.facts.identity.length >= policy.chunk_bytes || open.facts.settings != settings;
+        if self.open.as_ref().is_some_and(unfit) {
+            self.seal(shared);
+        }
+    }
+
+    fn chunk_name(&self, shared: &Shared, kind: ChunkKind, seq: u32) -> ChunkName {
+        ChunkName { incarnation: shared.root.incarnation, seq, kind, server: shared.root.server_id.clone() }
+    }
+
+    fn next_name(&mut self, shared: &Shared, kind: ChunkKind) -> ChunkName {
+        let name = self.chunk_name(shared, kind, self.next_seq);
+        self.next_seq += 1;
+        name
+    }
+
+    /// The header of a chunk of this swamp.
+    pub(crate) fn header(&self, shared: &Shared, name: &ChunkName, policy: &Policy, vector: VersionVector) -> Header {
+        Header {
+            kind: name.kind,
+            incarnation: name.incarnation,
+            node: node_of(&name.server),
+            seq: name.seq,
+            folders: shared.root.folders.get(),
+            base_hlc: shared.base_hlc,
+            write_interval: policy.write_interval,
+            idle_evict: written_settings(policy).1,
+            cluster: cluster_of(&shared.root.cluster),
+            name: self.name.clone(),
+            vector,
+        }
+    }
+
+    /// What a new chunk may say it knows: of its own writer only what is on disk.
+    fn durable_vector(&self, shared: &Shared, known: &VersionVector) -> VersionVector {
+        let mut vector = known.clone();
+        match self.durable_hlc {
+            0 => vector.forget(shared.root.incarnation),
+            hlc => vector.set(shared.root.incarnation, hlc),
+        }
+        vector
+    }
+
+    /// Creates the next log; its header is put into `bytes`, to be written with the first frames.
+    fn create(&mut self, shared: &Shared, policy: &Policy, known: &VersionVector, bytes: &mut Vec<u8>) -> Result<()> {
+        let name = self.next_name(shared, ChunkKind::Log);
+        let vector = self.durable_vector(shared, known);
+        self.header(shared, &name, policy, vector.clone()).encode(bytes);
+        let path = self.dir.join(name.file_name());
+        let file = self.create_file(shared, &path)?;
+        let identity = file.file.identity().map_err(|error| Error::io("stat", &path, error))?;
+        let settings = written_settings(policy);
+        let facts = ChunkFacts { name, identity, records: 0, vector, settings };
+        self.open = Some(OpenChunk { path, file: Some(file), facts });
+        Ok(())
+    }
+
+    /// Writes a whole file of this swamp at once and makes it durable: a snapshot.
+    pub(crate) fn write_snapshot(
+        &mut self,
+        shared: &Shared,
+        encode: impl FnOnce(&Log, &ChunkName) -> Vec<u8>,
+    ) -> Result<ChunkName> {
+        let name = self.next_name(shared, ChunkKind::Snap);
+        let path = self.dir.join(name.file_name());
+        let bytes = encode(self, &name);
+        let mut file = self.create_file(shared, &path)?;
+        file.file.append(&bytes).map_err(|(_, error)| Error::io("write", &path, error))?;
+        shared.stats.synced();
+        file.file.sync().map_err(|error| Error::io("sync", &path, error))?;
+        shared.directories.sync(&*shared.disk, &shared.root.path, &self.dir)?;
+        Ok(name)
+    }
+
+    fn create_file(&self, shared: &Shared, path: &Path) -> Result<Handle> {
+        let file = shared.directories.create_file(&*shared.disk, &shared.root.path, &self.dir, path)?;
+        Ok(shared.handles.hold(file))
+    }
+
+    /// Gives the open chunk up: nothing is appended to it any more.
+    pub(crate) fn abandon(&mut self) {
+        self.open = None;
+    }
+
+    /// Closes the open chunk for good with a footer. A footer that cannot be written leaves a chunk
+    /// without one, which is read the same.
+    pub(crate) fn seal(&mut self, shared: &Shared) {
+        let Some(open) = self.open.take() else { return };
+        if let Err(error) = seal_chunk(shared, open, self.durable_hlc) {
+            tracing::warn!(swamp = %self.name, %error, "a chunk is left without its footer");
+        }
+    }
+
+    /// Removes every chunk of a swamp that holds nothing any more, and the directories that are empty then.
+    ///
+    /// One file goes at once. Of several, first a snapshot is written that knows of all and holds
+    /// nothing (`encode`); with it on disk the others can go in any order, and a crash between them
+    /// brings nothing back.
+    pub(crate) fn remove_files(
+        &mut self,
+        shared: &Shared,
+        encode: impl FnOnce(&Log, &ChunkName) -> Vec<u8>,
+    ) -> Result<()> {
+        self.open = None;
+        self.durable_hlc = 0;
+        let mut names: Vec<String> = self.list(shared)?.iter().map(ChunkName::file_name).collect();
+        if names.len() > 1 {
+            let snapshot = self.write_snapshot(shared, encode)?.file_name();
+            for name in &names {
+                self.remove(shared, name)?;
+            }
+            shared.disk.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
+            names = vec![snapshot];
+        }
+        for name in &names {
+            self.remove(shared, name)?;
+        }
+        shared.directories.remove_empty(&*shared.disk, &shared.root.path, &self.dir)
+    }
+
+    fn remove(&self, shared: &Shared, file_name: &str) -> Result<()> {
+        let path = self.dir.join(file_name);
+        shared.disk.remove_file(&path).map_err(|error| Error::io("remove", &path, error))
+    }
+
+    /// The chunks in the directory.
+    pub(crate) fn list(&self, shared: &Shared) -> Result<Vec<ChunkName>> {
+        let names = shared.disk.list(&self.dir).map_err(|error| Error::io("list", &self.dir, error))?;
+        Ok(names.iter().filter_map(|name| ChunkName::parse(name)).collect())
+    }
+}
+
+/// The settings as a header can say them: the idle eviction in whole seconds, rounded up.
+fn written_settings(policy: &Policy) -> (Duration, Duration) {
+    let seconds = policy.idle_evict.as_secs() + u64::from(policy.idle_evict.subsec_nanos() > 0);
+    (policy.write_interval, Duration::from_secs(seconds))
+}
+
+/// Opens the chunk again and checks that it is as it was left.
+fn reopen(shared: &Shared, open: &OpenChunk) -> Result<Handle, TryError> {
+    let gone = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => interfered(shared, &open.path, "was removed"),
+        _ => TryError::Disk { error: Error::io("open", &open.path, error), maybe: 0 },
+    };
+    let file = shared.disk.open_append(&open.path).map_err(gone)?;
+    let now =
+        file.identity().map_err(|error| TryError::Disk { error: Error::io("stat", &open.path, error), maybe: 0 })?;
+    if !is_as_left(&now, &open.facts.identity) {
+        return Err(interfered(shared, &open.path, "is not as this server left it"));
+    }
+    Ok(shared.handles.hold(file))
+}
+
+/// Whether a file is the one that was left, with its length and one name.
+fn is_as_left(now: &Identity, left: &Identity) -> bool {
+    now.is_same_file(left) && now.length == left.length && now.links == 1
+}
+
+/// Puts the frames behind what is in `bytes`; answers where each ends there.
+fn place_frames(
+    chunk: &ChunkFacts,
+    frames: &[&Frame],
+    start: u64,
+    first_of_group: bool,
+    bytes: &mut Vec<u8>,
+) -> Vec<usize> {
+    let salt = frame::salt(chunk.name.incarnation, chunk.name.seq);
+    let place = |(index, frame): (usize, &&Frame)| {
+        // Every group is synced before the next begins, so its first frame follows a sync.
+        frame.place(salt, start, first_of_group && index == 0, bytes);
+        bytes.len()
+    };
+    frames.iter().enumerate().map(place).collect()
+}
+
+fn append_bytes(file: &mut dyn DiskFile, path: &Path, bytes: &[u8], ends: &[usize]) -> Result<(), TryError> {
+    file.append(bytes).map_err(|(written, error)| {
+        let maybe = ends.iter().take_while(|&&end| end as u64 <= written).count();
+        TryError::Disk { error: Error::io("append to", path, error), maybe }
+    })
+}
+
+/// Checks that the file at the path is the one that was written, as long as it must be, and linked once.
+fn verify(shared: &Shared, file: &dyn DiskFile, path: &Path, length: u64) -> Result<Identity, TryError> {
+    let failed = |error| TryError::Disk { error: Error::io("stat", path, error), maybe: usize::MAX };
+    let held = file.identity().map_err(failed)?;
+    let named = match shared.disk.identity(path) {
+        Ok(named) => named,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(interfered(shared, path, "was removed")),
+        Err(error) => return Err(failed(error)),
+    };
+    if !named.is_same_file(&held) {
+        return Err(interfered(shared, path, "was replaced"));
+    }
+    if held.length != length {
+        return Err(interfered(shared, path, &format!("has {} bytes instead of {length}", held.length)));
+    }
+    if held.links != 1 {
+        return Err(interfered(shared, path, &format!("has {} names", held.links)));
+    }
+    Ok(held)
+}
+
+fn interfered(shared: &Shared, path: &Path, what: &str) -> TryError {
+    shared.stats.interference(path, what);
+    TryError::Interference(Error::new(ErrorCode::Io, format!("{} {what} by someone else", path.display())))
+}
+
+fn seal_chunk(shared: &Shared, mut open: OpenChunk, last_hlc: u64) -> Result<()> {
+    let path = open.path.clone();
+    let failed = |doing: &'static str| {
+        let path = path.clone();
+        move |error| Error::io(doing, &path, error)
+    };
+    let content = shared.disk.read(&path).map_err(failed("read"))?;
+    let mut file = match open.file.take() {
+        Some(file) => file,
+        None => shared.handles.hold(shared.disk.open_append(&path).map_err(failed("open"))?),
+    };
+    let now = file.file.identity().map_err(failed("stat"))?;
+    if !is_as_left(&now, &open.facts.identity) || content.len() as u64 != now.length {
+        shared.stats.interference(&path, "changed before it was closed");
+        return Ok(());
+    }
+    let ChunkFacts { name, records, mut vector, .. } = open.facts;
+    vector.set(name.incarnation, last_hlc);
+    let footer = Footer { records, last_hlc, crc: crc32c::crc32c(&content), vector };
+    let mut bytes = Vec::new();
+    footer.place(frame::salt(name.incarnation, name.seq), content.len() as u64, &mut bytes);
+    file.file.append(&bytes).map_err(|(_, error)| Error::io("append to", &path, error))?;
+    shared.stats.synced();
+    file.file.sync().map_err(failed("sync"))
+}

@@ -1,0 +1,239 @@
+//! What all swamps of an engine share: the data directory, the disk, the clock, policies, threads, counts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::clock::Clock;
+use crate::directories::Directories;
+use crate::disk::{Disk, Space};
+use crate::error::{Error, ErrorCode, Result};
+use crate::folder::{FolderId, FolderSet};
+use crate::handles::Handles;
+use crate::layout;
+use crate::name::SwampName;
+use crate::pattern::Pattern;
+use crate::policy::{Policy, PolicyTable};
+use crate::pool::Pool;
+use crate::residents::Residents;
+use crate::root::{Root, replace_file};
+use crate::stats::Stats;
+use crate::timer::Timer;
+
+/// Writes are refused below this much free space, or a hundredth of the file system if that is less.
+const SPACE_KEPT: u64 = 256 << 20;
+/// How long a look at the free space holds.
+const SPACE_LOOK: Duration = Duration::from_millis(500);
+
+/// Shared by everything in one engine.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) root: Root,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Clock,
+    /// The clock value that the records of this process are written relative to.
+    pub(crate) base_hlc: u64,
+    pub(crate) policies: Policies,
+    pub(crate) folders: Folders,
+    pub(crate) directories: Directories,
+    pub(crate) handles: Handles,
+    pub(crate) stats: Stats,
+    pub(crate) residents: Residents,
+    pub(crate) pool: Pool,
+    pub(crate) timer: Timer,
+    pub(crate) foreign_poll: Duration,
+    pub(crate) closing: AtomicBool,
+    pub(crate) started: Instant,
+    pub(crate) space: SpaceWatch,
+}
+
+impl Shared {
+    /// Milliseconds since the engine was opened: a cheap clock for idleness.
+    pub(crate) fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Refuses what would have to be written while the engine is closing.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorCode::Draining, "the engine is closing"));
+        }
+        Ok(())
+    }
+}
+
+/// What this server is to its folders.
+#[derive(Debug)]
+pub(crate) struct Folders {
+    pub(crate) owned: FolderSet,
+    pub(crate) standby: FolderSet,
+    /// Every folder counts as copied.
+    all_copied: bool,
+    /// Folders of which another machine has or may have copies; never taken out again.
+    copied: RwLock<FolderSet>,
+    /// Folders that were searched for the marker of a sync tool.
+    searched: Vec<AtomicBool>,
+    file: std::path::PathBuf,
+}
+
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FoldersFile {
+    copied: Vec<FolderSet>,
+}
+
+impl Folders {
+    pub(crate) fn open(root: &Root, owned: FolderSet, standby: FolderSet, all_copied: bool) -> Result<Folders> {
+        let file = root.local(layout::FOLDERS_FILE);
+        let stored: Option<FoldersFile> = read_json(&file)?;
+        let copied = stored.into_iter().flat_map(|stored| stored.copied).flat_map(|set| set.ranges().to_vec());
+        let copied = FolderSet::from_ranges(copied);
+        let all_copied = all_copied || root.path.join(layout::SYNCTHING_MARKER).exists();
+        let searched = (0..root.folders.get()).map(|_| AtomicBool::new(false)).collect();
+        Ok(Folders { owned, standby, all_copied, copied: RwLock::new(copied), searched, file })
+    }
+
+    /// Looks, once per folder, for the marker that Syncthing leaves in a directory it keeps in sync.
+    pub(crate) fn search(&self, root: &Root, folder: FolderId) -> Result<()> {
+        let searched = self.searched.get(folder.get() as usize);
+        if searched.is_none_or(|searched| searched.swap(true, Ordering::Relaxed)) {
+            return Ok(());
+        }
+        let marker = root.path.join(layout::folder_dir(folder)).join(layout::SYNCTHING_MARKER);
+        if marker.exists() { self.set_copied(folder) } else { Ok(()) }
+    }
+
+    pub(crate) fn is_copied(&self, folder: FolderId) -> bool {
+        self.all_copied || self.standby.contains(folder) || self.copied.read().contains(folder)
+    }
+
+    /// Notes, durably, that another machine has or may have copies of a folder.
+    pub(crate) fn set_copied(&self, folder: FolderId) -> Result<()> {
+        if self.is_copied(folder) {
+            return Ok(());
+        }
+        let mut copied = self.copied.write();
+        let wider: FolderSet = copied.iter().chain([folder]).collect();
+        write_json(&self.file, &FoldersFile { copied: vec![wider.clone()] })?;
+        tracing::info!(%folder, "files of another server are here: the folder counts as copied from now on");
+        *copied = wider;
+        Ok(())
+    }
+}
+
+/// The registered policies, durable and counted, so that a swamp notices a change by one number.
+#[derive(Debug)]
+pub(crate) struct Policies {
+    table: RwLock<PolicyTable>,
+    epoch: AtomicU64,
+    pub(crate) default: Policy,
+    file: std::path::PathBuf,
+}
+
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredPolicy {
+    pattern: Pattern,
+    policy: Policy,
+}
+
+impl Policies {
+    pub(crate) fn open(root: &Root, default: Policy) -> Result<Policies> {
+        default.check()?;
+        let file = root.local(layout::POLICIES_FILE);
+        let stored: Vec<StoredPolicy> = read_json(&file)?.unwrap_or_default();
+        let mut table = PolicyTable::default();
+        for StoredPolicy { pattern, policy } in stored {
+            policy.check()?;
+            table.put(pattern, policy);
+        }
+        Ok(Policies { table: RwLock::new(table), epoch: AtomicU64::new(1), default, file })
+    }
+
+    /// Changes with every change of the table.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn find(&self, name: &SwampName) -> Option<(Pattern, Policy)> {
+        self.table.read().find(name).map(|(pattern, policy)| (pattern.clone(), policy.clone()))
+    }
+
+    pub(crate) fn all(&self) -> Vec<(Pattern, Policy)> {
+        self.table.read().iter().map(|(pattern, policy)| (pattern.clone(), policy.clone())).collect()
+    }
+
+    /// Registers a policy; answers whether its pattern is new.
+    pub(crate) fn put(&self, pattern: Pattern, policy: Policy) -> Result<bool> {
+        policy.check()?;
+        self.change(|table| table.put(pattern, policy).is_none())
+    }
+
+    /// Forgets a policy; answers whether there was one.
+    pub(crate) fn delete(&self, pattern: &Pattern) -> Result<bool> {
+        self.change(|table| table.delete(pattern).is_some())
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut PolicyTable) -> T) -> Result<T> {
+        let mut table = self.table.write();
+        let mut changed = table.clone();
+        let answer = change(&mut changed);
+        if changed != *table {
+            let stored: Vec<StoredPolicy> = changed
+                .iter()
+                .map(|(pattern, policy)| StoredPolicy { pattern: pattern.clone(), policy: policy.clone() })
+                .collect();
+            write_json(&self.file, &stored)?;
+            *table = changed;
+            self.epoch.fetch_add(1, Ordering::Release);
+        }
+        Ok(answer)
+    }
+}
+
+/// Knows whether there is room to write.
+#[derive(Debug, Default)]
+pub(crate) struct SpaceWatch(Mutex<Option<(Instant, Space)>>);
+
+impl SpaceWatch {
+    /// The free space, looked up at most every half second.
+    pub(crate) fn look(&self, disk: &dyn Disk, root: &Root) -> Option<Space> {
+        let mut last = self.0.lock();
+        if last.is_none_or(|(at, _)| at.elapsed() >= SPACE_LOOK) {
+            *last = disk.space(&root.path).ok().map(|space| (Instant::now(), space));
+        }
+        last.map(|(_, space)| space)
+    }
+
+    /// # Errors
+    /// `disk-full` when so little is free that writes are refused.
+    pub(crate) fn check(&self, disk: &dyn Disk, root: &Root) -> Result<()> {
+        let Some(Space { free, total }) = self.look(disk, root) else { return Ok(()) };
+        let kept = SPACE_KEPT.min(total / 100);
+        if free >= kept {
+            return Ok(());
+        }
+        let detail = format!("{} has {free} bytes free, writes need at least {kept}", root.path.display());
+        Err(Error::new(ErrorCode::DiskFull, detail).with_hint("free some space; writes go on by themselves then"))
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(file: &std::path::Path) -> Result<Option<T>> {
+    let text = match std::fs::read(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("read", file, error)),
+    };
+    serde_json::from_slice(&text).map(Some).map_err(|error| {
+        Error::new(ErrorCode::InvalidConfig, format!("{} cannot be read: {error}", file.display()))
+            .with_hint("restore the file or, if its content is not needed, remove it")
+    })
+}
+
+fn write_json<T: serde::Serialize>(file: &std::path::Path, content: &T) -> Result<()> {
+    let text = serde_json::to_vec_pretty(content)
+        .map_err(|error| Error::new(ErrorCode::Internal, format!("{} cannot be written: {error}", file.display())))?;
+    replace_file(file, &text)
+}

@@ -1,0 +1,329 @@
+//! What a swamp holds in memory: its records, counters and remembered requests.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
+
+use hashbrown::HashTable;
+
+use crate::counter::Counter;
+use crate::engine::CopyState;
+use crate::hashing::{KeyHashing, hash_key};
+use crate::merge::{KeyMemory, Merged};
+use crate::slot::{Ordered, Slot};
+use crate::stamp::{Stamp, Timestamp, Version};
+use crate::value::{Treasure, Value};
+use crate::vector::VersionVector;
+
+/// How long an idempotency key is remembered at least.
+const KEY_LIFE_MS: u64 = 24 * 3_600_000;
+/// How many of the newest keys are remembered whatever their age.
+const KEYS_KEPT: usize = 65_536;
+
+/// Everything about one key.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct KeyState {
+    pub(crate) slot: Option<Slot>,
+    pub(crate) counter: Option<Counter>,
+}
+
+impl KeyState {
+    /// The stamp increments of this key name as their base.
+    pub(crate) fn base(&self) -> Stamp {
+        self.slot.as_ref().map_or(Stamp::ZERO, Slot::stamp)
+    }
+
+    /// Whether there is a value, expired or not.
+    pub(crate) fn is_live(&self) -> bool {
+        let base = self.base();
+        self.slot.as_ref().is_some_and(|slot| !slot.is_tombstone())
+            || self.counter.as_ref().is_some_and(|c| c.names(base))
+    }
+
+    /// The treasure, unless there is none or it has expired at `now`.
+    pub(crate) fn treasure(&self, now: Timestamp) -> Option<Treasure> {
+        let slot = self.slot.as_ref()?;
+        visible(slot, self.counter.as_ref(), now)
+    }
+}
+
+fn visible(slot: &Slot, counter: Option<&Counter>, now: Timestamp) -> Option<Treasure> {
+    let expires_at = slot.expires();
+    if expires_at.is_some_and(|at| at <= now) {
+        return None;
+    }
+    let base = slot.stamp();
+    let Some(counter) = counter.filter(|counter| counter.names(base)) else {
+        return (!slot.is_tombstone()).then(|| plain_treasure(slot, expires_at));
+    };
+    let (first, last) = counter.span(base)?;
+    let at = |hlc| Stamp { hlc, incarnation: 0 }.timestamp();
+    let total = integer(slot).unwrap_or(0) + counter.total(base);
+    Some(Treasure {
+        key: slot.key().to_owned(),
+        value: Value::from_checked(total.to_string().as_bytes()),
+        version: Version::of_counter(base.hlc, counter.digest(base)),
+        created_at: if slot.is_tombstone() { at(first) } else { slot.created() },
+        updated_at: at(last.max(base.hlc)),
+        expires_at,
+    })
+}
+
+fn plain_treasure(slot: &Slot, expires_at: Option<Timestamp>) -> Treasure {
+    Treasure {
+        key: slot.key().to_owned(),
+        value: slot.value(),
+        version: Version::of_record(slot.stamp()),
+        created_at: slot.created(),
+        updated_at: slot.stamp().timestamp(),
+        expires_at,
+    }
+}
+
+/// The integer a value is; 0 for a tombstone, `None` for anything else.
+pub(crate) fn integer(slot: &Slot) -> Option<i128> {
+    if slot.is_tombstone() {
+        return Some(0);
+    }
+    if slot.content_type().is_some() {
+        return None;
+    }
+    std::str::from_utf8(slot.value_bytes()).ok()?.parse().ok()
+}
+
+/// The content of a resident swamp.
+#[derive(Debug)]
+pub(crate) struct State {
+    slots: HashTable<Slot>,
+    /// Every slot in order of keys; built when first asked for.
+    order: Option<BTreeSet<Ordered>>,
+    counters: HashMap<Box<str>, Counter, KeyHashing>,
+    keys: HashMap<u128, KeyMemory, KeyHashing>,
+    /// When the remembered keys were last looked through: at this many.
+    keys_purged_at: usize,
+    pub(crate) vector: VersionVector,
+    pub(crate) max_hlc: u64,
+    live: usize,
+    expiring: usize,
+    bytes: usize,
+    pub(crate) copy: CopyState,
+    /// One sentence for each file that is damaged or missing.
+    pub(crate) findings: Vec<String>,
+}
+
+impl State {
+    /// A swamp without files.
+    pub(crate) fn empty() -> State {
+        State::of_merged(Merged::default(), CopyState::Complete, Vec::new())
+    }
+
+    /// The state that the files say.
+    pub(crate) fn of_merged(merged: Merged<'_>, copy: CopyState, findings: Vec<String>) -> State {
+        let mut state = State {
+            slots: HashTable::with_capacity(merged.winners.len()),
+            order: None,
+            counters: HashMap::default(),
+            keys: merged.keys,
+            keys_purged_at: 0,
+            vector: merged.vector,
+            max_hlc: merged.max_hlc,
+            live: 0,
+            expiring: 0,
+            bytes: 0,
+            copy,
+            findings,
+        };
+        state.counters.extend(merged.counters.into_iter().map(|(key, counter)| (key.into(), counter)));
+        for winner in merged.winners.values() {
+            state.insert_slot(Slot::of_winner(winner));
+        }
+        let orphans: Vec<Box<str>> = state.counters.keys().filter(|key| state.slot(key).is_none()).cloned().collect();
+        for key in orphans {
+            state.insert_slot(Slot::tombstone(Stamp::ZERO, &key));
+        }
+        state
+    }
+
+    fn slot(&self, key: &str) -> Option<&Slot> {
+        self.slots.find(hash_key(key.as_bytes()), |slot| slot.key_bytes() == key.as_bytes())
+    }
+
+    fn counter(&self, key: &str) -> Option<&Counter> {
+        if self.counters.is_empty() { None } else { self.counters.get(key) }
+    }
+
+    fn is_live(&self, slot: &Slot) -> bool {
+        !slot.is_tombstone() || self.counter(slot.key()).is_some_and(|counter| counter.names(slot.stamp()))
+    }
+
+    fn insert_slot(&mut self, slot: Slot) {
+        self.tally(&slot, 1);
+        if let Some(order) = &mut self.order {
+            order.replace(Ordered(slot.clone()));
+        }
+        let hash = hash_key(slot.key_bytes());
+        match self.slots.find_mut(hash, |held| held.key_bytes() == slot.key_bytes()) {
+            Some(held) => *held = slot,
+            None => {
+                self.slots.insert_unique(hash, slot, |held| hash_key(held.key_bytes()));
+            }
+        }
+    }
+
+    /// Counts a slot in or out.
+    fn tally(&mut self, slot: &Slot, sign: isize) {
+        let live = self.is_live(slot);
+        self.live = self.live.saturating_add_signed(if live { sign } else { 0 });
+        self.expiring = self.expiring.saturating_add_signed(if live && slot.expires().is_some() { sign } else { 0 });
+        self.bytes = self.bytes.saturating_add_signed(sign * slot.footprint() as isize);
+    }
+
+    /// Everything about one key.
+    pub(crate) fn key_state(&self, key: &str) -> KeyState {
+        KeyState { slot: self.slot(key).cloned(), counter: self.counter(key).cloned() }
+    }
+
+    /// Forgets everything but the requests: the files are gone, and stamps go on from here.
+    pub(crate) fn forget_files(&mut self) {
+        let keys = std::mem::take(&mut self.keys);
+        let max_hlc = self.max_hlc;
+        *self = State { keys, max_hlc, ..State::empty() };
+    }
+
+    /// Replaces everything about one key.
+    pub(crate) fn set_key_state(&mut self, key: &str, state: KeyState) {
+        let Some(slot) = state.slot else { return };
+        if let Some(held) = self.slot(key).cloned() {
+            self.tally(&held, -1);
+        }
+        match state.counter.filter(|counter| !counter.is_empty()) {
+            Some(counter) => {
+                self.counters.insert(key.into(), counter);
+            }
+            None if !self.counters.is_empty() => {
+                self.counters.remove(key);
+            }
+            None => {}
+        }
+        self.insert_slot(slot);
+    }
+
+    /// The treasure, unless there is none or it has expired at `now`.
+    pub(crate) fn treasure(&self, key: &str, now: Timestamp) -> Option<Treasure> {
+        let slot = self.slot(key)?;
+        visible(slot, self.counter(key), now)
+    }
+
+    /// Whether anything at all is known of a key.
+    pub(crate) fn knows(&self, key: &str) -> bool {
+        self.slot(key).is_some()
+    }
+
+    /// Whether the order of keys is at hand for [`State::list`].
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.order.is_some()
+    }
+
+    /// Builds the order of keys.
+    pub(crate) fn build_order(&mut self) {
+        if self.order.is_none() {
+            self.order = Some(self.slots.iter().cloned().map(Ordered).collect());
+        }
+    }
+
+    /// Calls `each` with treasures in order of keys, from the first that `bounds` allow, until it answers `false`.
+    pub(crate) fn list(
+        &self,
+        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        descending: bool,
+        now: Timestamp,
+        mut each: impl FnMut(Treasure) -> bool,
+    ) {
+        let Some(order) = &self.order else { return };
+        if is_empty_range(bounds) {
+            return;
+        }
+        let range = order.range::<[u8], _>(bounds);
+        let mut visit = |entry: &Ordered| {
+            let slot = &entry.0;
+            visible(slot, self.counter(slot.key()), now).is_none_or(&mut each)
+        };
+        if descending {
+            range.rev().all(&mut visit);
+        } else {
+            let mut range = range;
+            range.all(&mut visit);
+        }
+    }
+
+    /// How many treasures there are at `now`, without expired ones.
+    pub(crate) fn count(&self, now: Timestamp) -> u64 {
+        if self.expiring == 0 {
+            return self.live as u64;
+        }
+        let expired = |slot: &&Slot| slot.expires().is_some_and(|at| at <= now) && self.is_live(slot);
+        (self.live - self.slots.iter().filter(expired).count()) as u64
+    }
+
+    /// Whether no key has a value, not even an expired one.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// When the oldest treasure came into being.
+    pub(crate) fn oldest(&self) -> Option<Timestamp> {
+        self.slots.iter().filter(|slot| self.is_live(slot)).map(Slot::created).min()
+    }
+
+    /// The keys that have a value, expired or not.
+    pub(crate) fn live_keys(&self) -> Vec<String> {
+        self.slots.iter().filter(|slot| self.is_live(slot)).map(|slot| slot.key().to_owned()).collect()
+    }
+
+    /// What is remembered of a request.
+    pub(crate) fn remembered(&self, key: u128) -> Option<&KeyMemory> {
+        self.keys.get(&key)
+    }
+
+    /// Remembers a request.
+    pub(crate) fn remember(&mut self, key: u128, memory: KeyMemory, now: Timestamp) {
+        self.keys.insert(key, memory);
+        if self.keys.len() > KEYS_KEPT && self.keys.len() > 2 * self.keys_purged_at {
+            let oldest = now.as_millis().saturating_sub(KEY_LIFE_MS);
+            let young = self.keys.values().filter(|m| m.stamp.timestamp().as_millis() >= oldest).count();
+            if young >= KEYS_KEPT {
+                self.keys.retain(|_, memory| memory.stamp.timestamp().as_millis() >= oldest);
+            }
+            self.keys_purged_at = self.keys.len();
+        }
+    }
+
+    /// Every slot, for a snapshot.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|slot| slot.stamp() != Stamp::ZERO)
+    }
+
+    /// Every counter, for a snapshot.
+    pub(crate) fn counters(&self) -> impl Iterator<Item = (&str, &Counter)> {
+        self.counters.iter().map(|(key, counter)| (&**key, counter))
+    }
+
+    /// Every remembered request, for a snapshot.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (u128, &KeyMemory)> {
+        self.keys.iter().map(|(key, memory)| (*key, memory))
+    }
+
+    /// About how many bytes of memory the swamp takes.
+    pub(crate) fn footprint(&self) -> usize {
+        let order = self.order.as_ref().map_or(0, |order| 24 * order.len());
+        self.bytes + 20 * self.slots.capacity() + order + 160 * self.keys.len() + 200 * self.counters.len() + 400
+    }
+}
+
+/// `BTreeSet::range` panics for these.
+fn is_empty_range(bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
+    match bounds {
+        (Bound::Included(a), Bound::Included(b)) => a > b,
+        (Bound::Included(a) | Bound::Excluded(a), Bound::Included(b) | Bound::Excluded(b)) => a >= b,
+        _ => false,
+    }
+}

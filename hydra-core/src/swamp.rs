@@ -1,0 +1,384 @@
+//! One swamp in memory: its state, the desk where writes are taken in, and when it may leave.
+//!
+//! Writes with an interval are carried out at the desk and flushed later. Writes that are synced
+//! queue at the desk; [`crate::commit`] carries them out in groups, and the state changes only after
+//! the disk has them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::apply::{Carried, Scene, Stage, carry_out};
+use crate::commit;
+use crate::error::{Error, ErrorCode, Result};
+use crate::folder::{FolderId, folder_of};
+use crate::format::frame::Frame;
+use crate::hydrate::{Hydrated, Watch, hydrate};
+use crate::log::{Log, Remembered};
+use crate::name::SwampName;
+use crate::pattern::Pattern;
+use crate::policy::Policy;
+use crate::shared::Shared;
+use crate::stamp::Timestamp;
+use crate::state::State;
+use crate::stats::count;
+use crate::write::{Batch, Committed, Durability, Promise, Ticket};
+
+/// Buffered writes beyond this wait for the disk instead of being taken in.
+const BUFFER_MOST: usize = 64 << 20;
+/// Buffered writes beyond this are flushed before their interval is over.
+const BUFFER_EARLY: usize = 4 << 20;
+/// How long a swamp that does not exist on disk stays in memory.
+const ABSENT_STAYS: Duration = Duration::from_secs(1);
+/// How long a swamp that could not be evicted is left alone.
+const EVICT_AGAIN: Duration = Duration::from_secs(1);
+
+/// A swamp in memory.
+pub(crate) struct Resident {
+    pub(crate) shared: Arc<Shared>,
+    name: SwampName,
+    folder: FolderId,
+    /// What readers see.
+    pub(crate) state: RwLock<State>,
+    /// Where writes are taken in. Locked before `log` and `state`.
+    pub(crate) desk: Mutex<Desk>,
+    /// The files. Locked for as long as the disk takes, and only by the one who leads.
+    pub(crate) log: Mutex<Log>,
+    pub(crate) watch: Mutex<Watch>,
+    /// When it was last used and when files of others are looked for next; see [`Shared::uptime_ms`].
+    used_ms: AtomicU64,
+    poll_ms: AtomicU64,
+}
+
+/// What is on its way to the disk.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) settings: Settings,
+    /// Requests that wait for the leader.
+    pub(crate) queue: VecDeque<Job>,
+    /// Acknowledged, not on disk: in order.
+    pub(crate) buffer: Vec<Frame>,
+    pub(crate) buffer_bytes: usize,
+    /// Carried out in the buffer, answered when it is on disk.
+    pub(crate) waiting: Vec<(Promise<Committed>, Committed)>,
+    /// Copies of others' records that go to disk before the next write.
+    pub(crate) adopt: Vec<Frame>,
+    /// Written but perhaps not on disk, with what they change: their callers were told so.
+    pub(crate) limbo: Option<Limbo>,
+    /// Somebody leads: takes what is here to the disk.
+    pub(crate) leading: bool,
+    /// What the leader has taken changes the state later; until then writes queue behind it.
+    pub(crate) exclusive: bool,
+    /// The disk failed: no writes until then, for this reason.
+    pub(crate) refused: Option<(Instant, Error)>,
+    /// A newer version wrote some of the files; nothing may be added.
+    is_newer: bool,
+}
+
+/// The settings in force, and where they come from.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) from: Option<Pattern>,
+    /// The policy epoch they were looked up at.
+    epoch: u64,
+    /// What the newest chunk says, for when no policy is registered.
+    in_files: Option<(Duration, Duration)>,
+}
+
+/// Frames of which nobody knows whether they are on disk.
+#[derive(Debug)]
+pub(crate) struct Limbo {
+    pub(crate) frames: Vec<Frame>,
+    pub(crate) stage: Stage,
+}
+
+/// What the leader is asked for.
+#[derive(Debug)]
+pub(crate) enum Job {
+    Write(Batch, Promise<Committed>),
+    Flush(Promise<()>),
+    Destroy(Promise<bool>),
+    /// Read the files again; others have written.
+    Refresh(Promise<()>),
+    /// Close the open chunk for good.
+    Seal(Promise<()>),
+}
+
+impl Settings {
+    fn look_up(shared: &Shared, name: &SwampName, in_files: Option<(Duration, Duration)>) -> Settings {
+        let epoch = shared.policies.epoch();
+        let (from, policy) = match shared.policies.find(name) {
+            Some((pattern, policy)) => (Some(pattern), policy),
+            None => {
+                let default = &shared.policies.default;
+                let (write_interval, idle_evict) = in_files.unwrap_or((default.write_interval, default.idle_evict));
+                (None, Policy { write_interval, idle_evict, ..default.clone() })
+            }
+        };
+        Settings { policy: Arc::new(policy), from, epoch, in_files }
+    }
+}
+
+impl Resident {
+    /// Reads a swamp from disk.
+    pub(crate) fn hydrate(
+        shared: &Arc<Shared>,
+        name: &SwampName,
+        remembered: Option<Remembered>,
+    ) -> Result<Arc<Resident>> {
+        let folder = folder_of(name, shared.root.folders);
+        shared.folders.search(&shared.root, folder)?;
+        let Hydrated { state, names, adopt, settings, has_foreign, is_newer, watch } = hydrate(shared, name, folder)?;
+        if has_foreign {
+            shared.folders.set_copied(folder)?;
+        }
+        let mut log = Log::new(shared, name, folder);
+        log.found(shared, &names, remembered);
+        let desk = Desk {
+            settings: Settings::look_up(shared, name, settings),
+            queue: VecDeque::new(),
+            buffer: Vec::new(),
+            buffer_bytes: 0,
+            waiting: Vec::new(),
+            adopt,
+            limbo: None,
+            leading: false,
+            exclusive: false,
+            refused: None,
+            is_newer,
+        };
+        let now = shared.uptime_ms();
+        let stays = if names.is_empty() {
+            desk.settings.policy.idle_evict.min(ABSENT_STAYS)
+        } else {
+            desk.settings.policy.idle_evict
+        };
+        let resident = Arc::new(Resident {
+            shared: Arc::clone(shared),
+            name: name.clone(),
+            folder,
+            state: RwLock::new(state),
+            desk: Mutex::new(desk),
+            log: Mutex::new(log),
+            watch: Mutex::new(watch),
+            used_ms: AtomicU64::new(now),
+            poll_ms: AtomicU64::new(now + millis(shared.foreign_poll)),
+        });
+        resident.schedule_eviction(stays);
+        if !names.is_empty() && resident.is_removable() {
+            // A removal that a crash cut short is finished.
+            resident.lead_soon(&mut resident.desk.lock());
+        }
+        Ok(resident)
+    }
+
+    pub(crate) fn name(&self) -> &SwampName {
+        &self.name
+    }
+
+    pub(crate) fn folder(&self) -> FolderId {
+        self.folder
+    }
+
+    /// Notes that somebody uses the swamp; answers whether files of others may have come unseen.
+    pub(crate) fn touch(&self) -> bool {
+        let now = self.shared.uptime_ms();
+        self.used_ms.store(now, Ordering::Relaxed);
+        self.shared.folders.is_copied(self.folder) && now >= self.poll_ms.load(Ordering::Relaxed)
+    }
+
+    /// Looks for files of others and reads them in.
+    pub(crate) fn refresh(self: &Arc<Self>) -> Result<()> {
+        let watch = self.watch.lock().clone();
+        let dir = crate::layout::swamp_path(&self.shared.root.path, self.folder, &self.name);
+        let (now, news) = watch.again(&self.shared, &dir)?;
+        if news {
+            self.ask(Job::Refresh).wait()?;
+        } else {
+            *self.watch.lock() = now;
+        }
+        self.poll_ms.store(self.shared.uptime_ms() + millis(self.shared.foreign_poll), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes a write in.
+    pub(crate) fn write(self: &Arc<Self>, batch: Batch) -> Ticket<Result<Committed>> {
+        match self.take_in(batch) {
+            Ok(ticket) => ticket,
+            Err(error) => Ticket::ready(Err(error)),
+        }
+    }
+
+    fn take_in(self: &Arc<Self>, batch: Batch) -> Result<Ticket<Result<Committed>>> {
+        self.shared.check_open()?;
+        self.check_space(&batch)?;
+        count(&self.shared.stats.writes);
+        let mut desk = self.desk.lock();
+        desk.check_writable(&batch)?;
+        desk.refresh_settings(self);
+        let queued =
+            desk.exclusive || desk.limbo.is_some() || desk.queue.iter().any(|job| !matches!(job, Job::Flush(_)));
+        if !desk.settings.policy.is_synced() && !queued && desk.buffer_bytes < BUFFER_MOST {
+            return self.buffer(&mut desk, &batch);
+        }
+        let (promise, ticket) = Ticket::pending();
+        desk.queue.push_back(Job::Write(batch, promise));
+        self.lead_soon(&mut desk);
+        Ok(ticket)
+    }
+
+    /// Carries a write out now; it goes to disk later.
+    fn buffer(self: &Arc<Self>, desk: &mut Desk, batch: &Batch) -> Result<Ticket<Result<Committed>>> {
+        let policy = Arc::clone(&desk.settings.policy);
+        let scene = self.scene(&policy);
+        let mut state = self.state.write();
+        let mut stage = Stage::default();
+        let Carried { committed, frame } = carry_out(scene, &state, &mut stage, batch)?;
+        stage.publish(&mut state, scene.now);
+        drop(state);
+        if let Some(frame) = frame {
+            let first = desk.buffer.is_empty();
+            desk.buffer_bytes += frame.len();
+            desk.buffer.push(frame);
+            if desk.buffer_bytes >= BUFFER_EARLY {
+                self.lead_soon(desk);
+            } else if first {
+                self.lead_at(Instant::now() + policy.write_interval);
+            }
+        }
+        if !batch.sync || (desk.buffer.is_empty() && !desk.leading) {
+            let durability = if batch.sync { Durability::Synced } else { Durability::Buffered };
+            return Ok(Ticket::ready(Ok(Committed { durability, ..committed })));
+        }
+        let (promise, ticket) = Ticket::pending();
+        desk.waiting.push((promise, committed));
+        self.lead_soon(desk);
+        Ok(ticket)
+    }
+
+    /// What a request is carried out with, now.
+    pub(crate) fn scene<'a>(&'a self, policy: &'a Policy) -> Scene<'a> {
+        Scene {
+            clock: &self.shared.clock,
+            policy,
+            incarnation: self.shared.root.incarnation,
+            base_hlc: self.shared.base_hlc,
+            now: Timestamp::now(),
+        }
+    }
+
+    /// Deletes make room, so they are taken also when the disk is nearly full.
+    fn check_space(&self, batch: &Batch) -> Result<()> {
+        let adds = |op: &crate::write::Op| op.is_write() && !matches!(op, crate::write::Op::Delete { .. });
+        if batch.ops.iter().any(adds) { self.shared.space.check(&*self.shared.disk, &self.shared.root) } else { Ok(()) }
+    }
+
+    /// Asks the leader for something.
+    pub(crate) fn ask<T: Unpin>(self: &Arc<Self>, job: impl FnOnce(Promise<T>) -> Job) -> Ticket<Result<T>> {
+        let (promise, ticket) = Ticket::pending();
+        let mut desk = self.desk.lock();
+        desk.queue.push_back(job(promise));
+        self.lead_soon(&mut desk);
+        ticket
+    }
+
+    /// Sees to it that somebody takes what is at the desk to the disk.
+    pub(crate) fn lead_soon(self: &Arc<Self>, desk: &mut Desk) {
+        if !desk.leading {
+            desk.leading = true;
+            let resident = Arc::clone(self);
+            self.shared.pool.run(move || commit::lead(&resident));
+        }
+    }
+
+    /// The same, later.
+    pub(crate) fn lead_at(self: &Arc<Self>, at: Instant) {
+        let resident = Arc::downgrade(self);
+        self.shared.timer.at(at, move || {
+            if let Some(resident) = resident.upgrade() {
+                resident.lead_soon(&mut resident.desk.lock());
+            }
+        });
+    }
+
+    /// Whether the swamp holds nothing and nobody else may have copies of it: its files can go.
+    pub(crate) fn is_removable(&self) -> bool {
+        let state = self.state.read();
+        state.is_empty()
+            && state.copy == crate::engine::CopyState::Complete
+            && !self.shared.folders.is_copied(self.folder)
+    }
+
+    fn schedule_eviction(self: &Arc<Self>, after: Duration) {
+        let resident = Arc::downgrade(self);
+        self.shared.timer.at(Instant::now() + after, move || {
+            if let Some(resident) = resident.upgrade() {
+                resident.evict_if_idle();
+            }
+        });
+    }
+
+    fn evict_if_idle(self: Arc<Self>) {
+        let stays = self.desk.lock().settings.policy.idle_evict;
+        let idle = Duration::from_millis(self.shared.uptime_ms().saturating_sub(self.used_ms.load(Ordering::Relaxed)));
+        let stays = if self.state.read().is_empty() { stays.min(ABSENT_STAYS) } else { stays };
+        let shared = Arc::clone(&self.shared);
+        let again = stays.checked_sub(idle).filter(|left| !left.is_zero()).unwrap_or(EVICT_AGAIN);
+        if idle >= stays && shared.residents.evict(&self, Resident::leave) {
+            count(&shared.stats.evictions);
+        } else {
+            self.schedule_eviction(again);
+        }
+    }
+
+    /// What to remember of the open chunk, if nothing is on its way to the disk.
+    fn leave(&self) -> Option<Option<Remembered>> {
+        let desk = self.desk.try_lock()?;
+        let is_clean = desk.queue.is_empty() && desk.buffer.is_empty() && !desk.leading && desk.limbo.is_none();
+        (is_clean && desk.waiting.is_empty()).then(|| self.log.lock().remember())
+    }
+}
+
+impl std::fmt::Debug for Resident {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Resident({:?} in folder {})", self.name, self.folder)
+    }
+}
+
+impl Desk {
+    /// Looks the policy up again when it may have changed.
+    pub(crate) fn refresh_settings(&mut self, resident: &Resident) {
+        if self.settings.epoch != resident.shared.policies.epoch() {
+            self.settings = Settings::look_up(&resident.shared, &resident.name, self.settings.in_files);
+        }
+    }
+
+    fn check_writable(&self, batch: &Batch) -> Result<()> {
+        if !batch.ops.iter().any(crate::write::Op::is_write) {
+            return Ok(());
+        }
+        if self.is_newer {
+            let detail = "a newer version wrote some of this swamp; this one may only read it";
+            return Err(Error::new(ErrorCode::SwampReadOnly, detail));
+        }
+        match &self.refused {
+            Some((until, reason)) if *until > Instant::now() => Err(read_only(reason)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The answer to a write while the disk refuses.
+pub(crate) fn read_only(reason: &Error) -> Error {
+    let code = if reason.code() == ErrorCode::DiskFull { ErrorCode::DiskFull } else { ErrorCode::SwampReadOnly };
+    Error::new(code, format!("the swamp takes no writes for now: {}", reason.detail()))
+        .with_hint("a fresh file is tried every 5 seconds")
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,9 @@
+//! Tests of the engine through its public API. Where does a test belong?
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod basics; // what each operation does, without faults
+mod common; // directories, names, short cuts
+mod copies; // chunks of other servers: merge, increments, retries on two servers
+mod damage; // cut, flipped and missing bytes
+mod folders; // the vectors every implementation has to agree with
+mod restart; // what is there after closing, dropping, killing; files and directories that stay or go
