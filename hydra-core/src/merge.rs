@@ -128,6 +128,9 @@ pub(crate) struct Merged<'a> {
     pub(crate) keys: HashMap<u128, KeyMemory, KeyHashing>,
     /// How much of each writer is known without a gap.
     pub(crate) vector: VersionVector,
+    /// The last record of each writer that is here, whether or not all before it is. A writer's next
+    /// log has to name its own last record, or readers would take that log for all it ever wrote.
+    pub(crate) written: VersionVector,
     /// The highest clock value met anywhere.
     pub(crate) max_hlc: u64,
     /// Indexes of logs that refer to data that is not here, with their first frame that does.
@@ -246,10 +249,17 @@ impl<'a> Merger<'a> {
         let mut pending: Vec<(usize, usize)> = logs.into_iter().map(|log| (log, 0)).collect();
         loop {
             let mut progress = false;
+            let mut stuck = None;
             pending.retain_mut(|(log, next)| {
+                // The logs of one writer go on where the one before ended, so they wait for it.
+                let incarnation = chunks[*log].name.incarnation;
+                if stuck == Some(incarnation) {
+                    return true;
+                }
                 let before = *next;
                 let done = self.attach(chunks, *log, next);
                 progress |= done || *next > before;
+                stuck = (!done).then_some(incarnation);
                 !done
             });
             if !progress || pending.is_empty() {
@@ -341,6 +351,9 @@ impl<'a> Merger<'a> {
             let mut positions = Positions::default();
             let mut adds = Vec::new();
             for record in &records {
+                if let Record::Write { stamp, .. } = *record {
+                    self.out.written.learn(stamp);
+                }
                 if let Record::Write { stamp, write } | Record::Adopted { stamp, write } = *record {
                     all_known &= self.out.vector.saw(stamp);
                     adds.extend(remembered(key.as_ref(), &mut positions, stamp, write));
@@ -420,6 +433,7 @@ impl<'a> Merger<'a> {
         let winning = self.out.winners.values().map(|winner| winner.stamp.hlc).max().unwrap_or(0);
         let headers = chunks.iter().map(|chunk| chunk.scan.header.vector.max_hlc()).max().unwrap_or(0);
         self.out.max_hlc = self.out.max_hlc.max(winning).max(headers).max(self.out.vector.max_hlc());
+        self.out.written.join(&self.out.vector);
         self.out.not_understood = self.not_understood.into_iter().collect();
         self.out.not_understood.sort_unstable();
         self.out

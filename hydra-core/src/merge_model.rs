@@ -59,6 +59,8 @@ enum Mutant {
     SnapshotWithoutFooter,
     /// A copy of another server's log is taken for all of it as soon as what is here is covered.
     PrefixIsClosed,
+    /// A log does not name the last record of the log before it.
+    UnlinkedLogs,
     /// Nothing is adopted before a write on an incomplete copy.
     NoAdoption,
     /// With its last treasure the directory of the swamp goes, on one of several copies.
@@ -278,6 +280,7 @@ struct View {
     counted: BTreeSet<usize>,
     requests: BTreeSet<u128>,
     vector: VersionVector,
+    written: VersionVector,
     max_hlc: u64,
     /// Frames of files that refer to data which is not here.
     loose: Vec<LooseFrame>,
@@ -294,6 +297,7 @@ impl View {
         let mut view = View {
             requests: merged.keys.keys().copied().collect(),
             vector: merged.vector.clone(),
+            written: merged.written.clone(),
             max_hlc: merged.max_hlc,
             loose: loose_frames(merged, chunks),
             ..View::default()
@@ -329,6 +333,7 @@ impl View {
     fn take(&mut self, written: &Written) {
         self.max_hlc = self.max_hlc.max(written.stamp.hlc);
         self.vector.learn(written.stamp);
+        self.written.learn(written.stamp);
         if matches!(written.change, Change::Add { .. }) {
             self.counted.insert(written.key);
         } else {
@@ -761,7 +766,15 @@ impl World {
 
     fn ensure_log(&mut self, node: usize) {
         if self.process(node).log.is_none() {
-            let vector = self.resident(node).vector.clone();
+            let incarnation = self.process(node).incarnation;
+            let unlinked = self.rules.without(Mutant::UnlinkedLogs);
+            let view = self.resident(node);
+            let mut vector = view.vector.clone();
+            match view.written.get(incarnation) {
+                0 => {}
+                _ if unlinked => vector.forget(incarnation),
+                hlc => vector.learn(Stamp { hlc, incarnation }),
+            }
             self.open_log(node, vector);
         }
     }
@@ -1042,9 +1055,8 @@ fn encode_snapshot(header: Header, merged: &Merged<'_>, mark: Option<Stamp>, lef
         counters: merged.counters.iter().map(|(key, counter)| (*key, counter)).collect(),
         keys: merged.keys.iter().map(|(key, memory)| (*key, memory)).collect(),
         vector: &merged.vector,
-        mark,
     };
-    snapshot::encode(header, content, Compression::None)
+    snapshot::encode_marked(header, content, mark, Compression::None)
 }
 
 /// What collection has to know of a file.
@@ -1525,6 +1537,7 @@ fn every_rule_is_needed() {
         (Mutant::CountedIncarnations, 2_000),
         (Mutant::SnapshotWithoutFooter, 2_000),
         (Mutant::PrefixIsClosed, 30_000),
+        (Mutant::UnlinkedLogs, 2_000),
         (Mutant::NoAdoption, 60_000),
         (Mutant::NaiveRemoval, 2_000),
         (Mutant::TwinsAcrossBases, 2_000),
