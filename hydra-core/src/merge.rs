@@ -532,3 +532,168 @@ pub(crate) fn later_twins(adds: &[RememberedAdd]) -> impl Iterator<Item = &Remem
     };
     (0..adds.len()).filter(move |&at| repeats(at)).map(|at| &adds[at])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::frame::{self, Frame};
+    use crate::format::header::{Header, example};
+    use crate::format::scan::scan;
+    use crate::policy::Compression;
+    use crate::snapshot::{self, SnapshotContent};
+
+    const A: u64 = 7;
+    const B: u64 = 9;
+    const BASE: u64 = 1_000;
+
+    fn at(hlc: u64, incarnation: u64) -> Stamp {
+        Stamp { hlc: BASE + hlc, incarnation }
+    }
+
+    fn vector(entries: &[(u64, u64)]) -> VersionVector {
+        entries.iter().map(|&(incarnation, hlc)| (incarnation, BASE + hlc)).collect()
+    }
+
+    fn put(hlc: u64, incarnation: u64) -> Record<'static> {
+        let write = Write::Put { key: "n", value: b"1", expires: None, age: None, content_type: None };
+        Record::Write { stamp: at(hlc, incarnation), write }
+    }
+
+    fn add(hlc: u64, incarnation: u64, base: Stamp, delta: i64) -> Record<'static> {
+        Record::Write { stamp: at(hlc, incarnation), write: Write::Add { key: "n", pointer: "", base, delta } }
+    }
+
+    fn header(kind: ChunkKind, incarnation: u64, seq: u32, vector: VersionVector) -> (ChunkName, Header) {
+        let header = Header { incarnation, seq, base_hlc: BASE, vector, ..example(kind) };
+        (ChunkName { incarnation, seq, kind, server: "s1".to_owned() }, header)
+    }
+
+    type File = (ChunkName, Vec<u8>);
+
+    /// A log of frames that were written under idempotency key 5, or under none.
+    fn log(incarnation: u64, seq: u32, known: &[(u64, u64)], frames: &[(bool, &[Record<'static>])]) -> File {
+        let (name, header) = header(ChunkKind::Log, incarnation, seq, vector(known));
+        let mut file = Vec::new();
+        header.encode(&mut file);
+        for (keyed, records) in frames {
+            let key = keyed.then_some(FrameKey { key: 5, fingerprint: 0, outcome: &[] });
+            let frame = Frame::new(key, records.iter().cloned(), StampCode::Log { incarnation }, BASE);
+            frame.place(frame::salt(incarnation, seq), 0, false, &mut file);
+        }
+        (name, file)
+    }
+
+    /// The snapshot that this incarnation would write of these files, without tombstones if it is marked.
+    fn snap(incarnation: u64, seq: u32, files: &[&File], mark: Option<Stamp>) -> File {
+        let (name, header) = header(ChunkKind::Snap, incarnation, seq, VersionVector::default());
+        let file = with_merged(files, |merged| {
+            let winners = merged.winners.values().filter(|w| mark.is_none() || matches!(w.write, Write::Put { .. }));
+            let content = SnapshotContent {
+                writes: winners.map(|winner| (winner.stamp, winner.write)).collect(),
+                counters: merged.counters.iter().map(|(key, counter)| (*key, counter)).collect(),
+                keys: merged.keys.iter().map(|(key, memory)| (*key, memory)).collect(),
+                vector: &merged.vector,
+            };
+            snapshot::encode_marked(header, content, mark, Compression::None)
+        });
+        (name, file)
+    }
+
+    fn with_merged<T>(files: &[&File], read: impl FnOnce(&Merged<'_>) -> T) -> T {
+        let scans: Vec<Scan> = files.iter().map(|(name, file)| scan(name, file).expect("readable")).collect();
+        let chunks: Vec<Chunk<'_>> =
+            files.iter().zip(&scans).map(|((name, file), scan)| Chunk::new(name, scan, file).expect("whole")).collect();
+        read(&merge(&chunks))
+    }
+
+    /// What is added to "n", and whether nothing is missing.
+    fn total(files: &[&File]) -> (i128, bool) {
+        with_merged(files, |merged| {
+            let winner = merged.winners.get("n").map_or(Stamp::ZERO, |winner| winner.stamp);
+            (merged.counters.get("n").map_or(0, |counter| counter.total(winner)), merged.is_complete())
+        })
+    }
+
+    #[test]
+    fn a_request_counts_once_although_its_frames_differ_on_two_servers() {
+        let other = Record::Write { stamp: at(1, A), write: Write::Del { key: "other" } };
+        let sync = Record::Sync(VersionVector::default());
+        let both = |incarnation| [add(2, incarnation, Stamp::ZERO, 10), add(3, incarnation, Stamp::ZERO, 10)];
+        let [a1, a2] = both(A);
+        let [b1, b2] = both(B);
+        let a = log(A, 1, &[], &[(true, &[other, a1, a2])]);
+        let b = log(B, 1, &[], &[(true, &[b1.clone(), b2.clone()])]);
+        assert_eq!(total(&[&a, &b]), (20, true), "a delete that one server had no need of");
+        let b = log(B, 1, &[], &[(true, &[sync, b1, b2])]);
+        assert_eq!(total(&[&b, &a]), (20, true), "a SYNC record before the increments");
+    }
+
+    #[test]
+    fn twins_on_different_bases_both_stay() {
+        let base = |hlc, incarnation| at(hlc, incarnation);
+        let a = log(A, 1, &[], &[(false, &[put(1, A)]), (true, &[add(2, A, base(1, A), 10)])]);
+        let b = log(B, 1, &[], &[(false, &[put(3, B)]), (true, &[add(4, B, base(3, B), 10)])]);
+        assert_eq!(total(&[&a, &b]), (10, true), "the base of the first lost, so the second counts");
+    }
+
+    #[test]
+    fn a_twin_that_was_deleted_with_its_base_is_not_taken_back() {
+        let delete = Record::Write { stamp: at(6, A), write: Write::Del { key: "n" } };
+        let b = log(B, 1, &[], &[(true, &[add(2, B, Stamp::ZERO, 10)])]);
+        let a = log(A, 1, &[], &[(true, &[add(4, A, Stamp::ZERO, 10)]), (false, &[delete])]);
+        let purged = snap(A, 2, &[&a], Some(at(7, A)));
+        assert_eq!(total(&[&purged, &a, &b]), (10, true));
+        assert_eq!(total(&[&purged, &b]), (10, true), "with and without the log that the snapshot covers");
+    }
+
+    #[test]
+    fn increments_that_a_snapshot_dropped_do_not_come_back_from_an_older_one() {
+        let a = log(A, 1, &[], &[(false, &[add(1, A, Stamp::ZERO, 10)])]);
+        let older = snap(A, 2, &[&a], None);
+        let delete = Record::Write { stamp: at(3, B), write: Write::Del { key: "n" } };
+        let b = log(B, 1, &[(A, 1)], &[(false, &[delete])]);
+        let purged = snap(B, 2, &[&a, &b], Some(at(4, B)));
+        assert_eq!(total(&[&older, &purged]), (0, true));
+        let also_purged = snap(A - 1, 1, &[&a, &b], Some(at(4, A - 1)));
+        assert_eq!(total(&[&older, &also_purged, &b]), (0, true), "whatever the order of their names");
+    }
+
+    #[test]
+    fn a_log_waits_for_the_log_before_it() {
+        let first = log(A, 1, &[(B, 50)], &[(false, &[add(1, A, Stamp::ZERO, 10)])]);
+        let second = log(A, 2, &[], &[(false, &[add(2, A, Stamp::ZERO, 3)])]);
+        assert_eq!(total(&[&first, &second]), (13, false), "not known without a gap, but counted");
+        with_merged(&[&first, &second], |merged| {
+            assert_eq!(merged.vector.get(A), 0);
+            assert_eq!(merged.written, vector(&[(A, 2)]), "what the next log of that writer has to name");
+        });
+    }
+
+    #[test]
+    fn a_log_begun_after_a_marked_snapshot_asks_for_it() {
+        let delete = Record::Write { stamp: at(1, A), write: Write::Del { key: "n" } };
+        let old = log(A, 1, &[], &[(false, &[delete])]);
+        let purged = snap(A, 2, &[&old], Some(at(2, A)));
+        let new = log(A, 3, &[(A, 2)], &[(false, &[add(3, A, Stamp::ZERO, 10)])]);
+        assert!(!total(&[&old, &new]).1, "the tombstone is still here, the snapshot that left it out is not");
+        assert_eq!(total(&[&old, &purged, &new]), (10, true));
+    }
+
+    #[test]
+    fn an_unfinished_snapshot_does_not_ask_for_its_own_mark() {
+        let delete = Record::Write { stamp: at(1, A), write: Write::Del { key: "n" } };
+        let old = log(A, 1, &[], &[(false, &[delete])]);
+        let (name, mut file) = snap(A, 2, &[&old], Some(at(2, A)));
+        file.truncate(file.len() - 1);
+        assert_eq!(total(&[&old, &(name, file)]), (0, true));
+    }
+
+    #[test]
+    fn an_unfinished_snapshot_counts_nothing_that_a_log_counts_already() {
+        let frames = [(false, &[add(1, A, Stamp::ZERO, 10)][..]), (false, &[add(2, A, Stamp::ZERO, 3)][..])];
+        let part = log(A, 1, &[], &frames[..1]);
+        let (name, mut file) = snap(B, 1, &[&log(A, 1, &[], &frames)], None);
+        file.truncate(file.len() - 1);
+        assert_eq!(total(&[&part, &(name, file)]), (10, false));
+    }
+}
