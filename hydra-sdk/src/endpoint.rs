@@ -38,13 +38,16 @@ pub(crate) struct Listing {
     pub(crate) limit: usize,
 }
 
-/// The same call on either endpoint.
+/// The same call on either endpoint; an error says which name it is about, where there is one.
 macro_rules! either {
     ($endpoint:expr, $inner:ident => $call:expr) => {
         match $endpoint {
             Endpoint::Remote($inner) => $call.await,
             Endpoint::Embedded($inner) => $call.await,
         }
+    };
+    ($endpoint:expr, $name:expr, $inner:ident => $call:expr) => {
+        either!($endpoint, $inner => $call).map_err(|error| error.about($name.as_str()))
     };
 }
 
@@ -56,7 +59,7 @@ impl Endpoint {
         options: &CallOptions,
     ) -> Result<Option<Treasure<Value>>> {
         hydra_core::check_key(key)?;
-        either!(self, to => to.get(name, key, options))
+        either!(self, name, to => to.get(name, key, options))
     }
 
     pub(crate) async fn write(
@@ -66,7 +69,7 @@ impl Endpoint {
         options: &WriteOptions,
     ) -> Result<Done<Value>> {
         operation.check()?;
-        either!(self, to => to.write(name, operation, options))
+        either!(self, name, to => to.write(name, operation, options))
     }
 
     /// Operations on one swamp, in order; answers one result for each.
@@ -81,27 +84,27 @@ impl Endpoint {
         if operations.is_empty() {
             return Ok(Vec::new());
         }
-        either!(self, to => to.batch(name, operations, atomic, options))
+        either!(self, name, to => to.batch(name, operations, atomic, options))
     }
 
     pub(crate) async fn list(&self, name: &SwampName, listing: &Listing, options: &CallOptions) -> Result<Page<Value>> {
-        either!(self, to => to.list(name, listing, options))
+        either!(self, name, to => to.list(name, listing, options))
     }
 
     pub(crate) async fn count(&self, name: &SwampName, options: &CallOptions) -> Result<u64> {
-        either!(self, to => to.count(name, options))
+        either!(self, name, to => to.count(name, options))
     }
 
     pub(crate) async fn info(&self, name: &SwampName, options: &CallOptions) -> Result<Option<SwampInfo>> {
-        either!(self, to => to.info(name, options))
+        either!(self, name, to => to.info(name, options))
     }
 
     pub(crate) async fn flush(&self, name: &SwampName, options: &CallOptions) -> Result<()> {
-        either!(self, to => to.flush(name, options))
+        either!(self, name, to => to.flush(name, options))
     }
 
     pub(crate) async fn destroy(&self, name: &SwampName, options: &CallOptions) -> Result<bool> {
-        either!(self, to => to.destroy(name, options))
+        either!(self, name, to => to.destroy(name, options))
     }
 
     pub(crate) async fn set_policy(&self, pattern: &Pattern, policy: &Policy) -> Result<()> {
