@@ -8,7 +8,7 @@ use hydra_core::{Pattern, Policy, SwampName, Value};
 pub(crate) use embedded::{Embedded, Scratch};
 
 use crate::cluster::{CallOptions, Cluster};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::operation::{Done, Operation};
 use crate::treasure::{Cursor, Page, SwampInfo, Treasure};
 
@@ -27,6 +27,20 @@ pub(crate) struct WriteOptions {
     pub(crate) sync: bool,
     /// In place of the key that is made for every write.
     pub(crate) idempotency_key: Option<String>,
+}
+
+impl WriteOptions {
+    /// Checks that the idempotency key can be sent: one that was left out would count twice.
+    fn check(&self) -> Result<()> {
+        match &self.idempotency_key {
+            Some(key) if !(1..=255).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                let detail =
+                    format!("the idempotency key {key:?} is not 1 to 255 printable ASCII characters without spaces");
+                Err(Error::new(ErrorKind::Invalid, detail))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
 /// What a list asks for.
@@ -69,6 +83,7 @@ impl Endpoint {
         options: &WriteOptions,
     ) -> Result<Done<Value>> {
         operation.check()?;
+        options.check()?;
         either!(self, name, to => to.write(name, operation, options))
     }
 
@@ -81,6 +96,7 @@ impl Endpoint {
         options: &WriteOptions,
     ) -> Result<Vec<Result<Done<Value>>>> {
         operations.iter().try_for_each(Operation::check)?;
+        options.check()?;
         if operations.is_empty() {
             return Ok(Vec::new());
         }
