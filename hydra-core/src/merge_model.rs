@@ -127,8 +127,6 @@ impl Rules {
             Mutant::ReopenedLog => Rules { focus: &[Crash, Copy], ..TWO_NODES },
             Mutant::CountedIncarnations => Rules { focus: &[Restore], ..RESTORING },
             Mutant::PrefixIsClosed => Rules { focus: &[Compact, Copy, Collect, PropagateDeletes], ..TWO_NODES },
-            Mutant::NoAdoption => Rules { focus: &[Crash, Copy, Compact, Increment], keys: 1, ..TWO_NODES },
-            Mutant::UnmarkedPurge => Rules { focus: &[Exchange, Increment, Compact, Evict], keys: 1, ..PURGING_OLD },
             Mutant::PurgedBase => Rules { focus: &[Exchange, Delete, Increment, Compact], keys: 1, ..PURGING_OLD },
             Mutant::UnlinkedLogs => Rules { focus: &[Evict, Put, Copy, Compact], ..TWO_NODES },
             _ => TWO_NODES,
@@ -735,7 +733,11 @@ impl World {
         let own = || disk.iter().filter(|(name, _)| mine.contains(&name.incarnation));
         let open = |file: &[u8], name: &ChunkName| scan(name, file).ok().filter(|scan| scan.footer.is_none());
         let logs = own().filter(|(name, _)| name.kind == ChunkKind::Log);
+<<<<<<< HEAD
         let (name, file, header) = logs.filter_map(|(n, f)| Some((n, f, open(f, n)?.header))).next_back()?;
+=======
+        let (name, file, header) = logs.rev().find_map(|(n, f)| Some((n, f, open(f, n)?.header)))?;
+>>>>>>> model
         let seqs = own().filter(|(other, _)| other.incarnation == name.incarnation).map(|(other, _)| other.seq);
         let log = OpenLog {
             name: name.clone(),
