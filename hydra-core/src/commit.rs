@@ -274,7 +274,7 @@ impl Resident {
         if hydrated.has_foreign {
             self.shared.folders.set_copied(self.folder())?;
         }
-        self.log.lock().found(&self.shared, &hydrated.names, None);
+        self.log.lock().found(&self.shared, &hydrated.names, hydrated.written, None);
         self.desk.lock().adopt = hydrated.adopt;
         *self.watch.lock() = hydrated.watch;
         *self.state.write() = hydrated.state;
