@@ -171,7 +171,7 @@ impl<'c, 's> Tries<'c, 's> {
         ThisTry {
             timeout: call.timeout.min(left),
             left,
-            announce: call.state.announce(call.route),
+            announce: call.state.announce(call.route.pool()),
             fallback_for: stands_in.then(|| call.state.servers()[primary].id()),
         }
     }
@@ -229,12 +229,15 @@ impl<'c, 's> Tries<'c, 's> {
             OpClass::Overwrite | OpClass::Commuting if is_first && !failure.timed_out => self.queue.push_front(again),
             OpClass::Overwrite | OpClass::Commuting => {}
             // A copy that lags behind would decide on what is no longer so; no key helps against that.
-            OpClass::Exclusive => {
-                self.candidates = vec![self.current];
-                self.queue = VecDeque::from([again]);
-            }
+            OpClass::Exclusive => self.only_again(),
         }
         self.note(TryOutcome::Maybe, failure.why);
+    }
+
+    /// From now on nobody but the current server is asked.
+    fn only_again(&mut self) {
+        self.candidates = vec![self.current];
+        self.queue = VecDeque::from([Step { server: self.current, is_again: true }]);
     }
 
     /// The server starts or shuts down, and says so itself: the next one, at once.
@@ -249,7 +252,7 @@ impl<'c, 's> Tries<'c, 's> {
     fn later(&mut self, answer: Answer, after: Option<Duration>) {
         self.counted += 1;
         self.wanted_pause = after.map(|after| after.min(MAX_RETRY_AFTER));
-        self.queue.push_front(Step { server: self.current, is_again: true });
+        self.only_again();
         self.note(TryOutcome::Rejected, format!("answered {}", answer.status));
         self.refusal = Some(answer.to_error());
     }

@@ -8,6 +8,7 @@ use hydra_core::wire::header;
 use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 
+use crate::cluster::Announce;
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::Health;
 use crate::map::MapServer;
@@ -43,8 +44,8 @@ pub(crate) struct ThisTry<'c> {
     pub(crate) timeout: Duration,
     /// How long the whole call still has.
     pub(crate) left: Duration,
-    /// The folder count and the pool that the server is told; nothing where no map says them.
-    pub(crate) announce: Option<(u32, &'c str)>,
+    /// What the server is told about the map.
+    pub(crate) announce: Announce<'c>,
     /// The id of the primary when a fallback is asked in its place.
     pub(crate) fallback_for: Option<&'c str>,
 }
@@ -86,8 +87,8 @@ impl Server {
         &self.label
     }
 
-    pub(crate) fn url(&self) -> &str {
-        &self.listed.url
+    pub(crate) fn listed(&self) -> &MapServer {
+        &self.listed
     }
 
     pub(crate) fn pool(&self) -> &str {
@@ -136,11 +137,12 @@ impl Server {
                 http.headers_mut().insert(HeaderName::from_static(name), value);
             }
         };
-        if let Some((folders, pool)) = this.announce {
+        if let Some(pool) = this.announce.pool {
             set(header::POOL, pool);
-            if !request.headers.contains_key(header::FOLDERS) {
-                set(header::FOLDERS, &folders.to_string());
-            }
+        }
+        // What a request that is passed on says itself is for the server to judge.
+        if let Some(folders) = this.announce.folders.filter(|_| !request.headers.contains_key(header::FOLDERS)) {
+            set(header::FOLDERS, &folders.to_string());
         }
         if let Some(primary) = this.fallback_for {
             set(header::FALLBACK_FOR, primary);
@@ -176,7 +178,8 @@ impl Server {
     pub(crate) async fn probe(&self) -> Outcome {
         let request = Request::get(PROBE);
         let timeout = self.settings.try_timeout.min(Duration::from_secs(1));
-        self.exchange(&request, &ThisTry { timeout, left: timeout, announce: None, fallback_for: None }).await
+        self.exchange(&request, &ThisTry { timeout, left: timeout, announce: Announce::default(), fallback_for: None })
+            .await
     }
 }
 
