@@ -1,4 +1,8 @@
 //! The ledger: what was acknowledged, kept outside the servers and compared with what they have.
+//!
+//! Every write of a story goes into it once the client has answered, so an entry means: this must not
+//! get lost. Where the answer of a server was lost on the way, the client has already asked again,
+//! with the same idempotency key, before it answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,22 +15,21 @@ use hydra_sdk::{Hydra, SwampName};
 /// A key in a swamp.
 pub type Place = (SwampName, String);
 
-/// Every acknowledged write, and those whose answer never came.
+/// Every acknowledged write.
 #[derive(Debug, Default)]
 pub struct Ledger(Mutex<Books>);
 
 #[derive(Debug, Default)]
 struct Books {
-    values: BTreeMap<Place, Vec<Entry>>,
+    values: BTreeMap<Place, Put>,
     sums: BTreeMap<Place, i64>,
-    unknown: BTreeSet<Place>,
     puts: usize,
     increments: usize,
 }
 
-/// A put that was acknowledged.
+/// The last put of a key that was acknowledged.
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+struct Put {
     value: i64,
     at: Instant,
 }
@@ -36,9 +39,9 @@ struct Entry {
 pub struct Difference {
     /// Where.
     pub place: Place,
-    /// What was acknowledged last.
+    /// What was acknowledged: the last put, or the sum of all increments.
     pub acknowledged: i64,
-    /// When it was; `None` for sums.
+    /// When the put was; `None` for a sum.
     pub at: Option<Instant>,
     /// What the server has.
     pub found: Option<i64>,
@@ -57,8 +60,7 @@ impl Ledger {
     pub fn put(&self, name: &SwampName, key: &str, value: i64) {
         let mut books = self.books();
         books.puts += 1;
-        let entry = Entry { value, at: Instant::now() };
-        books.values.entry((name.clone(), key.to_owned())).or_default().push(entry);
+        books.values.insert((name.clone(), key.to_owned()), Put { value, at: Instant::now() });
     }
 
     /// An increment was acknowledged.
@@ -68,12 +70,7 @@ impl Ledger {
         *books.sums.entry((name.clone(), key.to_owned())).or_default() += by;
     }
 
-    /// A put had no answer: it may be there or not, and whatever was there before may be gone.
-    pub fn unknown(&self, name: &SwampName, key: &str) {
-        self.books().unknown.insert((name.clone(), key.to_owned()));
-    }
-
-    /// How many puts and increments were acknowledged.
+    /// How many puts and how many increments were acknowledged.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         let books = self.books();
@@ -86,56 +83,42 @@ impl Ledger {
         self.books().sums.get(&(name.clone(), key.to_owned())).copied().unwrap_or_default()
     }
 
-    /// The sum of all acknowledged increments.
+    /// The keys that were put in a swamp, in the order in which they were last acknowledged.
     #[must_use]
-    pub fn total(&self) -> i64 {
-        self.books().sums.values().sum()
+    pub fn keys_in_order(&self, name: &SwampName) -> Vec<String> {
+        let books = self.books();
+        let of_swamp = books.values.iter().filter(|((swamp, _), _)| swamp == name);
+        let mut keys: Vec<(Instant, String)> = of_swamp.map(|((_, key), put)| (put.at, key.clone())).collect();
+        keys.sort();
+        keys.into_iter().map(|(_, key)| key).collect()
     }
 
-    /// Compares everything with what a client sees, and lists what is otherwise.
+    /// Compares what was acknowledged for some swamps with what a client sees, and lists what is otherwise.
     ///
     /// # Errors
     /// When the client cannot read.
-    pub async fn compare(&self, hydra: &Hydra) -> Result<Vec<Difference>> {
-        let expected = self.expected();
+    pub async fn compare(&self, hydra: &Hydra, is_wanted: impl Fn(&SwampName) -> bool) -> Result<Vec<Difference>> {
+        let mut expected = self.expected();
+        expected.retain(|expected| is_wanted(&expected.place.0));
         let names: BTreeSet<&SwampName> = expected.iter().map(|expected| &expected.place.0).collect();
         let mut found = BTreeMap::new();
         for name in names {
-            for (key, value) in all_of(hydra, name).await? {
-                found.insert((name.clone(), key), value);
-            }
+            let values = values_of(hydra, name).await.with_context(|| format!("cannot list {name}"))?;
+            found.extend(values.into_iter().map(|(key, value)| ((name.clone(), key), value)));
         }
-        let compare = |expected: Difference| Difference { found: found.get(&expected.place).copied(), ..expected };
-        let differs = |difference: &Difference| difference.found != Some(difference.acknowledged);
-        Ok(expected.into_iter().map(compare).filter(differs).collect())
+        let look_up = |expected: Difference| Difference { found: found.get(&expected.place).copied(), ..expected };
+        let differs = |compared: &Difference| compared.found != Some(compared.acknowledged);
+        Ok(expected.into_iter().map(look_up).filter(differs).collect())
     }
 
-    /// What must be found at each place, with nothing found yet.
+    /// What must be found, with nothing found yet.
     fn expected(&self) -> Vec<Difference> {
         let books = self.books();
-        let known = |place: &Place| !books.unknown.contains(place);
-        let values = books.values.iter().filter(|(place, _)| known(place)).filter_map(|(place, entries)| {
-            let last = entries.last()?;
-            Some(Difference { place: place.clone(), acknowledged: last.value, at: Some(last.at), found: None })
-        });
-        let sums = books.sums.iter().map(|(place, &sum)| Difference {
-            place: place.clone(),
-            acknowledged: sum,
-            at: None,
-            found: None,
-        });
+        let difference =
+            |place: &Place, acknowledged, at| Difference { place: place.clone(), acknowledged, at, found: None };
+        let values = books.values.iter().map(|(place, put)| difference(place, put.value, Some(put.at)));
+        let sums = books.sums.iter().map(|(place, &sum)| difference(place, sum, None));
         values.chain(sums).collect()
-    }
-
-    /// Every place of a swamp in the order of its first acknowledgement.
-    #[must_use]
-    pub fn in_order(&self, name: &SwampName) -> Vec<String> {
-        let books = self.books();
-        let of_swamp = books.values.iter().filter(|((swamp, _), _)| swamp == name);
-        let mut keys: Vec<(Instant, String)> =
-            of_swamp.filter_map(|((_, key), entries)| Some((entries.first()?.at, key.clone()))).collect();
-        keys.sort();
-        keys.into_iter().map(|(_, key)| key).collect()
     }
 
     /// The books are plain values, whole at every moment, so a panic elsewhere cannot have torn them.
@@ -144,19 +127,17 @@ impl Ledger {
     }
 }
 
-/// Every key of a swamp whose value is an integer.
-async fn all_of(hydra: &Hydra, name: &SwampName) -> Result<Vec<(String, i64)>> {
+/// Every key of a swamp with its value.
+async fn values_of(hydra: &Hydra, name: &SwampName) -> Result<Vec<(String, i64)>> {
     let swamp = hydra.swamp::<i64>(name)?;
     let mut found = Vec::new();
-    let mut after = None;
+    let mut list = swamp.list().limit(10_000);
     loop {
-        let list = swamp.list().limit(10_000);
-        let list = after.iter().fold(list, |list, cursor| list.after(cursor));
-        let page = list.page().await.with_context(|| format!("cannot list {name}"))?;
+        let page = list.page().await?;
         found.extend(page.treasures.into_iter().map(|treasure| (treasure.key, treasure.value)));
-        after = page.next;
-        if after.is_none() {
-            return Ok(found);
+        match page.next {
+            Some(cursor) => list = swamp.list().limit(10_000).after(&cursor),
+            None => return Ok(found),
         }
     }
 }
