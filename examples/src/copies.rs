@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -102,9 +102,11 @@ impl SyncLoop {
     ///
     /// # Errors
     /// When a round had failed.
-    pub async fn stop(self) -> Result<usize> {
+    pub async fn stop(mut self) -> Result<usize> {
         let round = self.running.lock().await;
-        ensure!(!self.task.is_finished(), "copying had ended before it was stopped");
+        if self.task.is_finished() {
+            (&mut self.task).await??;
+        }
         self.task.abort();
         drop(round);
         Ok(self.rounds.load(Ordering::Relaxed))

@@ -141,3 +141,32 @@ async fn values_of(hydra: &Hydra, name: &SwampName) -> Result<Vec<(String, i64)>
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_missing_or_other_is_found_out() -> Result<()> {
+        let hydra = Hydra::connect("mem://").await?;
+        let name: SwampName = "a/b/c".parse()?;
+        let (swamp, ledger) = (hydra.swamp::<i64>(&name)?, Ledger::default());
+        for (key, value) in [("kept", 1), ("lost", 2), ("other", 3)] {
+            swamp.put(key, &value).await?;
+            ledger.put(&name, key, value);
+        }
+        ledger.add(&name, "sum", swamp.increment("sum", 5).await?);
+        assert!(ledger.compare(&hydra, |_| true).await?.is_empty());
+
+        swamp.delete("lost").await?;
+        swamp.put("other", &4).await?;
+        swamp.increment("sum", 5).await?;
+        let found = ledger.compare(&hydra, |_| true).await?;
+        let found: Vec<_> = found.iter().map(|one| (one.place.1.as_str(), one.acknowledged, one.found)).collect();
+        assert_eq!(found, [("lost", 2, None), ("other", 3, Some(4)), ("sum", 5, Some(10))]);
+        assert!(ledger.compare(&hydra, |_| false).await?.is_empty());
+        assert_eq!((ledger.counts(), ledger.sum(&name, "sum")), ((3, 1), 5));
+        assert_eq!(ledger.keys_in_order(&name), ["kept", "lost", "other"]);
+        Ok(hydra.close().await?)
+    }
+}

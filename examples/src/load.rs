@@ -86,6 +86,17 @@ impl Background {
         }));
     }
 
+    /// Checks that nothing has failed so far.
+    ///
+    /// # Errors
+    /// The failure of a task that ended.
+    pub async fn check(&mut self) -> Result<()> {
+        for task in self.tasks.iter_mut().filter(|task| task.is_finished()) {
+            task.await??;
+        }
+        Ok(())
+    }
+
     /// Lets every task finish what it does.
     ///
     /// # Errors

@@ -63,9 +63,9 @@ async fn story(mut story: Story) -> Result<()> {
 
     let app = Arc::new(connect(&s1, &s2).await?);
     story.step("Load: payments (write interval 0), analytics (1 s), and a reader");
-    let load = begin_load(&app);
+    let mut load = begin_load(&app);
     tokio::time::sleep(Duration::from_secs(3)).await;
-    report(&app, &story);
+    report(&app, &mut load, &story).await?;
 
     story.step("s1 is killed with SIGKILL. s2 takes over");
     let kill_began = Instant::now();
@@ -79,7 +79,8 @@ async fn story(mut story: Story) -> Result<()> {
         "the client believes that s1 is {:?}",
         state_of(&app.hydra, "s1")?
     );
-    report(&app, &story);
+    report(&app, &mut load, &story).await?;
+    story.say("(what s1 had acknowledged and rsync had not copied yet: it is safe on the disk of s1)");
 
     story.step("s1 comes back, rsync copies again, and after the hold-down the client returns to it");
     let s1 = ServerProcess::start(s1).await?;
@@ -88,7 +89,7 @@ async fn story(mut story: Story) -> Result<()> {
     wait_until_up(&app.hydra, "s1").await?;
     story.say(format!("the client returned {:.1} s after s1 had begun to listen", back.elapsed().as_secs_f64()));
     tokio::time::sleep(Duration::from_secs(2)).await;
-    report(&app, &story);
+    report(&app, &mut load, &story).await?;
 
     story.step("The load ends, the last copies are made, and both servers are asked, each by itself");
     load.stop().await?;
@@ -175,8 +176,9 @@ async fn look(app: Arc<App>, number: usize) -> Result<()> {
     Ok(())
 }
 
-/// What the app has seen since the last report. A failed call would have ended the load, and so the story.
-fn report(app: &App, story: &Story) {
+/// What the app has seen since the last report. A failed call has ended its task, and so ends the story.
+async fn report(app: &App, load: &mut Background, story: &Story) -> Result<()> {
+    load.check().await?;
     let tally = app.calls.take();
     story.say(format!(
         "{} calls, none failed, the longest took {} ms",
@@ -188,6 +190,7 @@ fn report(app: &App, story: &Story) {
         fmt_count(tally.behind),
         fmt_count(tally.reads)
     ));
+    Ok(())
 }
 
 fn state_of(hydra: &Hydra, id: &str) -> Result<ServerState> {

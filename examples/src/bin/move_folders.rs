@@ -52,9 +52,9 @@ async fn story(mut story: Story) -> Result<()> {
         Ok(Arc::new(App { id, hydra: Hydra::with_map(map_of(&s1)?)?, ledger, calls }))
     };
     let (first, second) = (app("first")?, app("second")?);
-    let load = begin_load(&first, &second);
+    let mut load = begin_load(&first, &second);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    report(&calls, &story);
+    report(&calls, &mut load, &story).await?;
 
     story.step("s2 starts, empty, as the owner of 50-99. The folders are copied, and copied again");
     let s2 = ServerSetup::new("s2", temp.path().join("s2")).folders("50-99").copied();
@@ -64,22 +64,24 @@ async fn story(mut story: Story) -> Result<()> {
         sync_folders(MOVED, s1.data(), s2.data()).await?;
         story.say(format!("the {round} copy took {} ms", begun.elapsed().as_millis()));
     }
-    report(&calls, &story);
+    report(&calls, &mut load, &story).await?;
 
     story.step("The map is switched. The second process gets it 700 ms later; s1 takes what it sends");
     first.hydra.set_map(new_map(&s1, &s2)?)?;
     tokio::time::sleep(LATE).await;
     second.hydra.set_map(new_map(&s1, &s2)?)?;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    report(&calls, &story);
+    report(&calls, &mut load, &story).await?;
 
     story.step("s1 writes 50-99 to disk: POST /v1/folders/50-99/flush; what it took is copied once more");
     s1.flush("50-99").await?;
     sync_folders(MOVED, s1.data(), s2.data()).await?;
     tokio::time::sleep(FOREIGN_POLL).await;
-    report(&calls, &story);
+    report(&calls, &mut load, &story).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
+    load.check().await?;
     let after = calls.take();
+    at_least(20, after.reads, "reads")?;
     ensure!(after.behind == 0, "{} reads were stale although everything had been copied", after.behind);
     story.say(format!("in the second after that: {} reads, none of them stale", fmt_count(after.reads)));
 
@@ -141,8 +143,9 @@ async fn look(app: Arc<App>, number: usize) -> Result<()> {
     Ok(())
 }
 
-/// What the app has seen since the last report. A failed call would have ended the load, and so the story.
-fn report(calls: &Calls, story: &Story) {
+/// What the app has seen since the last report. A failed call has ended its task, and so ends the story.
+async fn report(calls: &Calls, load: &mut Background, story: &Story) -> Result<()> {
+    load.check().await?;
     let tally = calls.take();
     story.say(format!(
         "{} calls, none failed, the longest took {} ms; {} of {} reads were stale",
@@ -151,6 +154,7 @@ fn report(calls: &Calls, story: &Story) {
         fmt_count(tally.behind),
         fmt_count(tally.reads)
     ));
+    Ok(())
 }
 
 async fn check(app: &App, servers: [&ServerProcess; 2], story: &Story) -> Result<()> {
