@@ -16,7 +16,8 @@
 //! | W overwrite, C commuting | the next server, at once | the same server once more, then the next; one key for all tries |
 //! | X exclusive | the next server only if the caller opted in | only the same server, with the same key |
 //!
-//! There is never a pause before another server, always one before the same server.
+//! There is never a pause before another server, always one before the same server; and where another
+//! could be asked, none for a server that takes no connections any more.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -137,7 +138,11 @@ impl<'c, 's> Tries<'c, 's> {
 
     /// The server to ask now, after a pause if it was asked before; nothing when it is time to give up.
     async fn next(&mut self) -> Option<&'s Arc<Server>> {
-        let step = self.next_step()?;
+        let mut step = self.next_step()?;
+        // Where somebody else could be asked, nobody waits for a server that is gone.
+        while step.is_again && !self.queue.is_empty() && self.is_gone(step.server).await {
+            step = self.next_step()?;
+        }
         if step.is_again {
             let pause = self.delays.next().max(self.wanted_pause.take().unwrap_or_default());
             if pause >= self.left() {
@@ -148,6 +153,16 @@ impl<'c, 's> Tries<'c, 's> {
         self.current = step.server;
         self.current_begun = Instant::now();
         (!self.left().is_zero()).then(|| &self.call.state.servers()[step.server])
+    }
+
+    /// Whether a server that was asked before takes no connections any more.
+    async fn is_gone(&self, server: usize) -> bool {
+        let server = &self.call.state.servers()[server];
+        let is_gone = !server.accepts().await;
+        if is_gone {
+            server.note_down();
+        }
+        is_gone
     }
 
     fn next_step(&mut self) -> Option<Step> {

@@ -160,22 +160,29 @@ impl Server {
         }
     }
 
-    /// Notes that an answer did not come in time: asks once, on a new connection, whether anyone is there.
+    /// Notes that an answer did not come in time: tries once whether anyone takes a new connection.
     pub(crate) fn note_silent(self: &Arc<Server>) {
         if self.is_suspected.swap(true, Ordering::AcqRel) {
             return;
         }
         let server = Arc::clone(self);
         tokio::spawn(async move {
-            if let Outcome::NotSent(Failure { is_hard: true, .. }) = server.probe().await {
+            if !server.accepts().await {
                 server.note_down();
             }
             server.is_suspected.store(false, Ordering::Release);
         });
     }
 
+    /// Whether anyone takes a new connection. Those that are open say nothing about that.
+    pub(crate) async fn accepts(&self) -> bool {
+        let address = self.listed.url.trim_start_matches("http://").trim_end_matches('/');
+        let connecting = tokio::net::TcpStream::connect(address);
+        matches!(tokio::time::timeout(self.settings.connect_timeout, connecting).await, Ok(Ok(_)))
+    }
+
     /// Asks the server who it is.
-    pub(crate) async fn probe(&self) -> Outcome {
+    async fn probe(&self) -> Outcome {
         let request = Request::get(PROBE);
         let timeout = self.settings.try_timeout.min(Duration::from_secs(1));
         self.exchange(&request, &ThisTry { timeout, left: timeout, announce: Announce::default(), fallback_for: None })
