@@ -158,12 +158,22 @@ fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
 /// # Errors
 /// Those of the file system.
 pub fn count_swamps(data: &Path) -> Result<usize> {
-    let mut level = folders_in(data)?;
-    for _ in 0..3 {
-        level = level.iter().map(|dir| list(dir)).collect::<Result<Vec<_>>>()?.concat();
-    }
-    level.retain(|dir| list(dir).is_ok_and(|files| !files.is_empty()));
-    Ok(level.len())
+    let mut swamps = below(folders_in(data)?, 3)?;
+    swamps.retain(|dir| list(dir).is_ok_and(|files| !files.is_empty()));
+    Ok(swamps.len())
+}
+
+/// How many chunks below some folders of a data directory were written by one server.
+///
+/// # Errors
+/// Those of the file system.
+pub fn count_chunks(data: &Path, folders: impl Iterator<Item = u32>, writer: &str) -> Result<usize> {
+    let folders = folders.map(|folder| folder_dir(data, folder)).filter(|dir| dir.exists()).collect();
+    let is_own = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.strip_prefix(writer).is_some_and(|rest| rest.starts_with('-'))
+    };
+    Ok(below(folders, 4)?.iter().filter(|path| is_own(path)).count())
 }
 
 /// The first parts of the names of all swamps below a data directory.
@@ -191,4 +201,10 @@ fn folders_in(data: &Path) -> Result<Vec<PathBuf>> {
 fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
     entries.map(|entry| Ok(entry?.path())).collect()
+}
+
+/// Everything so many levels below some directories.
+fn below(directories: Vec<PathBuf>, levels: usize) -> Result<Vec<PathBuf>> {
+    (0..levels)
+        .try_fold(directories, |level, _| Ok(level.iter().map(|dir| list(dir)).collect::<Result<Vec<_>>>()?.concat()))
 }

@@ -12,7 +12,9 @@ mod process;
 mod program;
 mod story;
 
-pub use copies::{SyncLoop, count_swamps, folder_dir, move_folder, require_rsync, sanctuaries, sync_folders, sync_own};
+pub use copies::{
+    SyncLoop, count_chunks, count_swamps, folder_dir, move_folder, require_rsync, sanctuaries, sync_folders, sync_own,
+};
 pub use ledger::{Difference, Ledger, Place};
 pub use load::{Background, Calls, Tally};
 pub use process::{ServerProcess, ServerSetup};

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use examples::{
-    Background, Calls, Difference, Ledger, ServerProcess, ServerSetup, Story, SyncLoop, at_least, fmt_count,
-    require_rsync, sync_own, tell,
+    Background, Calls, Difference, Ledger, ServerProcess, ServerSetup, Story, SyncLoop, at_least, count_chunks,
+    fmt_count, require_rsync, sync_own, tell,
 };
 use hydra_sdk::{ClientMap, Hydra, Policy, ServerState, Settings, SwampName};
 
@@ -81,6 +81,9 @@ async fn story(mut story: Story) -> Result<()> {
     );
     report(&app, &mut load, &story).await?;
     story.say("(what s1 had acknowledged and rsync had not copied yet: it is safe on the disk of s1)");
+    let taken_over = count_chunks(s2.data(), 0..=49, "s2")?;
+    at_least(1, taken_over, "files of s2 in the folders of s1")?;
+    story.say(format!("s2 writes to {taken_over} files of its own, beside the copies of those of s1"));
 
     story.step("s1 comes back, rsync copies again, and after the hold-down the client returns to it");
     let s1 = ServerProcess::start(s1).await?;
