@@ -29,6 +29,8 @@ pub(crate) struct Hydrated {
     pub(crate) state: State,
     /// The chunks in the directory.
     pub(crate) names: Vec<ChunkName>,
+    /// The clock value of the last record of this process in them.
+    pub(crate) written: u64,
     /// Records of writers whose files cannot be placed; to be written again before the first write.
     pub(crate) adopt: Vec<Frame>,
     /// The write interval and the idle eviction that the newest chunk says.
@@ -101,9 +103,10 @@ pub(crate) fn hydrate(shared: &Shared, name: &SwampName, folder: FolderId) -> Re
     let copy = loader.copy_state(&merged);
     let names = files.iter().map(|file| file.name.clone()).collect();
     let is_newer = loader.is_newer;
+    let written = merged.written.get(shared.root.incarnation);
     let state = State::of_merged(merged, copy, loader.findings);
     count(&shared.stats.hydrations);
-    Ok(Hydrated { state, names, adopt, settings, has_foreign, has_torn_tail, is_newer, watch })
+    Ok(Hydrated { state, names, written, adopt, settings, has_foreign, has_torn_tail, is_newer, watch })
 }
 
 /// A chunk file in memory.

@@ -132,13 +132,13 @@ impl Resident {
     ) -> Result<Arc<Resident>> {
         let folder = folder_of(name, shared.root.folders);
         shared.folders.search(&shared.root, folder)?;
-        let Hydrated { state, names, adopt, settings, has_foreign, has_torn_tail, is_newer, watch } =
+        let Hydrated { state, names, written, adopt, settings, has_foreign, has_torn_tail, is_newer, watch } =
             hydrate(shared, name, folder)?;
         if has_foreign {
             shared.folders.set_copied(folder)?;
         }
         let mut log = Log::new(shared, name, folder);
-        log.found(shared, &names, remembered);
+        log.found(shared, &names, written, remembered);
         let desk = Desk {
             settings: Settings::look_up(shared, name, settings),
             queue: VecDeque::new(),

@@ -72,3 +72,8 @@ const _: () = {
     sent::<Batch<serde_json::Value>>();
     sent::<Error>();
 };
+
+/// The tour in the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
