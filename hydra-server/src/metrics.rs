@@ -117,7 +117,7 @@ impl Collector for Requests {
 
 impl Latency {
     fn encode(&self, family: &mut prometheus_client::encoding::MetricEncoder<'_>, label: &str) -> fmt::Result {
-        let bounds = BUCKETS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::MAX]);
+        let bounds = BUCKETS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
         let counts = self.buckets.iter().map(|count| count.load(Ordering::Relaxed));
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
         let count = buckets.iter().map(|(_, count)| count).sum();
