@@ -733,11 +733,7 @@ impl World {
         let own = || disk.iter().filter(|(name, _)| mine.contains(&name.incarnation));
         let open = |file: &[u8], name: &ChunkName| scan(name, file).ok().filter(|scan| scan.footer.is_none());
         let logs = own().filter(|(name, _)| name.kind == ChunkKind::Log);
-<<<<<<< HEAD
-        let (name, file, header) = logs.filter_map(|(n, f)| Some((n, f, open(f, n)?.header))).next_back()?;
-=======
         let (name, file, header) = logs.rev().find_map(|(n, f)| Some((n, f, open(f, n)?.header)))?;
->>>>>>> model
         let seqs = own().filter(|(other, _)| other.incarnation == name.incarnation).map(|(other, _)| other.seq);
         let log = OpenLog {
             name: name.clone(),
