@@ -1,0 +1,169 @@
+//! The servers of a map and the map itself, exchanged together while calls run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use hydra_core::{Applied, SwampName};
+
+use crate::error::{Attempt, Error, ErrorKind, Result, TryOutcome};
+use crate::failover::{Answered, Call, with_fallback};
+use crate::map::{ClientMap, Route};
+use crate::outcome::{Answer, Outcome, foreign};
+use crate::request::Request;
+use crate::server::{Server, ThisTry};
+use crate::settings::{Fallback, Settings};
+
+/// A remote data set: whatever map is in force now.
+#[derive(Debug)]
+pub(crate) struct Cluster(ArcSwap<State>);
+
+/// A map with its servers. A call keeps the one it began with.
+#[derive(Debug)]
+pub(crate) struct State {
+    map: Arc<ClientMap>,
+    /// In the order of [`ClientMap::servers`].
+    servers: Vec<Arc<Server>>,
+    /// Whether the map says how many folders there are. The map of a bare address does not know.
+    is_counted: bool,
+    turn: AtomicUsize,
+}
+
+/// What one call sets for itself, in place of its pool.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CallOptions {
+    pub(crate) fallback: Option<Fallback>,
+    pub(crate) deadline: Option<Duration>,
+    /// Moves much data, so that it may take longer.
+    pub(crate) is_bulk: bool,
+}
+
+impl Cluster {
+    /// A cluster by its map.
+    pub(crate) fn new(map: ClientMap) -> Result<Cluster> {
+        Ok(Cluster(ArcSwap::from_pointee(State::new(map, true, &[])?)))
+    }
+
+    /// One server by its address. How many folders it has is for the server to know: with one
+    /// server nothing is routed.
+    pub(crate) fn single(url: &str, folders: Option<u32>, settings: &Settings) -> Result<Cluster> {
+        let count = folders.unwrap_or(1);
+        let map = ClientMap::builder()
+            .folders(count)
+            .server("server", url)
+            .route(format!("0-{}", count.saturating_sub(1)), "server", [""; 0])
+            .settings(settings.clone())
+            .build()?;
+        Ok(Cluster(ArcSwap::from_pointee(State::new(map, folders.is_some(), &[])?)))
+    }
+
+    pub(crate) fn state(&self) -> Arc<State> {
+        self.0.load_full()
+    }
+
+    /// Puts another map in force. Servers that both maps list alike keep their connections.
+    pub(crate) fn set_map(&self, map: ClientMap) -> Result<()> {
+        let old = self.state();
+        if !old.is_counted {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "this client was connected to one address; connect with a map to change it",
+            ));
+        }
+        old.map.check_successor(&map)?;
+        let next = State::new(map, true, &old.servers)?;
+        self.0.store(Arc::new(next));
+        Ok(())
+    }
+
+    /// Sends a request about a name to whoever answers for it.
+    pub(crate) async fn call(&self, name: &SwampName, request: &Request, options: &CallOptions) -> Result<Answered> {
+        let state = self.state();
+        let route = state.map.route(name);
+        let settings = route.settings();
+        let timeout = if options.is_bulk { settings.bulk_timeout } else { settings.try_timeout };
+        let usual = if options.is_bulk { settings.deadline + settings.bulk_timeout } else { settings.deadline };
+        let call = Call {
+            state: &state,
+            route,
+            class: request.class,
+            fallback: options.fallback.unwrap_or(settings.fallback_mode.into()),
+            deadline: options.deadline.unwrap_or(usual),
+            timeout,
+        };
+        with_fallback(&call, request).await.map_err(|error| {
+            let folder = if state.is_counted { format!(" (folder {})", route.folder()) } else { String::new() };
+            error.about(format!("{name}{folder}"))
+        })
+    }
+
+    /// Sends a request to one server: one try.
+    pub(crate) async fn ask(&self, id: &str, request: &Request, deadline: Option<Duration>) -> Result<Answer> {
+        let state = self.state();
+        let Some(server) = state.servers.iter().find(|server| server.id() == id) else {
+            return Err(Error::new(ErrorKind::Invalid, format!("the map has no server {id:?}")));
+        };
+        let timeout = deadline.unwrap_or(server.settings().bulk_timeout);
+        let announce = state.is_counted.then(|| (state.map.folders().get(), server.pool()));
+        let this = ThisTry { timeout, left: timeout, announce, fallback_for: None };
+        let begun = Instant::now();
+        let (outcome, kind, failure) = match server.exchange(request, &this).await {
+            Outcome::Answered(answer) | Outcome::Rejected(answer, _) => {
+                return foreign(&answer).map_or(Ok(answer), Err);
+            }
+            Outcome::NotSent(failure) => (TryOutcome::NotSent, ErrorKind::Network, failure),
+            Outcome::Maybe(failure) if failure.timed_out => (TryOutcome::Maybe, ErrorKind::Timeout, failure),
+            Outcome::Maybe(failure) => (TryOutcome::Maybe, ErrorKind::Network, failure),
+        };
+        let in_doubt = outcome == TryOutcome::Maybe && request.class.is_write();
+        let attempt =
+            Attempt { server: server.label().to_owned(), outcome, error: failure.why, elapsed: begun.elapsed() };
+        let error = Error::new(kind, "the server did not answer").with_attempts(vec![attempt]);
+        Err(error.with_applied(if in_doubt { Applied::Unknown } else { Applied::No }))
+    }
+}
+
+impl State {
+    fn new(map: ClientMap, is_counted: bool, known: &[Arc<Server>]) -> Result<State> {
+        let servers = map.servers().iter().enumerate().map(|(index, listed)| {
+            let (pool, settings) = map.pool_of(index);
+            if let Some(same) = known.iter().find(|server| server.is_listed_as(listed, pool, settings)) {
+                return Ok(Arc::clone(same));
+            }
+            let address = listed.url.trim_start_matches("http://").trim_end_matches('/');
+            let label = if is_counted { &listed.id } else { address };
+            Server::new(listed, label.to_owned(), pool, settings).map(Arc::new)
+        });
+        let servers = servers.collect::<Result<_>>()?;
+        Ok(State { map: Arc::new(map), servers, is_counted, turn: AtomicUsize::new(0) })
+    }
+
+    /// The map, where there is one.
+    pub(crate) fn map(&self) -> Option<&Arc<ClientMap>> {
+        self.is_counted.then_some(&self.map)
+    }
+
+    pub(crate) fn route(&self, name: &SwampName) -> Route<'_> {
+        self.map.route(name)
+    }
+
+    pub(crate) fn servers(&self) -> &[Arc<Server>] {
+        &self.servers
+    }
+
+    pub(crate) fn is_counted(&self) -> bool {
+        self.is_counted
+    }
+
+    /// What servers are told, so that a client that counts differently or has the wrong map is refused.
+    pub(crate) fn announce<'s>(&'s self, route: Route<'s>) -> Option<(u32, &'s str)> {
+        self.is_counted.then(|| (self.map.folders().get(), route.pool()))
+    }
+
+    /// A number that is one higher at every call: for reading from everyone in turn.
+    pub(crate) fn turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,290 @@
+//! Requests that are passed on as they are, with the same routing and failover as typed calls: what a gateway needs.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use hydra_core::wire::header;
+use reqwest::Method;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::outcome::{Answer, AnswerBody};
+use crate::request::{Request, RequestBody, new_key};
+use crate::settings::{Fallback, OpClass};
+
+/// A piece of a body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk(Bytes);
+
+impl Chunk {
+    /// A piece that shares the memory of its owner; nothing is copied.
+    pub fn from_owner(owner: impl AsRef<[u8]> + Send + 'static) -> Chunk {
+        Chunk(Bytes::from_owner(owner))
+    }
+
+    pub(crate) fn into_bytes(self) -> Bytes {
+        self.0
+    }
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for Chunk {
+    fn from(bytes: Vec<u8>) -> Chunk {
+        Chunk(bytes.into())
+    }
+}
+
+/// A body that comes piece by piece.
+pub type ChunkStream = Pin<Box<dyn Stream<Item = io::Result<Chunk>> + Send>>;
+
+/// The body of a [`ForwardRequest`].
+#[derive(Default)]
+#[non_exhaustive]
+pub enum ForwardBody {
+    /// None.
+    #[default]
+    Empty,
+    /// Kept until an answer is there, so that it can be sent again. Meant for bodies up to 1 MiB.
+    Whole(Chunk),
+    /// Passed on as it comes. Another server is asked only while nothing of it was sent.
+    Stream(ChunkStream),
+}
+
+impl std::fmt::Debug for ForwardBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ForwardBody::Empty => f.write_str("Empty"),
+            ForwardBody::Whole(chunk) => write!(f, "Whole({} bytes)", chunk.0.len()),
+            ForwardBody::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+/// A request to pass on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ForwardRequest {
+    /// What asking again may do, see [`OpClass`].
+    pub class: OpClass,
+    /// The HTTP method.
+    pub method: String,
+    /// Path and query, percent-encoded, beginning with `/`.
+    pub target: String,
+    /// Headers. Those of one connection only (`Connection`, `Host`, `Transfer-Encoding`, …) are
+    /// left out, also `Hydra-Fallback-For` and `Hydra-Pool`, which say what this client does itself.
+    /// A write without `Idempotency-Key` gets one.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The body.
+    pub body: ForwardBody,
+    /// What the fallbacks may be asked, in place of the pool's setting.
+    pub fallback: Option<Fallback>,
+    /// The longest all tries together may take until the head of the answer is there, in place of
+    /// the pool's setting.
+    pub deadline: Option<Duration>,
+}
+
+impl ForwardRequest {
+    /// A request without headers and body.
+    #[must_use]
+    pub fn new(class: OpClass, method: impl Into<String>, target: impl Into<String>) -> ForwardRequest {
+        ForwardRequest {
+            class,
+            method: method.into(),
+            target: target.into(),
+            headers: Vec::new(),
+            body: ForwardBody::Empty,
+            fallback: None,
+            deadline: None,
+        }
+    }
+
+    /// The request as it is sent.
+    pub(crate) fn into_request(self) -> Result<Request> {
+        check_target(&self.target)?;
+        let method = Method::from_bytes(self.method.as_bytes())
+            .map_err(|_| Error::new(ErrorKind::Invalid, format!("{:?} is no HTTP method", self.method)))?;
+        let is_stream = matches!(self.body, ForwardBody::Stream(_));
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + 4);
+        for (name, value) in &self.headers {
+            let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
+            else {
+                return Err(Error::new(ErrorKind::Invalid, format!("the header {name:?} cannot be sent")));
+            };
+            if !is_own(name.as_str(), is_stream) {
+                headers.append(name, value);
+            }
+        }
+        if self.class.is_write() && !headers.contains_key(header::IDEMPOTENCY_KEY) {
+            let key = HeaderValue::from_str(&new_key());
+            headers.extend(key.ok().map(|key| (HeaderName::from_static(header::IDEMPOTENCY_KEY), key)));
+        }
+        let body = match self.body {
+            ForwardBody::Empty => RequestBody::Whole(Bytes::new()),
+            ForwardBody::Whole(chunk) => RequestBody::Whole(chunk.0),
+            ForwardBody::Stream(stream) => RequestBody::stream(stream),
+        };
+        Ok(Request { class: self.class, method, target: self.target, headers, body, collect: false })
+    }
+}
+
+/// Headers that belong to one connection, or that this client sets itself. The length of a body
+/// that is streamed is passed on, so that the server can refuse it before it comes.
+fn is_own(name: &str, is_stream: bool) -> bool {
+    match name {
+        "content-length" => !is_stream,
+        "connection"
+        | "host"
+        | "keep-alive"
+        | "proxy-authenticate"
+        | "proxy-authorization"
+        | "proxy-connection"
+        | "te"
+        | "trailer"
+        | "transfer-encoding"
+        | "upgrade"
+        | "expect" => true,
+        header::FALLBACK_FOR | header::POOL | header::DEADLINE_MS => true,
+        _ => false,
+    }
+}
+
+/// Refuses targets that would mean something else once URL rules were applied to them: a path step
+/// (`.`, `..`, also percent-encoded) and a backslash. They are part of no allowed name or key.
+fn check_target(target: &str) -> Result<()> {
+    let path = target.split(['?', '#']).next().unwrap_or_default();
+    let is_step = |segment: &str| {
+        let plain = segment.replace("%2e", ".").replace("%2E", ".");
+        plain == "." || plain == ".."
+    };
+    let usable = path.starts_with('/') && !path.contains('\\') && !target.contains('#');
+    if usable && target.bytes().all(|byte| byte.is_ascii_graphic()) && !path.split('/').any(is_step) {
+        return Ok(());
+    }
+    let code = hydra_core::ErrorCode::InvalidKey;
+    let detail =
+        format!("the path {path:?} has a step (. or ..), a backslash, or a character that must be percent-encoded");
+    Err(hydra_core::Error::new(code, detail)
+        .with_hint("encode a dot as %2E inside a longer part, a backslash as %5C")
+        .into())
+}
+
+/// The answer of a server, passed on as it is.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ForwardResponse {
+    /// The HTTP status; also an error of the server is an answer.
+    pub status: u16,
+    /// Headers, without those of one connection.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The id of the server in the map.
+    pub server: String,
+    /// Whether a fallback answered in place of the primary.
+    pub fell_back: bool,
+    /// The body, as it comes.
+    pub body: ForwardedBody,
+}
+
+impl ForwardResponse {
+    /// The first value of a header; `name` in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(known, _)| known == name)?;
+        std::str::from_utf8(value).ok()
+    }
+
+    pub(crate) fn new(answer: Answer, server: String, fell_back: bool) -> ForwardResponse {
+        let headers = answer
+            .headers
+            .iter()
+            .filter(|(name, _)| {
+                !matches!(name.as_str(), "connection" | "keep-alive" | "transfer-encoding" | "upgrade" | "trailer")
+            })
+            .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+            .collect();
+        let body = match answer.body {
+            AnswerBody::Whole(bytes) => ForwardedBody { rest: None, whole: Some(bytes), silence: None },
+            AnswerBody::Lost(_) => ForwardedBody { rest: None, whole: None, silence: None },
+            AnswerBody::Open(response) => {
+                ForwardedBody { rest: Some(Box::pin(response.bytes_stream())), whole: None, silence: None }
+            }
+        };
+        ForwardResponse { status: answer.status, headers, server, fell_back, body }
+    }
+}
+
+/// How long a server may be silent in the middle of an answer. Feeds send a sign of life more often.
+const LONGEST_SILENCE: Duration = Duration::from_secs(30);
+
+/// The body of a [`ForwardResponse`]: a stream of pieces. Dropping it gives up the rest.
+pub struct ForwardedBody {
+    whole: Option<Bytes>,
+    rest: Option<Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>>,
+    silence: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl ForwardedBody {
+    /// The whole body.
+    ///
+    /// # Errors
+    /// When the connection breaks before its end.
+    pub async fn collect(mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = std::future::poll_fn(|context| Pin::new(&mut self).poll_next(context)).await {
+            bytes.extend_from_slice(chunk?.as_ref());
+        }
+        Ok(bytes)
+    }
+}
+
+impl Stream for ForwardedBody {
+    type Item = io::Result<Chunk>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(bytes) = self.whole.take() {
+            return Poll::Ready(Some(Ok(Chunk(bytes))));
+        }
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+        if let Poll::Ready(piece) = rest.as_mut().poll_next(context) {
+            self.silence = None;
+            return Poll::Ready(piece.map(|piece| piece.map(Chunk).map_err(io::Error::other)));
+        }
+        let silence = self.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(LONGEST_SILENCE)));
+        match silence.as_mut().poll(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => {
+                self.rest = None;
+                Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::TimedOut, "the server fell silent in its answer"))))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for ForwardedBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ForwardedBody").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_that_url_rules_would_change_are_refused() {
+        for good in ["/", "/v1/kv/a/b/c/k", "/v1/kv/a/b/c/..k", "/v1/kv/a/b/c/k%2F..%2Fx", "/v1/kv/a/b/c?prefix=../x"] {
+            assert!(check_target(good).is_ok(), "{good}");
+        }
+        for bad in ["", "v1", "/a/../b", "/a/%2E%2e", "/a/.", "/a\\b", "/a b", "/a#b", "/ä", "//x/%2e"] {
+            assert!(check_target(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! The client map: which server answers for which folders. Pure: no disk but for reading a map file, no network.
+
+mod builder;
+mod check;
+mod draft;
+mod file;
+mod finding;
+
+use std::path::Path;
+use std::str::FromStr;
+
+use hydra_core::{FolderCount, FolderId, FolderSet, Pattern, SwampName, folder_of};
+
+pub use builder::{MapBuilder, PoolBuilder};
+pub(crate) use check::check_url;
+use draft::Draft;
+pub use draft::MapServer;
+pub use finding::{Finding, MapError, Severity};
+
+use crate::settings::Settings;
+
+/// Which server answers for which folders of which pool; read from TOML or made with [`ClientMap::builder`].
+///
+/// A map is complete and never changes; another one takes its place. Names are routed in two steps:
+/// the most specific pattern that matches gives the pool, XXH64 of the name gives the folder.
+///
+/// ```
+/// use hydra_sdk::{ClientMap, SwampName};
+///
+/// let map: ClientMap = r#"
+///     folders = 100
+///     [servers]
+///     s1 = { url = "http://10.0.0.1:4937" }
+///     s2 = { url = "http://10.0.0.2:4937" }
+///     [[route]]
+///     folders = "0-49"
+///     primary = "s1"
+///     fallbacks = ["s2"]
+///     [[route]]
+///     folders = "50-99"
+///     primary = "s2"
+///     fallbacks = ["s1"]
+/// "#.parse()?;
+/// let name = SwampName::new("users", "profiles", "alice").unwrap();
+/// let route = map.route(&name);
+/// assert_eq!((route.folder().get(), route.primary().id.as_str()), (62, "s2"));
+/// # Ok::<(), hydra_sdk::MapError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct ClientMap {
+    draft: Draft,
+    folders: FolderCount,
+    pools: Vec<Pool>,
+    /// Patterns with the index of their pool, the most specific first.
+    rules: Vec<(Pattern, usize)>,
+    warnings: Vec<Finding>,
+}
+
+/// One pool, ready for routing.
+#[derive(Debug, Clone)]
+struct Pool {
+    name: String,
+    settings: Settings,
+    routes: Vec<Entry>,
+    /// For each folder the index of its route.
+    by_folder: Vec<u32>,
+}
+
+/// One route, with servers as indexes into the map's list.
+#[derive(Debug, Clone)]
+struct Entry {
+    folders: FolderSet,
+    primary: usize,
+    fallbacks: Vec<usize>,
+}
+
+impl ClientMap {
+    /// Begins a map that is made in code.
+    pub fn builder() -> MapBuilder {
+        MapBuilder::default()
+    }
+
+    /// Reads a map from TOML.
+    ///
+    /// # Errors
+    /// [`MapError`] with everything that is wrong: unreadable text, unknown keys, gaps, overlaps,
+    /// backwards ranges, folders and servers that do not exist, ambiguous patterns.
+    pub fn from_toml(text: &str) -> Result<ClientMap, MapError> {
+        match file::read(text) {
+            (Some(draft), findings) => ClientMap::from_draft(draft, findings),
+            (None, findings) => Err(MapError::new(findings)),
+        }
+    }
+
+    /// Reads a map file.
+    ///
+    /// # Errors
+    /// Those of [`ClientMap::from_toml`], with the path; `E000` when the file cannot be read.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<ClientMap, MapError> {
+        let path = path.as_ref();
+        let origin = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| MapError::new(vec![Finding::new("E000", format!("cannot read {origin}: {error}"))]))?;
+        ClientMap::from_toml(&text).map_err(|error| error.with_origin(origin))
+    }
+
+    fn from_draft(draft: Draft, mut findings: Vec<Finding>) -> Result<ClientMap, MapError> {
+        findings.extend(check::check(&draft));
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        if findings.iter().any(Finding::is_error) {
+            return Err(MapError::new(findings));
+        }
+        ClientMap::compile(draft, findings).map_err(|finding| MapError::new(vec![finding]))
+    }
+
+    /// Lays out a checked draft for routing.
+    fn compile(draft: Draft, warnings: Vec<Finding>) -> Result<ClientMap, Finding> {
+        let folders = u32::try_from(draft.folders.unwrap_or_default()).unwrap_or_default();
+        let folders = FolderCount::new(folders).map_err(|error| Finding::new("E105", error.detail()))?;
+        let mut pools = Vec::with_capacity(draft.pools.len());
+        let mut rules = Vec::new();
+        for (index, pool) in draft.pools.iter().enumerate() {
+            pools.push(Pool::compile(pool, &draft.servers, folders)?);
+            let patterns = pool.patterns.iter().filter_map(|text| text.parse().ok());
+            rules.extend(patterns.map(|pattern| (pattern, index)));
+        }
+        rules.sort();
+        Ok(ClientMap { draft, folders, pools, rules, warnings })
+    }
+
+    /// Where a name lives. A hash, a table look-up and one comparison per pattern; no allocation.
+    #[must_use]
+    pub fn route(&self, name: &SwampName) -> Route<'_> {
+        let (rule, pool) = match self.rules.iter().find(|(pattern, _)| pattern.matches(name)) {
+            Some((pattern, pool)) => (Some(pattern), &self.pools[*pool]),
+            None => (None, &self.pools[0]),
+        };
+        let folder = folder_of(name, self.folders);
+        let entry = &pool.routes[pool.by_folder[folder.get() as usize] as usize];
+        Route { map: self, folder, pool, rule, entry }
+    }
+
+    /// The name of the cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.draft.cluster
+    }
+
+    /// The age of the map.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.draft.epoch
+    }
+
+    /// How many folders there are.
+    #[must_use]
+    pub fn folders(&self) -> FolderCount {
+        self.folders
+    }
+
+    /// The servers, in the order of their ids.
+    #[must_use]
+    pub fn servers(&self) -> &[MapServer] {
+        &self.draft.servers
+    }
+
+    /// The server with this id.
+    #[must_use]
+    pub fn server(&self, id: &str) -> Option<&MapServer> {
+        self.draft.servers.iter().find(|server| server.id == id)
+    }
+
+    /// The names of the pools, `default` first.
+    pub fn pools(&self) -> impl Iterator<Item = &str> {
+        self.pools.iter().map(|pool| pool.name.as_str())
+    }
+
+    /// The routes of a pool: folders, primary, fallbacks. Nothing for a pool that is not in the map.
+    pub fn routes<'m>(
+        &'m self,
+        pool: &str,
+    ) -> impl Iterator<Item = (&'m FolderSet, &'m MapServer, Vec<&'m MapServer>)> {
+        let pool = self.pools.iter().find(|known| known.name == pool);
+        let servers = &self.draft.servers;
+        pool.into_iter().flat_map(|pool| &pool.routes).map(move |entry| {
+            let fallbacks = entry.fallbacks.iter().map(|&index| &servers[index]).collect();
+            (&entry.folders, &servers[entry.primary], fallbacks)
+        })
+    }
+
+    /// What the checks found that does not hinder its use.
+    #[must_use]
+    pub fn warnings(&self) -> &[Finding] {
+        &self.warnings
+    }
+
+    /// Checks that `next` may take the place of this map while clients run: the same cluster, the
+    /// same number of folders, a higher epoch (or the very same map).
+    ///
+    /// # Errors
+    /// [`MapError`] with E004, E005 or E106.
+    pub fn check_successor(&self, next: &ClientMap) -> Result<(), MapError> {
+        let findings = check::check_successor(&self.draft, &next.draft);
+        if findings.is_empty() { Ok(()) } else { Err(MapError::new(findings)) }
+    }
+
+    /// The settings and the name of the pool that a server is routed in.
+    pub(crate) fn pool_of(&self, server: usize) -> (&str, &Settings) {
+        let serves =
+            |pool: &&Pool| pool.routes.iter().any(|entry| entry.primary == server || entry.fallbacks.contains(&server));
+        let pool = self.pools.iter().find(serves).unwrap_or(&self.pools[0]);
+        (&pool.name, &pool.settings)
+    }
+}
+
+impl FromStr for ClientMap {
+    type Err = MapError;
+
+    fn from_str(text: &str) -> Result<ClientMap, MapError> {
+        ClientMap::from_toml(text)
+    }
+}
+
+impl PartialEq for ClientMap {
+    fn eq(&self, other: &ClientMap) -> bool {
+        self.draft == other.draft
+    }
+}
+
+impl Pool {
+    fn compile(draft: &draft::PoolDraft, servers: &[MapServer], folders: FolderCount) -> Result<Pool, Finding> {
+        let index_of = |id: &String| {
+            let index = servers.iter().position(|server| server.id == *id);
+            index.ok_or_else(|| Finding::new("E201", format!("unknown server {id:?}")))
+        };
+        let mut by_folder = vec![0; folders.get() as usize];
+        let mut routes = Vec::with_capacity(draft.routes.len());
+        for (number, route) in (0u32..).zip(&draft.routes) {
+            let ranges = check::read_ranges(&route.folders).0;
+            let folders: FolderSet = ranges.iter().flat_map(FolderSet::iter).collect();
+            for folder in folders.iter() {
+                by_folder[folder.get() as usize] = number;
+            }
+            let fallbacks = route.fallbacks.iter().map(index_of).collect::<Result<_, _>>()?;
+            routes.push(Entry { folders, primary: index_of(&route.primary)?, fallbacks });
+        }
+        Ok(Pool { name: draft.name.clone(), settings: draft.settings.clone(), routes, by_folder })
+    }
+}
+
+/// Where a name lives; borrows from the map.
+#[derive(Clone, Copy)]
+pub struct Route<'m> {
+    map: &'m ClientMap,
+    folder: FolderId,
+    pool: &'m Pool,
+    rule: Option<&'m Pattern>,
+    entry: &'m Entry,
+}
+
+impl<'m> Route<'m> {
+    /// The folder.
+    #[must_use]
+    pub fn folder(self) -> FolderId {
+        self.folder
+    }
+
+    /// The name of the pool.
+    #[must_use]
+    pub fn pool(self) -> &'m str {
+        &self.pool.name
+    }
+
+    /// The pattern that chose the pool; `None` in the default pool.
+    #[must_use]
+    pub fn rule(self) -> Option<&'m Pattern> {
+        self.rule
+    }
+
+    /// The server that answers.
+    #[must_use]
+    pub fn primary(self) -> &'m MapServer {
+        &self.map.draft.servers[self.entry.primary]
+    }
+
+    /// The servers that are asked when the primary does not answer, in this order.
+    pub fn fallbacks(self) -> impl Iterator<Item = &'m MapServer> {
+        self.entry.fallbacks.iter().map(move |&index| &self.map.draft.servers[index])
+    }
+
+    /// The folders that share this route.
+    #[must_use]
+    pub fn folders(self) -> &'m FolderSet {
+        &self.entry.folders
+    }
+
+    /// How calls of the pool behave.
+    #[must_use]
+    pub fn settings(self) -> &'m Settings {
+        &self.pool.settings
+    }
+
+    /// The primary and the fallbacks as indexes into [`ClientMap::servers`].
+    pub(crate) fn indexes(self) -> (usize, &'m [usize]) {
+        (self.entry.primary, &self.entry.fallbacks)
+    }
+}
+
+impl std::fmt::Debug for Route<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let fallbacks: Vec<&str> = self.fallbacks().map(|server| server.id.as_str()).collect();
+        f.debug_struct("Route")
+            .field("folder", &self.folder.get())
+            .field("pool", &self.pool())
+            .field("rule", &self.rule.map(Pattern::to_string))
+            .field("primary", &self.primary().id)
+            .field("fallbacks", &fallbacks)
+            .finish()
+    }
+}

@@ -1,0 +1,232 @@
+//! How one try ends: answered, rejected, not sent, or maybe. What counts as a network error stands here alone.
+//!
+//! | what happened | outcome |
+//! | --- | --- |
+//! | refused, no route, unknown host, connect timeout; a fresh connection closed before anything was written | not sent |
+//! | the connection broke after the request was written, or no answer came in time | maybe |
+//! | 502, 503, 504 that no Hydra server made (no `Hydra-Server`): a proxy spoke | maybe |
+//! | any answer with `Hydra-Server` | answered, or rejected if it says `Hydra-Applied: no` |
+//! | the head of a success arrived and its body did not | a write *is* done; a read is a maybe |
+//!
+//! A network error is "not sent" or "maybe", and nothing else.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hydra_core::wire::{Problem, header};
+use hydra_core::{Applied, ErrorCode};
+use reqwest::header::HeaderMap;
+
+use crate::error::{Error, ErrorKind};
+
+/// How one try ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// A complete answer of a server; also a refusal that asking again would not change.
+    Answered(Answer),
+    /// The server did nothing, and something can be done about it.
+    Rejected(Answer, Remedy),
+    /// No byte of the request can have been carried out.
+    NotSent(Failure),
+    /// It may have been carried out.
+    Maybe(Failure),
+}
+
+/// What can be done about a rejection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// Ask another server: this one starts or shuts down.
+    Elsewhere,
+    /// Ask the owner of the folder, where its id is known.
+    Owner(Option<String>),
+    /// Ask the same server again after a while.
+    Later(Option<Duration>),
+}
+
+/// Why there was no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// A predicate: `refused the connection`.
+    pub(crate) why: String,
+    /// No connection could be made: the server is down, not only slow.
+    pub(crate) is_hard: bool,
+    /// Time ran out on a connection that stands: the server may only be slow.
+    pub(crate) timed_out: bool,
+}
+
+impl Failure {
+    pub(crate) fn new(why: impl Into<String>) -> Failure {
+        Failure { why: why.into(), is_hard: false, timed_out: false }
+    }
+
+    pub(crate) fn timeout() -> Failure {
+        Failure { timed_out: true, ..Failure::new("did not answer in time") }
+    }
+}
+
+/// An answer of a server.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: AnswerBody,
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(crate) enum AnswerBody {
+    /// All of it.
+    Whole(Bytes),
+    /// It is still to come.
+    Open(reqwest::Response),
+    /// The head said that a write was done; the rest did not come.
+    Lost(Failure),
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    pub(crate) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// Whether a copy answered, which may be behind.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.header(header::SERVED_BY) == Some("fallback")
+    }
+
+    /// What a server says about what it did.
+    pub(crate) fn applied(&self) -> Applied {
+        let said = self.header(header::APPLIED).and_then(Applied::from_text);
+        said.unwrap_or(if self.is_success() { Applied::Yes } else { Applied::Unknown })
+    }
+
+    /// The bytes of the body; what is lost or was never collected reads as nothing.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.body {
+            AnswerBody::Whole(bytes) => bytes,
+            AnswerBody::Open(_) | AnswerBody::Lost(_) => &[],
+        }
+    }
+
+    fn problem(&self) -> Option<Problem> {
+        serde_json::from_slice(self.bytes()).ok()
+    }
+
+    /// The code of an error answer.
+    pub(crate) fn code(&self) -> Option<ErrorCode> {
+        self.problem().map(|problem| ErrorCode::from_text(&problem.code))
+    }
+
+    /// The error that an answer stands for.
+    pub(crate) fn to_error(&self) -> Error {
+        if let AnswerBody::Lost(failure) = &self.body {
+            let detail = format!("the server did it, but {}", failure.why);
+            return Error::new(ErrorKind::Network, detail).with_applied(Applied::Yes);
+        }
+        match self.problem() {
+            Some(problem) => Error::from_problem(&problem).with_applied(self.applied()),
+            None => Error::new(ErrorKind::Protocol, format!("the server answered {} without a reason", self.status))
+                .with_applied(self.applied()),
+        }
+    }
+
+    /// Whether a Hydra server, or a Hydra router for itself, made this answer.
+    fn is_hydras(&self) -> bool {
+        self.headers.contains_key(header::SERVER) || self.headers.contains_key(header::ROUTER)
+    }
+
+    /// What a rejection that did nothing can be answered with.
+    fn remedy(&self) -> Option<Remedy> {
+        if self.status == 421 {
+            return Some(Remedy::Owner(self.problem().and_then(|problem| problem.owner)));
+        }
+        if !matches!(self.status, 409 | 429 | 503) || self.applied() != Applied::No {
+            return None;
+        }
+        let after = self.header("retry-after").and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        match self.code()? {
+            ErrorCode::Draining | ErrorCode::Starting => Some(Remedy::Elsewhere),
+            ErrorCode::Overloaded | ErrorCode::IdempotencyInProgress => Some(Remedy::Later(after)),
+            _ => None,
+        }
+    }
+}
+
+/// Whether the body of an answer must be read to know what it means for the other servers.
+pub(crate) fn needs_body(status: u16) -> bool {
+    matches!(status, 409 | 421 | 429 | 503)
+}
+
+/// The outcome of a try that got an answer.
+pub(crate) fn of_answer(answer: Answer) -> Outcome {
+    if !answer.headers.contains_key(header::SERVER) && matches!(answer.status, 502..=504) {
+        let failure = Failure::new(format!("is behind a proxy that answered {}", answer.status));
+        return match answer.header(header::APPLIED) {
+            Some("no") => Outcome::NotSent(failure),
+            _ => Outcome::Maybe(failure),
+        };
+    }
+    match answer.remedy() {
+        Some(remedy) if answer.is_hydras() => Outcome::Rejected(answer, remedy),
+        _ => Outcome::Answered(answer),
+    }
+}
+
+/// The error of an answer that no Hydra server made; `None` for all others.
+pub(crate) fn foreign(answer: &Answer) -> Option<Error> {
+    if answer.is_hydras() {
+        return None;
+    }
+    let detail = format!("the answer {} has no Hydra-Server header, so it is not from a Hydra server", answer.status);
+    Some(Error::new(ErrorKind::Protocol, detail).with_applied(Applied::Unknown).with_hint("check the address"))
+}
+
+/// The outcome of a try that got none.
+pub(crate) fn of_error(error: &reqwest::Error) -> Outcome {
+    let mut failure = Failure::new(describe(error));
+    if error.is_connect() {
+        failure.is_hard = true;
+        Outcome::NotSent(failure)
+    } else if was_never_written(error) {
+        Outcome::NotSent(failure)
+    } else {
+        failure.timed_out = error.is_timeout();
+        Outcome::Maybe(failure)
+    }
+}
+
+/// Whether hyper handed the request back because the connection closed before anything was written.
+fn was_never_written(error: &reqwest::Error) -> bool {
+    chain(error).filter_map(|cause| cause.downcast_ref::<hyper::Error>()).any(hyper::Error::is_canceled)
+}
+
+fn chain<'e>(error: &'e (dyn StdError + 'static)) -> impl Iterator<Item = &'e (dyn StdError + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let cause = next?;
+        next = cause.source();
+        Some(cause)
+    })
+}
+
+/// The failure as a predicate of the server.
+pub(crate) fn describe(error: &reqwest::Error) -> String {
+    let io = chain(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).last();
+    let root = || chain(error).last().map(ToString::to_string).unwrap_or_default();
+    match io.map(io::Error::kind) {
+        Some(io::ErrorKind::ConnectionRefused) => "refused the connection".to_owned(),
+        Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof) => {
+            "broke the connection".to_owned()
+        }
+        _ if error.is_connect() && error.is_timeout() => "did not accept a connection in time".to_owned(),
+        _ if error.is_connect() => format!("could not be reached ({})", root()),
+        _ if error.is_timeout() => "did not answer in time".to_owned(),
+        _ if was_never_written(error) => "closed the connection before the request was written".to_owned(),
+        _ => format!("did not complete its answer ({})", root()),
+    }
+}

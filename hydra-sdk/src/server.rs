@@ -1,0 +1,234 @@
+//! One server of the map: its connections, what is known about its health, and one exchange with it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use hydra_core::wire::header;
+use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::{Method, Url};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::health::Health;
+use crate::map::MapServer;
+use crate::outcome::{self, Answer, AnswerBody, Failure, Outcome};
+use crate::request::Request;
+use crate::settings::{Failback, Settings};
+
+/// Where a server says who it is.
+const PROBE: &str = "/v1/probe";
+/// How long an unused connection is kept: shorter than servers keep theirs, or requests would meet
+/// connections that are just being closed.
+const POOL_IDLE: Duration = Duration::from_secs(20);
+/// How many unused connections are kept.
+const POOL_SIZE: usize = 32;
+
+/// One server, shared by all maps that list it in the same way.
+#[derive(Debug)]
+pub(crate) struct Server {
+    listed: MapServer,
+    /// How errors call it: its id, or its address where the id is not known.
+    label: String,
+    pool: String,
+    settings: Settings,
+    client: reqwest::Client,
+    pub(crate) health: Health,
+    is_suspected: AtomicBool,
+}
+
+/// What a try needs to know beside the request.
+#[derive(Debug, Clone)]
+pub(crate) struct ThisTry<'c> {
+    /// The longest it may take.
+    pub(crate) timeout: Duration,
+    /// How long the whole call still has.
+    pub(crate) left: Duration,
+    /// The folder count and the pool that the server is told; nothing where no map says them.
+    pub(crate) announce: Option<(u32, &'c str)>,
+    /// The id of the primary when a fallback is asked in its place.
+    pub(crate) fallback_for: Option<&'c str>,
+}
+
+impl Server {
+    pub(crate) fn new(listed: &MapServer, label: String, pool: &str, settings: &Settings) -> Result<Server> {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .connect_timeout(settings.connect_timeout)
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(POOL_SIZE)
+            .tcp_nodelay(true)
+            .tcp_keepalive(Duration::from_secs(15))
+            .build()
+            .map_err(|error| Error::new(ErrorKind::Config, format!("no HTTP client could be made: {error}")))?;
+        Ok(Server {
+            listed: listed.clone(),
+            label,
+            pool: pool.to_owned(),
+            settings: settings.clone(),
+            client,
+            health: Health::new(),
+            is_suspected: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether a map lists it in the same way, so that connections and health may be kept.
+    pub(crate) fn is_listed_as(&self, listed: &MapServer, pool: &str, settings: &Settings) -> bool {
+        self.listed == *listed && self.pool == pool && self.settings == *settings
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.listed.id
+    }
+
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.listed.url
+    }
+
+    pub(crate) fn pool(&self) -> &str {
+        &self.pool
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Sends a request once and waits for the answer: one try.
+    pub(crate) async fn exchange(&self, request: &Request, this: &ThisTry<'_>) -> Outcome {
+        let http = match self.prepare(request, this) {
+            Ok(http) => http,
+            Err(failure) => return Outcome::NotSent(failure),
+        };
+        let begun = Instant::now();
+        let response = match request.within(this.timeout, self.client.execute(http)).await {
+            None => return Outcome::Maybe(Failure::timeout()),
+            Some(Err(error)) => return outcome::of_error(&error),
+            Some(Ok(response)) => response,
+        };
+        let mut answer = Answer {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: AnswerBody::Open(response),
+        };
+        if request.collect || outcome::needs_body(answer.status) {
+            let left = this.timeout.saturating_sub(begun.elapsed());
+            match collect(answer, request, left).await {
+                Ok(whole) => answer = whole,
+                Err(failure) => return Outcome::Maybe(failure),
+            }
+        }
+        outcome::of_answer(answer)
+    }
+
+    fn prepare(&self, request: &Request, this: &ThisTry<'_>) -> Result<reqwest::Request, Failure> {
+        let base = self.listed.url.trim_end_matches('/');
+        let url = Url::parse(&format!("{base}{}", request.target))
+            .map_err(|error| Failure::new(format!("has an address that cannot be used ({error})")))?;
+        let mut http = reqwest::Request::new(request.method.clone(), url);
+        *http.headers_mut() = request.headers.clone();
+        let mut set = |name: &'static str, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                http.headers_mut().insert(HeaderName::from_static(name), value);
+            }
+        };
+        if let Some((folders, pool)) = this.announce {
+            set(header::POOL, pool);
+            if !request.headers.contains_key(header::FOLDERS) {
+                set(header::FOLDERS, &folders.to_string());
+            }
+        }
+        if let Some(primary) = this.fallback_for {
+            set(header::FALLBACK_FOR, primary);
+        }
+        set(header::DEADLINE_MS, &this.left.as_millis().to_string());
+        *http.body_mut() = request.body.to_http()?;
+        Ok(http)
+    }
+
+    /// Notes that no connection could be made, and begins to look out for the server's return.
+    pub(crate) fn note_down(self: &Arc<Server>) {
+        if self.health.down() {
+            tracing::warn!(server = %self.label, "the server is down; its fallbacks are asked first");
+            tokio::spawn(look_out(Arc::downgrade(self)));
+        }
+    }
+
+    /// Notes that an answer did not come in time: asks once, on a new connection, whether anyone is there.
+    pub(crate) fn note_silent(self: &Arc<Server>) {
+        if self.is_suspected.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let server = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Outcome::NotSent(Failure { is_hard: true, .. }) = server.probe().await {
+                server.note_down();
+            }
+            server.is_suspected.store(false, Ordering::Release);
+        });
+    }
+
+    /// Asks the server who it is.
+    pub(crate) async fn probe(&self) -> Outcome {
+        let request = Request::get(PROBE);
+        let timeout = self.settings.try_timeout.min(Duration::from_secs(1));
+        self.exchange(&request, &ThisTry { timeout, left: timeout, announce: None, fallback_for: None }).await
+    }
+}
+
+/// Reads the body of an answer. Fails where the answer is worth nothing without it.
+async fn collect(answer: Answer, request: &Request, left: Duration) -> Result<Answer, Failure> {
+    let Answer { status, headers, body } = answer;
+    let AnswerBody::Open(response) = body else { return Ok(Answer { status, headers, body }) };
+    let failure = match tokio::time::timeout(left, response.bytes()).await {
+        Ok(Ok(bytes)) => return Ok(Answer { status, headers, body: AnswerBody::Whole(bytes) }),
+        Ok(Err(error)) => Failure { timed_out: error.is_timeout(), ..Failure::new(outcome::describe(&error)) },
+        Err(_) => Failure::timeout(),
+    };
+    match (request.class.is_write(), (200..300).contains(&status)) {
+        // The head said that it was done; what would have followed can be read again.
+        (true, true) => Ok(Answer { status, headers, body: AnswerBody::Lost(failure) }),
+        (true, false) => Ok(Answer { status, headers, body: AnswerBody::Whole(bytes::Bytes::new()) }),
+        (false, _) => Err(failure),
+    }
+}
+
+/// Asks a server that is down until it has been back for the hold-down. Ends when no client is left
+/// that knows the server.
+async fn look_out(server: Weak<Server>) {
+    loop {
+        let Some(pause) = server.upgrade().map(|server| pause_between_probes(&server.settings)) else { return };
+        tokio::time::sleep(pause).await;
+        let Some(server) = server.upgrade() else { return };
+        match server.probe().await {
+            Outcome::Answered(answer) if answer.status < 500 => {
+                let trusted = server.health.back() >= server.settings.hold_down;
+                if trusted && server.settings.failback != Failback::Manual {
+                    tracing::info!(server = %server.label, "the server is back");
+                    server.health.up();
+                }
+            }
+            _ => {
+                server.health.down();
+            }
+        }
+        if server.health.is_up() {
+            return;
+        }
+    }
+}
+
+/// Often enough to end the hold-down in time, rarely enough to cost nothing.
+fn pause_between_probes(settings: &Settings) -> Duration {
+    (settings.hold_down / 10).clamp(Duration::from_millis(20), Duration::from_secs(1))
+}
+
+impl Request {
+    fn get(target: &str) -> Request {
+        Request::new(crate::settings::OpClass::Read, Method::GET, target.to_owned())
+    }
+}
