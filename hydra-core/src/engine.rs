@@ -414,7 +414,8 @@ impl Drop for Inner {
 fn wait_all(tickets: impl Iterator<Item = Ticket<Result<()>>>) -> Result<()> {
     // All are asked before the first is waited for, so that they share the threads.
     let tickets: Vec<_> = tickets.collect();
-    tickets.into_iter().map(Ticket::wait).fold(Ok(()), |first, next| first.and(next))
+    let outcomes: Vec<Result<()>> = tickets.into_iter().map(Ticket::wait).collect();
+    outcomes.into_iter().collect()
 }
 
 /// The folders a server owns and those it keeps copies of; they must exist and not overlap.

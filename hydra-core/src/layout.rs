@@ -32,7 +32,7 @@ const CUT_ENCODED: usize = 150;
 
 /// What a chunk is: an append-only log, or the whole state of a swamp at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ChunkKind {
+pub(crate) enum ChunkKind {
     /// Records in the order they were written.
     Log,
     /// Every treasure of the swamp once; valid only with its footer.
@@ -50,21 +50,20 @@ impl ChunkKind {
 
 /// The name of a chunk file: `<server id>-<incarnation>-<seq>.hyl|.hys`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChunkName {
+pub(crate) struct ChunkName {
     /// The process that wrote it.
-    pub incarnation: u64,
+    pub(crate) incarnation: u64,
     /// Counts the chunks of a swamp and incarnation from 1.
-    pub seq: u32,
+    pub(crate) seq: u32,
     /// What it is.
-    pub kind: ChunkKind,
+    pub(crate) kind: ChunkKind,
     /// The server that wrote it.
-    pub server: String,
+    pub(crate) server: String,
 }
 
 impl ChunkName {
     /// The file name.
-    #[must_use]
-    pub fn file_name(&self) -> String {
+    pub(crate) fn file_name(&self) -> String {
         let incarnation = base32::encode(self.incarnation.into(), base32::WIDTH_64);
         let width = if self.seq >= 1 << 20 { 7 } else { 4 };
         let seq = base32::encode(self.seq.into(), width);
@@ -73,8 +72,7 @@ impl ChunkName {
 
     /// Reads a file name; `None` for every file that is not exactly named like a chunk: temporary
     /// files of copy tools, conflict copies, directories of file systems.
-    #[must_use]
-    pub fn parse(file_name: &str) -> Option<ChunkName> {
+    pub(crate) fn parse(file_name: &str) -> Option<ChunkName> {
         let (stem, extension) = file_name.rsplit_once('.')?;
         let kind = match extension {
             "hyl" => ChunkKind::Log,
@@ -97,21 +95,13 @@ impl ChunkName {
 }
 
 /// Whether a text can be a server id: 1 to 32 of `a-z 0-9 _`.
-#[must_use]
-pub fn is_server_id(text: &str) -> bool {
+pub(crate) fn is_server_id(text: &str) -> bool {
     (1..=32).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
 /// The directory of a folder: five digits.
-#[must_use]
-pub fn folder_dir(folder: FolderId) -> String {
+pub(crate) fn folder_dir(folder: FolderId) -> String {
     format!("{:05}", folder.get())
-}
-
-/// The folder whose directory has this name.
-pub(crate) fn folder_of_dir(dir_name: &str) -> Option<FolderId> {
-    let digits = dir_name.len() == 5 && dir_name.bytes().all(|b| b.is_ascii_digit());
-    digits.then(|| dir_name.parse().ok()).flatten().map(FolderId::new)
 }
 
 /// The directory of a swamp below the data directory: `00062/users/profiles/alice`.
@@ -132,8 +122,7 @@ pub(crate) fn swamp_path(root: &Path, folder: FolderId, name: &SwampName) -> Pat
 /// `a-z 0-9 _ - .` stay; all else is `%xx` per byte. Also encoded are a leading `.` or `-`, a
 /// trailing `.` and the first letter of a Windows device name. What grows beyond 200 bytes is cut
 /// at an escape and gets `%h` and the XXH3-128 of the whole part; `h` is no hexadecimal digit.
-#[must_use]
-pub fn encode_part(part: &str) -> String {
+pub(crate) fn encode_part(part: &str) -> String {
     let mut encoded = String::with_capacity(part.len() + 8);
     let last = part.len() - 1;
     let device = is_device_name(part);

@@ -13,6 +13,8 @@ mod directories;
 mod disk;
 mod engine;
 mod error;
+#[cfg(test)]
+mod faults;
 mod folder;
 mod format;
 mod handles;
@@ -46,6 +48,7 @@ pub use engine::{
 };
 pub use error::{Applied, Error, ErrorCode, Result};
 pub use folder::{FolderCount, FolderId, FolderSet, folder_of};
+pub use layout::swamp_dir;
 pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};
 pub use pattern::Pattern;
 pub use policy::{Compression, MAX_VALUE_BYTES, Policy, PolicyTable};

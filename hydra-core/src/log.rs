@@ -87,16 +87,6 @@ impl Log {
         }
     }
 
-    /// The directory of the swamp.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// The name of the chunk that is appended to.
-    pub(crate) fn open_name(&self) -> Option<&ChunkName> {
-        self.open.as_ref().map(|open| &open.facts.name)
-    }
-
     /// Takes note of the chunks of this process that stand in the directory; goes on with the one the
     /// swamp had open when it was evicted, if it is exactly as it was left.
     pub(crate) fn found(&mut self, shared: &Shared, names: &[ChunkName], remembered: Option<Remembered>) {
@@ -306,13 +296,6 @@ impl Log {
         let Some(open) = self.open.take() else { return };
         if let Err(error) = seal_chunk(shared, open, self.durable_hlc) {
             tracing::warn!(swamp = %self.name, %error, "a chunk is left without its footer");
-        }
-    }
-
-    /// Lets go of the file handle.
-    pub(crate) fn close_handle(&mut self) {
-        if let Some(open) = &mut self.open {
-            open.file = None;
         }
     }
 

@@ -119,11 +119,6 @@ impl Residents {
         self.shards.iter().flat_map(taken).collect()
     }
 
-    /// How many swamps are in memory.
-    pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.seats.lock().seats.len()).sum()
-    }
-
     /// Waits for the hydrations that are under way.
     pub(crate) fn wait_for_hydrations(&self, at_most: Duration) {
         let until = Instant::now() + at_most;

@@ -5,8 +5,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Error, ErrorCode, Result};
 use crate::folder::FolderCount;
 use crate::layout::{self, is_server_id};
@@ -32,12 +30,6 @@ pub(crate) struct Expected<'a> {
     pub(crate) folders: Option<FolderCount>,
     pub(crate) cluster: Option<&'a str>,
     pub(crate) server_id: Option<&'a str>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ServerFile {
-    id: String,
 }
 
 impl Root {
@@ -207,7 +199,7 @@ fn add_incarnation(path: &Path, incarnation: u64) -> Result<HashSet<u64>> {
     let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(failed("open"))?;
     // A last line that a crash cut off is ended first; it named a process that had written nothing.
     let separator = if known.is_empty() || known.ends_with('\n') { "" } else { "\n" };
-    write!(file, "{separator}{incarnation:016x}\n").map_err(failed("append to"))?;
+    writeln!(file, "{separator}{incarnation:016x}").map_err(failed("append to"))?;
     file.sync_all().map_err(failed("sync"))?;
     if known.is_empty() {
         sync_parent(path)?;

@@ -73,6 +73,8 @@ pub(crate) struct Folders {
     all_copied: bool,
     /// Folders of which another machine has or may have copies; never taken out again.
     copied: RwLock<FolderSet>,
+    /// Folders that were searched for the marker of a sync tool.
+    searched: Vec<AtomicBool>,
     file: std::path::PathBuf,
 }
 
@@ -88,7 +90,19 @@ impl Folders {
         let stored: Option<FoldersFile> = read_json(&file)?;
         let copied = stored.into_iter().flat_map(|stored| stored.copied).flat_map(|set| set.ranges().to_vec());
         let copied = FolderSet::from_ranges(copied);
-        Ok(Folders { owned, standby, all_copied, copied: RwLock::new(copied), file })
+        let all_copied = all_copied || root.path.join(layout::SYNCTHING_MARKER).exists();
+        let searched = (0..root.folders.get()).map(|_| AtomicBool::new(false)).collect();
+        Ok(Folders { owned, standby, all_copied, copied: RwLock::new(copied), searched, file })
+    }
+
+    /// Looks, once per folder, for the marker that Syncthing leaves in a directory it keeps in sync.
+    pub(crate) fn search(&self, root: &Root, folder: FolderId) -> Result<()> {
+        let searched = self.searched.get(folder.get() as usize);
+        if searched.is_none_or(|searched| searched.swap(true, Ordering::Relaxed)) {
+            return Ok(());
+        }
+        let marker = root.path.join(layout::folder_dir(folder)).join(layout::SYNCTHING_MARKER);
+        if marker.exists() { self.set_copied(folder) } else { Ok(()) }
     }
 
     pub(crate) fn is_copied(&self, folder: FolderId) -> bool {

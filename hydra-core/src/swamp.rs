@@ -131,6 +131,7 @@ impl Resident {
         remembered: Option<Remembered>,
     ) -> Result<Arc<Resident>> {
         let folder = folder_of(name, shared.root.folders);
+        shared.folders.search(&shared.root, folder)?;
         let Hydrated { state, names, adopt, settings, has_foreign, is_newer, watch } = hydrate(shared, name, folder)?;
         if has_foreign {
             shared.folders.set_copied(folder)?;

@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::layout::ChunkName;
 
+/// What is done with the directory of a swamp, and the names and lengths of its chunks.
+pub(crate) type EachSwamp<'a> = dyn FnMut(&Path, &[(ChunkName, u64)]) -> Result<()> + 'a;
+
 /// Calls `each` with the directory of every swamp below a folder that has chunks, and with their
 /// names and lengths, in the order of names. Directories that vanish meanwhile are passed over.
-pub(crate) fn swamps(folder: &Path, each: &mut dyn FnMut(&Path, &[(ChunkName, u64)]) -> Result<()>) -> Result<()> {
+pub(crate) fn swamps(folder: &Path, each: &mut EachSwamp<'_>) -> Result<()> {
     for sanctuary in directories(folder)? {
         for realm in directories(&sanctuary)? {
             for swamp in directories(&realm)? {

@@ -19,8 +19,6 @@ use crate::vector::VersionVector;
 
 const FIXED: usize = 64;
 const CRC: usize = 4;
-/// More vector entries than this are not written; 16 bits count them.
-pub(crate) const MAX_VECTOR: usize = 4_096;
 
 /// A chunk's header.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 //! Tests of the engine through its public API. Where does a test belong?
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod basics; // what each operation does, without faults
 mod common; // directories, names, short cuts
