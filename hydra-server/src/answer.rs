@@ -1,0 +1,91 @@
+//! Answers: statuses, bodies and the headers that every answer carries.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
+use http::{HeaderName, HeaderValue, Response as HttpResponse, StatusCode};
+use hydra_core::wire::{PROBLEM_JSON, Problem, header};
+use hydra_core::{Error, ErrorCode, Version};
+use serde::Serialize;
+
+/// What a handler gives back.
+pub(crate) type Response = HttpResponse<Body>;
+
+pub(crate) const APPLIED: HeaderName = HeaderName::from_static(header::APPLIED);
+pub(crate) const SERVER: HeaderName = HeaderName::from_static(header::SERVER);
+pub(crate) const FOLDER: HeaderName = HeaderName::from_static(header::FOLDER);
+pub(crate) const SERVED_BY: HeaderName = HeaderName::from_static(header::SERVED_BY);
+pub(crate) const DURABLE: HeaderName = HeaderName::from_static(header::DURABLE);
+pub(crate) const REPLAYED: HeaderName = HeaderName::from_static(header::REPLAYED);
+pub(crate) const COPY: HeaderName = HeaderName::from_static(header::COPY);
+pub(crate) const COUNT: HeaderName = HeaderName::from_static(header::COUNT);
+pub(crate) const CREATED_AT: HeaderName = HeaderName::from_static(header::CREATED_AT);
+pub(crate) const UPDATED_AT: HeaderName = HeaderName::from_static(header::UPDATED_AT);
+pub(crate) const EXPIRES_AT: HeaderName = HeaderName::from_static(header::EXPIRES_AT);
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(header::REQUEST_ID);
+
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(crate) const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// An answer without a body.
+pub(crate) fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// An answer with a body that is written already.
+pub(crate) fn body(status: StatusCode, content_type: HeaderValue, bytes: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Body::from(bytes.into()));
+    *response.status_mut() = status;
+    response.headers_mut().reserve(16);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// An answer with a JSON body.
+///
+/// # Errors
+/// `internal` when the value cannot be written, which no body of ours does.
+pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Result<Response, Error> {
+    let bytes = serde_json::to_vec(value)
+        .map_err(|error| Error::new(ErrorCode::Internal, format!("the answer cannot be written: {error}")))?;
+    Ok(body(status, JSON, bytes))
+}
+
+/// An answer to a write, with the version it made.
+///
+/// # Errors
+/// Those of [`json`].
+pub(crate) fn written<T: Serialize>(status: StatusCode, version: &Version, value: &T) -> Result<Response, Error> {
+    let mut response = json(status, value)?;
+    response.headers_mut().insert(ETAG, etag(version));
+    Ok(response)
+}
+
+/// The version as an entity tag.
+pub(crate) fn etag(version: &Version) -> HeaderValue {
+    ascii(format!("\"{version}\""))
+}
+
+/// A header value of text that this server made itself; empty should it not be printable ASCII after all.
+pub(crate) fn ascii(text: impl Into<Bytes>) -> HeaderValue {
+    HeaderValue::from_maybe_shared(text.into()).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// An error as `application/problem+json`; never kept by a cache.
+pub(crate) fn problem(error: &Error, problem: &Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let bytes = serde_json::to_vec(problem).unwrap_or_default();
+    let mut response = body(status, HeaderValue::from_static(PROBLEM_JSON), bytes);
+    let headers = response.headers_mut();
+    headers.insert(APPLIED, HeaderValue::from_static(error.applied().as_str()));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(version) = error.current_version() {
+        headers.insert(ETAG, etag(version));
+    }
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}

@@ -1,0 +1,438 @@
+//! One engine behind HTTP: every request goes through [`App::answer`].
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::{Request, State};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::{ALLOW, CONTENT_LENGTH, ORIGIN};
+use http::request::Parts;
+use http::{HeaderValue, Method};
+use hydra_core::wire::{Problem, header};
+use hydra_core::{
+    Applied, Batch, Committed, CopyState, Durability, Engine, Error, ErrorCode, FolderId, FolderState, Idempotency,
+    OpResult, Swamp, SwampName,
+};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::answer::{self, Response};
+use crate::body::{BodyMemory, Limit, RequestBody};
+use crate::conditions::{folders_header, idempotency_key, single};
+use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
+use crate::metrics::Metrics;
+use crate::route::Route;
+use crate::{batches, folders, lists, policies, service, swamps, treasures};
+
+/// The engine as an axum router, for programs that bring their own listener or more routes.
+///
+/// [`crate::run`] adds what belongs to connections: time limits, their number, and the graceful end.
+pub fn app(engine: Engine, config: Config) -> Router {
+    router(App::new(engine, config))
+}
+
+/// Everything is one fallback: axum decodes paths before it splits them, see [`Route`].
+pub(crate) fn router(app: Arc<App>) -> Router {
+    Router::new().fallback(|State(app): State<Arc<App>>, request: Request| app.answer(request)).with_state(app)
+}
+
+/// What all requests share.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) engine: Engine,
+    pub(crate) config: Config,
+    pub(crate) metrics: Metrics,
+    bodies: BodyMemory,
+    server: HeaderValue,
+    draining: AtomicBool,
+    /// Makes the request ids of this process differ from those of the one before.
+    started: u64,
+    requests: AtomicU64,
+}
+
+impl App {
+    pub(crate) fn new(engine: Engine, config: Config) -> Arc<App> {
+        Arc::new(App {
+            metrics: Metrics::new(&engine),
+            bodies: BodyMemory::new(config.max_body_memory),
+            server: answer::ascii(engine.server_id().to_owned()),
+            draining: AtomicBool::new(false),
+            started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+            requests: AtomicU64::new(0),
+            engine,
+            config,
+        })
+    }
+
+    /// From now on only service paths are answered; requests that have begun go on.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Answers one request. A panic is answered too, and costs nobody else anything.
+    pub(crate) async fn answer(self: Arc<App>, request: Request) -> Response {
+        let begun = Instant::now();
+        let (head, body) = request.into_parts();
+        let mut call = Call::new(self, head, body);
+        let route = Route::parse(call.head.uri.path());
+        let label = route.as_ref().map_or(0, Route::label);
+        let outcome = AssertUnwindSafe(dispatch(&mut call, route)).catch_unwind().await;
+        let outcome = outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+        call.finish(outcome, label, begun)
+    }
+
+    fn request_id(&self, head: &Parts) -> HeaderValue {
+        let sane = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+        match head.headers.get(header::REQUEST_ID).filter(sane) {
+            Some(sent) => sent.clone(),
+            None => answer::ascii(format!("{:x}-{:x}", self.started, self.requests.fetch_add(1, Ordering::Relaxed))),
+        }
+    }
+}
+
+/// From the route to the handler: one line per endpoint.
+async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Response, Error> {
+    call.check_head()?;
+    let route = route?;
+    call.admit(&route)?;
+    let reads = matches!(call.head.method, Method::GET | Method::HEAD);
+    match route {
+        Route::Treasure(name, key) if reads => treasures::get(call, &name, &key).await,
+        Route::Treasure(name, key) if call.head.method == Method::PUT => treasures::put(call, &name, key).await,
+        Route::Treasure(name, key) if call.head.method == Method::DELETE => treasures::delete(call, &name, key).await,
+        Route::Treasure(name, key) => treasures::increment(call, &name, key).await,
+        Route::List(name) if call.head.method == Method::HEAD => lists::count(call, &name).await,
+        Route::List(name) => lists::list(call, &name).await,
+        Route::Batch(name) => batches::batch(call, &name).await,
+        Route::Swamp(name) if reads => swamps::info(call, &name).await,
+        Route::Swamp(name) => swamps::destroy(call, &name).await,
+        Route::FlushSwamp(name) => swamps::flush(call, &name).await,
+        Route::SwampPolicy(name) => swamps::policy(call, &name).await,
+        Route::Policies => policies::list(call),
+        Route::Policy(pattern) if reads => policies::get(call, &pattern),
+        Route::Policy(pattern) if call.head.method == Method::PUT => policies::put(call, pattern).await,
+        Route::Policy(pattern) => policies::delete(call, pattern).await,
+        Route::Resolve(name) => folders::resolve(call, &name),
+        Route::Folders => folders::list(call, None).await,
+        Route::Folder(set) => folders::list(call, Some(set)).await,
+        Route::FlushFolder(set) => folders::flush(call, Some(set)).await,
+        Route::FlushAll => folders::flush(call, None).await,
+        Route::Probe => service::probe(call).await,
+        Route::Metrics => service::metrics(call),
+        Route::Ready => service::ready(call),
+        Route::Version => service::version(call),
+        Route::Problem(code) => service::problem(call, &code),
+        Route::Health => service::health(call),
+        Route::Welcome => service::welcome(call),
+    }
+}
+
+/// One request on its way, and what its answer has to say beyond its body.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) app: Arc<App>,
+    pub(crate) head: Parts,
+    id: HeaderValue,
+    body: RequestBody,
+    /// The folder the request is about.
+    pub(crate) folder: Option<FolderId>,
+    /// Whether a copy answers in place of the owner.
+    standby: bool,
+    copy: CopyState,
+    durability: Option<Durability>,
+    replayed: bool,
+    allow: Option<&'static str>,
+}
+
+impl Call {
+    fn new(app: Arc<App>, head: Parts, body: Body) -> Call {
+        Call {
+            id: app.request_id(&head),
+            app,
+            head,
+            body: RequestBody::new(body),
+            folder: None,
+            standby: false,
+            copy: CopyState::Complete,
+            durability: None,
+            replayed: false,
+            allow: None,
+        }
+    }
+
+    /// Refuses heads that are too long.
+    fn check_head(&self) -> Result<(), Error> {
+        let uri = self.head.uri.path().len() + self.head.uri.query().map_or(0, |query| query.len() + 1);
+        if uri > MAX_URI_BYTES {
+            let detail = format!("the request target has {uri} bytes; {MAX_URI_BYTES} are allowed");
+            return Err(Error::new(ErrorCode::UriTooLong, detail));
+        }
+        let headers: usize = self.head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        if headers > MAX_HEADER_BYTES {
+            let detail = format!("the headers have {headers} bytes; {MAX_HEADER_BYTES} are allowed");
+            return Err(Error::new(ErrorCode::HeadersTooLarge, detail));
+        }
+        Ok(())
+    }
+
+    /// Everything that must hold before a handler runs, whatever the handler.
+    fn admit(&mut self, route: &Route) -> Result<(), Error> {
+        if !route.allows(&self.head.method) {
+            self.allow = Some(route.allow());
+            let detail = format!("{} is not allowed here; {} are", self.head.method, route.allow());
+            return Err(Error::new(ErrorCode::MethodNotAllowed, detail));
+        }
+        let reads = matches!(self.head.method, Method::GET | Method::HEAD);
+        if let Some(origin) = self.head.headers.get(ORIGIN).filter(|_| !reads) {
+            let detail = format!("a page from {origin:?} may not change anything here");
+            return Err(Error::new(ErrorCode::OriginRefused, detail)
+                .with_hint("browsers send Origin; programs that are no browser leave it out"));
+        }
+        if route.is_service() {
+            return Ok(());
+        }
+        if self.app.is_draining() {
+            return Err(Error::new(ErrorCode::Draining, "this server is shutting down"));
+        }
+        self.check_map()?;
+        match route.name() {
+            Some(name) => self.admit_folder(name, route, reads),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the client counts the same folders and means the same pool.
+    fn check_map(&self) -> Result<(), Error> {
+        let here = self.app.engine.folder_count();
+        if let Some(theirs) = folders_header(&self.head.headers)?.filter(|theirs| *theirs != here.get()) {
+            let detail = format!("the client counts {theirs} folders, the data directory of this server {here}");
+            return Err(Error::new(ErrorCode::FolderCountMismatch, detail)
+                .with_hint("the number of folders is fixed when data is first written; correct the client's map"));
+        }
+        let pool = &self.app.config.pool;
+        match single(&self.head.headers, header::POOL)? {
+            Some(theirs) if theirs != pool => {
+                let detail = format!("the client means the pool {theirs:?}, this server belongs to {pool:?}");
+                Err(Error::new(ErrorCode::NotOwner, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this server answers for the folder of the name.
+    fn admit_folder(&mut self, name: &SwampName, route: &Route, reads: bool) -> Result<(), Error> {
+        let folder = self.app.engine.folder_of(name);
+        self.folder = Some(folder);
+        if matches!(route, Route::Resolve(_)) {
+            return Ok(());
+        }
+        match self.app.engine.folder_state(folder) {
+            FolderState::Owned => return Ok(()),
+            FolderState::Standby => self.standby = true,
+            _ => return Err(not_owner(folder)),
+        }
+        // A flush changes no data, and a batch may hold only reads: it asks again when it is read.
+        let harmless = reads || matches!(route, Route::FlushSwamp(_) | Route::Batch(_));
+        if harmless { Ok(()) } else { self.may_write() }
+    }
+
+    /// Whether a write may go to this server: to a copy only from a client that says it falls back.
+    pub(crate) fn may_write(&self) -> Result<(), Error> {
+        if !self.standby || self.falls_back()? {
+            return Ok(());
+        }
+        let detail = "this server keeps a copy of the folder; it takes writes only while the owner is away";
+        Err(Error::new(ErrorCode::NotOwner, detail)
+            .with_hint("send the write to the owner, or with Hydra-Fallback-For: <owner's id> when it does not answer"))
+    }
+
+    fn falls_back(&self) -> Result<bool, Error> {
+        let sent = single(&self.head.headers, header::FALLBACK_FOR)?;
+        Ok(sent.is_some_and(|id| !id.trim().is_empty()))
+    }
+
+    /// The swamp, hydrated where need be: only that leaves the async threads.
+    pub(crate) async fn swamp(&mut self, name: &SwampName) -> Result<Swamp, Error> {
+        let swamp = match self.app.engine.resident(name) {
+            Some(swamp) => swamp,
+            None => {
+                let (engine, name) = (self.app.engine.clone(), name.clone());
+                blocking(move || engine.hydrate(&name)).await?
+            }
+        };
+        self.copy = swamp.copy_state();
+        Ok(swamp)
+    }
+
+    /// Reads the request body.
+    pub(crate) async fn read_body(&mut self, limit: Limit) -> Result<Bytes, Error> {
+        self.body.read(limit, self.app.config.body_timeout, &self.app.bodies).await
+    }
+
+    /// The idempotency key of the request, bound to everything that makes the request what it is.
+    pub(crate) fn idempotency(&self, body: &[u8]) -> Result<Option<Idempotency>, Error> {
+        let headers = &self.head.headers;
+        let Some(key) = idempotency_key(headers)? else { return Ok(None) };
+        let uri = &self.head.uri;
+        let mut hash = Xxh3::new();
+        let mut add = |piece: &[u8]| {
+            hash.update(&(piece.len() as u64).to_le_bytes());
+            hash.update(piece);
+        };
+        add(self.head.method.as_str().as_bytes());
+        add(uri.path().as_bytes());
+        add(uri.query().unwrap_or_default().as_bytes());
+        for name in ["if-match", "if-none-match", "content-type"] {
+            headers.get_all(name).iter().for_each(|value| add(value.as_bytes()));
+            add(name.as_bytes());
+        }
+        add(body);
+        Ok(Some(Idempotency::new(key, hash.digest())))
+    }
+
+    /// Writes and waits for the acknowledgement.
+    pub(crate) async fn write(&mut self, name: &SwampName, batch: Batch) -> Result<Committed, Error> {
+        let batch = Batch { mark_deletes: self.standby, ..batch };
+        let committed = self.swamp(name).await?.write(batch).await?;
+        self.durability = Some(committed.durability);
+        self.replayed = committed.replayed;
+        Ok(committed)
+    }
+
+    /// Writes one operation.
+    pub(crate) async fn write_one(&mut self, name: &SwampName, batch: Batch) -> Result<OpResult, Error> {
+        let committed = self.write(name, batch).await?;
+        committed.results.into_iter().next().unwrap_or_else(|| Err(unexpected("a write had no result")))
+    }
+
+    /// Says that what was done is on disk.
+    pub(crate) fn mark_synced(&mut self) {
+        self.durability = Some(Durability::Synced);
+    }
+
+    /// Whether deletes leave a mark even where nothing was found.
+    pub(crate) fn marks_deletes(&self) -> bool {
+        self.standby
+    }
+
+    /// Completes the answer with what every answer carries, and counts it.
+    fn finish(self, outcome: Result<Response, Error>, label: usize, begun: Instant) -> Response {
+        let mut response = outcome.unwrap_or_else(|error| self.problem(&error));
+        let headers = response.headers_mut();
+        headers.insert(answer::SERVER, self.app.server.clone());
+        headers.insert(answer::REQUEST_ID, self.id.clone());
+        if let Some(folder) = self.folder {
+            headers.insert(answer::FOLDER, HeaderValue::from(folder.get()));
+        }
+        if let Some(durability) = self.durability {
+            headers.insert(answer::DURABLE, HeaderValue::from_static(durability.as_str()));
+        }
+        if self.replayed {
+            headers.insert(answer::REPLAYED, HeaderValue::from_static("true"));
+        }
+        if self.standby {
+            headers.insert(answer::SERVED_BY, HeaderValue::from_static("fallback"));
+        }
+        if self.copy != CopyState::Complete {
+            headers.insert(answer::COPY, HeaderValue::from_static(self.copy.as_str()));
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.head.method == Method::HEAD {
+            without_body(&mut response);
+        }
+        self.account(label, response.status().as_u16(), begun);
+        if !self.head.headers.contains_key(http::header::EXPECT) {
+            self.body.discard_rest();
+        }
+        response
+    }
+
+    fn problem(&self, error: &Error) -> Response {
+        let mut problem = Problem::of(error);
+        problem.instance = self.id.to_str().ok().map(str::to_owned);
+        problem.folder = self.folder;
+        problem.server = Some(self.app.engine.server_id().to_owned());
+        if problem.status >= 500 && error.code() != ErrorCode::Draining {
+            tracing::error!(id = ?self.id, code = %error.code(), "{error}");
+        }
+        answer::problem(error, &problem)
+    }
+
+    /// Counts the request and writes one line about it: never names, keys or values.
+    fn account(&self, label: usize, status: u16, begun: Instant) {
+        let took = begun.elapsed();
+        self.app.metrics.count(&self.head.method, label, status, took);
+        tracing::debug!(
+            id = ?self.id,
+            method = %self.head.method,
+            route = crate::route::LABELS[label],
+            folder = self.folder.map(FolderId::get),
+            status,
+            micros = took.as_micros() as u64,
+            "answered"
+        );
+    }
+}
+
+/// A HEAD says how long the body would be and leaves it out.
+fn without_body(response: &mut Response) {
+    if let Some(length) = response.body().size_hint().exact().filter(|length| *length > 0) {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    *response.body_mut() = Body::empty();
+}
+
+fn not_owner(folder: FolderId) -> Error {
+    Error::new(ErrorCode::NotOwner, format!("folder {folder} is not on this server"))
+        .with_hint("compare the client map with GET /v1/folders of this server")
+}
+
+/// Runs what may wait for the disk, or compute for long, on a thread that may.
+///
+/// # Errors
+/// Those of `work`; `internal` when it panics.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => Err(panicked(panic.as_ref())),
+            Err(_) => Err(Error::new(ErrorCode::Draining, "this server is shutting down")),
+        },
+    }
+}
+
+/// Runs `work` here when it is about few bytes, else where it keeps nobody waiting.
+///
+/// # Errors
+/// Those of `work`.
+pub(crate) async fn by_size<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    const QUICK: usize = 256 << 10;
+    if bytes <= QUICK { work() } else { blocking(work).await }
+}
+
+/// The engine answered something that does not belong to the question.
+pub(crate) fn unexpected(what: &str) -> Error {
+    Error::new(ErrorCode::Internal, format!("{what}; this is a defect of the server")).with_applied(Applied::Unknown)
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = text.unwrap_or("without a message"), "a request panicked");
+    unexpected("the request could not be completed")
+}

@@ -1,0 +1,137 @@
+//! Request bodies: bounded before and while they are read, and dropped politely when they are refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hydra_core::{Error, ErrorCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Bodies are counted against the memory of all bodies in units of this many bytes; shorter ones are not counted.
+const UNIT: u64 = 64 << 10;
+/// How long and how much of a refused body is still read, so that the peer gets to see the answer.
+const DISCARD_TIME: Duration = Duration::from_secs(5);
+const DISCARD_BYTES: u64 = 256 << 20;
+
+/// How long a body may be, and what its sender is told when it is longer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    pub(crate) bytes: u64,
+    pub(crate) code: ErrorCode,
+    pub(crate) what: &'static str,
+}
+
+impl Limit {
+    fn exceeded(self) -> Error {
+        Error::new(self.code, format!("{} is longer than {} bytes, the longest allowed", self.what, self.bytes))
+    }
+}
+
+/// The memory that all request bodies share.
+#[derive(Debug)]
+pub(crate) struct BodyMemory(Arc<Semaphore>);
+
+impl BodyMemory {
+    pub(crate) fn new(bytes: u64) -> BodyMemory {
+        let units = usize::try_from(bytes / UNIT).unwrap_or(usize::MAX);
+        BodyMemory(Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// Makes `held` cover a body of `length` bytes.
+    fn cover(&self, held: &mut Option<OwnedSemaphorePermit>, length: u64) -> Result<(), Error> {
+        let wanted = length / UNIT;
+        let have = held.as_ref().map_or(0, |permit| permit.num_permits() as u64);
+        if wanted <= have {
+            return Ok(());
+        }
+        let missing = u32::try_from(wanted - have).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.0).try_acquire_many_owned(missing).map_err(|_| {
+            Error::new(ErrorCode::Overloaded, "the request bodies in memory have reached their limit; try again")
+        })?;
+        match held {
+            Some(held) => held.merge(permit),
+            None => *held = Some(permit),
+        }
+        Ok(())
+    }
+}
+
+/// A request body that can be read once.
+#[derive(Debug)]
+pub(crate) struct RequestBody {
+    body: Body,
+    /// Returned when the request is over.
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl RequestBody {
+    pub(crate) fn new(body: Body) -> RequestBody {
+        RequestBody { body, held: None }
+    }
+
+    /// Reads the whole body. A length that is announced and too large is refused before anything is read.
+    ///
+    /// # Errors
+    /// The code of the limit; `overloaded`; `invalid-body` when the body breaks off or pauses too long.
+    pub(crate) async fn read(&mut self, limit: Limit, pause: Duration, memory: &BodyMemory) -> Result<Bytes, Error> {
+        if self.body.size_hint().lower() > limit.bytes {
+            return Err(limit.exceeded());
+        }
+        let Some(first) = self.next(pause).await? else { return Ok(Bytes::new()) };
+        if self.body.is_end_stream() && first.len() as u64 <= limit.bytes {
+            memory.cover(&mut self.held, first.len() as u64)?;
+            return Ok(first);
+        }
+        let mut read = BytesMut::from(first);
+        loop {
+            if read.len() as u64 > limit.bytes {
+                return Err(limit.exceeded());
+            }
+            memory.cover(&mut self.held, read.len() as u64)?;
+            match self.next(pause).await? {
+                Some(more) => read.extend_from_slice(&more),
+                None => return Ok(read.freeze()),
+            }
+        }
+    }
+
+    /// The next piece of data; trailers are skipped.
+    async fn next(&mut self, pause: Duration) -> Result<Option<Bytes>, Error> {
+        let refuse = |why: String| Error::new(ErrorCode::InvalidBody, why);
+        loop {
+            let frame = tokio::time::timeout(pause, self.body.frame()).await;
+            match frame.map_err(|_| refuse(format!("the body paused for more than {} s", pause.as_secs())))? {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(refuse(format!("the body broke off: {error}"))),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads on in the background what nobody wanted. Closing a connection with unread bytes resets it, and
+    /// the peer that is still sending would never see the answer.
+    pub(crate) fn discard_rest(mut self) {
+        if self.body.is_end_stream() {
+            return;
+        }
+        self.held = None;
+        tokio::spawn(async move {
+            let mut left = DISCARD_BYTES;
+            let drained = async {
+                while let Some(Ok(frame)) = self.body.frame().await {
+                    left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
+                    if left == 0 {
+                        break;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(DISCARD_TIME, drained).await;
+        });
+    }
+}

@@ -1,0 +1,214 @@
+//! Request headers that change what a request means: conditions, idempotency keys, preferences. Pure.
+
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderName, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
+use hydra_core::wire::header;
+use hydra_core::{Condition, Error, ErrorCode, Version};
+
+use crate::route::shown;
+
+/// The longest idempotency key, in bytes.
+const MAX_IDEMPOTENCY_KEY: usize = 255;
+
+/// The entity tags of `If-Match` or `If-None-Match`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Tags {
+    /// `*`: whatever the version.
+    Any,
+    /// The tags that can be versions. Weak and foreign tags match nothing and are left out.
+    Versions(Vec<Version>),
+}
+
+impl Tags {
+    /// The tags of a header, from all its lines; `None` when it was not sent.
+    ///
+    /// # Errors
+    /// `invalid-header` when the header is not text, is empty, or has `*` beside tags.
+    pub(crate) fn read(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Error> {
+        let mut any = false;
+        let mut pieces = 0;
+        let mut versions = Vec::new();
+        for line in headers.get_all(name) {
+            let line = line.to_str().map_err(|_| invalid(name.as_str(), "is not printable ASCII"))?;
+            for piece in line.split(',').map(str::trim).filter(|piece| !piece.is_empty()) {
+                pieces += 1;
+                any |= piece == "*";
+                versions.extend(version_of(piece));
+            }
+        }
+        match (headers.contains_key(name), pieces, any) {
+            (false, ..) => Ok(None),
+            (true, 0, _) => Err(invalid(name.as_str(), "is empty; send an ETag of an earlier answer, or *")),
+            (true, 1, true) => Ok(Some(Tags::Any)),
+            (true, _, true) => Err(invalid(name.as_str(), "has * beside other tags")),
+            (true, _, false) => Ok(Some(Tags::Versions(versions))),
+        }
+    }
+
+    /// Whether one of the tags is this version.
+    pub(crate) fn matches(&self, version: &Version) -> bool {
+        match self {
+            Tags::Any => true,
+            Tags::Versions(versions) => versions.contains(version),
+        }
+    }
+}
+
+/// A tag with or without quotes. A weak tag never matches in a strong comparison.
+fn version_of(tag: &str) -> Option<Version> {
+    let bare = match tag.strip_prefix('"') {
+        Some(rest) => rest.strip_suffix('"')?,
+        None => tag,
+    };
+    bare.parse().ok()
+}
+
+/// What must hold before a PUT or DELETE.
+///
+/// # Errors
+/// `invalid-header` for conditions that cannot be kept; none is ever ignored.
+pub(crate) fn write_condition(headers: &HeaderMap) -> Result<Condition, Error> {
+    if headers.contains_key(IF_UNMODIFIED_SINCE) {
+        return Err(invalid("If-Unmodified-Since", "is not supported").with_hint("send If-Match with the ETag"));
+    }
+    let if_match = Tags::read(headers, &IF_MATCH)?;
+    match (if_match, Tags::read(headers, &IF_NONE_MATCH)?) {
+        (None, None) => Ok(Condition::Always),
+        (Some(Tags::Any), None) => Ok(Condition::Present),
+        (Some(Tags::Versions(versions)), None) => Ok(Condition::Version(versions)),
+        (None, Some(Tags::Any)) => Ok(Condition::Absent),
+        (None, Some(Tags::Versions(_))) => {
+            Err(invalid("If-None-Match", "has a tag; on a write only * is allowed, which means: must not exist"))
+        }
+        (Some(_), Some(_)) => Err(invalid("If-None-Match", "came together with If-Match; send one of them")),
+    }
+}
+
+/// Refuses every condition, for requests that cannot keep one.
+///
+/// # Errors
+/// `invalid-header` names the first condition found.
+pub(crate) fn no_conditions(headers: &HeaderMap) -> Result<(), Error> {
+    match [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE].iter().find(|name| headers.contains_key(*name)) {
+        Some(name) => Err(invalid(name.as_str(), "cannot be kept by this request; leave it out")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses bodies that are encoded or only part of a value: storing them as they are would lose that fact.
+///
+/// # Errors
+/// `unsupported-media-type` or `invalid-header`.
+pub(crate) fn plain_body(headers: &HeaderMap) -> Result<(), Error> {
+    if headers.contains_key(CONTENT_RANGE) {
+        return Err(invalid("Content-Range", "is not supported; send the whole value"));
+    }
+    match headers.get(CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => Err(Error::new(
+            ErrorCode::UnsupportedMediaType,
+            format!("Content-Encoding {encoding:?} is not supported; send the bytes as they are"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The idempotency key of a write, if one was sent.
+///
+/// # Errors
+/// `invalid-header` unless there is exactly one of 1 to 255 bytes of printable ASCII.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Error> {
+    let Some(key) = single(headers, header::IDEMPOTENCY_KEY)? else { return Ok(None) };
+    if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY {
+        return Err(invalid(
+            header::IDEMPOTENCY_KEY,
+            &format!("has {} bytes; 1 to {MAX_IDEMPOTENCY_KEY} are allowed", key.len()),
+        ));
+    }
+    Ok(Some(key))
+}
+
+/// The text of a header that may come only once.
+///
+/// # Errors
+/// `invalid-header` when it came twice or is not printable ASCII.
+pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Error> {
+    let mut lines = headers.get_all(name).iter();
+    let Some(first) = lines.next() else { return Ok(None) };
+    if lines.next().is_some() {
+        return Err(invalid(name, "came more than once"));
+    }
+    first.to_str().map(Some).map_err(|_| invalid(name, "is not printable ASCII"))
+}
+
+/// Whether the client asked for an answer without a body (`Prefer: return=minimal`).
+pub(crate) fn prefers_minimal(headers: &HeaderMap) -> bool {
+    headers
+        .get_all("prefer")
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split([',', ';']))
+        .any(|piece| piece.trim().eq_ignore_ascii_case("return=minimal"))
+}
+
+/// An `invalid-header` about one header.
+pub(crate) fn invalid(name: &str, why: &str) -> Error {
+    Error::new(ErrorCode::InvalidHeader, format!("the header {name} {why}"))
+}
+
+/// The number of folders a client counts, if it says so.
+///
+/// # Errors
+/// `invalid-header` when it is no number.
+pub(crate) fn folders_header(headers: &HeaderMap) -> Result<Option<u32>, Error> {
+    let Some(text) = single(headers, header::FOLDERS)? else { return Ok(None) };
+    let refuse = |_| invalid(header::FOLDERS, &format!("is {}; it is the number of folders, e.g. 100", shown(text)));
+    text.parse().map(Some).map_err(refuse)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    const A: &str = "00000000000a1-0000000000001";
+    const B: &str = "00000000000b1-0000000000001";
+
+    fn headers(lines: &[(HeaderName, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(name, HeaderValue::from_str(value).expect("a header"));
+        }
+        map
+    }
+
+    fn version(text: &str) -> Version {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn tags_are_read_with_and_without_quotes_and_from_lists() {
+        for text in [A.to_owned(), format!("\"{A}\""), format!(" \"x\" , \"{A}\",")] {
+            let condition = write_condition(&headers(&[(IF_MATCH, &text)])).expect(&text);
+            assert_eq!(condition, Condition::Version(vec![version(A)]), "{text}");
+        }
+        let both = write_condition(&headers(&[(IF_MATCH, A), (IF_MATCH, B)])).expect("two lines");
+        assert_eq!(both, Condition::Version(vec![version(A), version(B)]));
+        let weak = write_condition(&headers(&[(IF_MATCH, &format!("W/\"{A}\""))])).expect("weak");
+        assert_eq!(weak, Condition::Version(Vec::new()));
+    }
+
+    #[test]
+    fn conditions_that_cannot_be_kept_are_refused() {
+        assert_eq!(write_condition(&headers(&[(IF_NONE_MATCH, "*")])).expect("create"), Condition::Absent);
+        assert_eq!(write_condition(&headers(&[(IF_MATCH, "*")])).expect("update"), Condition::Present);
+        for lines in [
+            vec![(IF_NONE_MATCH, A)],
+            vec![(IF_MATCH, A), (IF_NONE_MATCH, "*")],
+            vec![(IF_MATCH, "")],
+            vec![(IF_MATCH, "*, \"x\"")],
+            vec![(IF_UNMODIFIED_SINCE, "Sun, 22 Nov 2026 10:00:00 GMT")],
+        ] {
+            assert_eq!(write_condition(&headers(&lines)).expect_err("refused").code(), ErrorCode::InvalidHeader);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What a server can be told, and the limits it holds.
+
+use std::time::Duration;
+
+/// The longest request target: 8 KiB.
+pub const MAX_URI_BYTES: usize = 8 << 10;
+/// The longest request head, names and values of all headers together: 32 KiB.
+pub const MAX_HEADER_BYTES: usize = 32 << 10;
+/// The longest body of a batch: 64 MiB.
+pub const MAX_BATCH_BODY_BYTES: u64 = 64 << 20;
+/// The longest body of anything that is neither a value nor a batch: 64 KiB.
+pub const MAX_SMALL_BODY_BYTES: u64 = 64 << 10;
+/// The most treasures one page of a list may have.
+pub const MAX_LIST_LIMIT: usize = 10_000;
+/// How many treasures a page of a list has unless told otherwise.
+pub const DEFAULT_LIST_LIMIT: usize = 100;
+
+/// Settings of a server in front of an engine. What the engine itself is told stands in
+/// [`hydra_core::EngineOptions`].
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The pool the server belongs to; a client that expects another one is refused. Default `default`.
+    pub pool: String,
+    /// How long requests may take to finish after the shutdown began. Default 30 s.
+    pub shutdown_grace: Duration,
+    /// How many connections are open at once; further ones wait to be accepted. Default 10 000.
+    pub max_connections: usize,
+    /// How long a peer may take to send a request head once it has begun, and to begin the first one.
+    /// Default 10 s.
+    pub header_timeout: Duration,
+    /// How long a connection may stay silent between requests, or refuse to take an answer. Longer than
+    /// clients usually keep idle connections, so that it is they who close. Default 75 s.
+    pub idle_timeout: Duration,
+    /// How long a request body may pause. Default 30 s.
+    pub body_timeout: Duration,
+    /// How many bytes of request bodies may be in memory at once; beyond, large bodies are refused
+    /// with `overloaded`. Default 1 GiB.
+    pub max_body_memory: u64,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            pool: "default".to_owned(),
+            shutdown_grace: Duration::from_secs(30),
+            max_connections: 10_000,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(30),
+            max_body_memory: 1 << 30,
+        }
+    }
+}

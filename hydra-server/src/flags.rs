@@ -1,0 +1,227 @@
+//! Flags, `HYDRA_*` variables and the file of settings, and which of them wins.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use hydra_core::duration::parse_duration;
+use hydra_core::wire::DEFAULT_SERVER;
+use hydra_core::{FolderCount, FolderSet};
+use serde::{Deserialize, Deserializer};
+
+use crate::Failure;
+
+/// Serves swamps of treasures over HTTP/JSON from one data directory.
+#[derive(Debug, Parser)]
+#[command(name = "hydra-server", version, args_conflicts_with_subcommands = true)]
+#[command(after_help = "Flags win over HYDRA_* variables, those over the --config file, that over the defaults.\n\
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 unavailable.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) serve: ServeFlags,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a data directory (what happens without a command, too)
+    Serve(Box<ServeFlags>),
+    /// Read and check every byte of a data directory; exit 1 if anything is wrong
+    Verify(VerifyFlags),
+    /// Print the header and the records of a file, or of every file of a swamp directory
+    Inspect(InspectFlags),
+    /// Tell where a name lives: hash, folder and path on disk
+    Resolve(ResolveFlags),
+}
+
+#[derive(Debug, Default, Args)]
+pub(crate) struct ServeFlags {
+    /// File of settings (TOML): the names of the flags with _ in place of -
+    #[arg(long, env = "HYDRA_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+/// What can be set by flag, variable and file alike. What is not set takes its default later.
+#[derive(Debug, Default, Args, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// Data directory, created when missing [default: ./hydra-data]
+    #[arg(long, env = "HYDRA_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:4937]
+    #[arg(long, env = "HYDRA_LISTEN", value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+    /// Id of this server, 1 to 32 of a-z 0-9 _; fixed when the data directory is created
+    /// [default: the host name with four random digits]
+    #[arg(long, env = "HYDRA_ID")]
+    pub(crate) id: Option<String>,
+    /// Name of the cluster; fixed when the data directory is created [default: hydra]
+    #[arg(long, env = "HYDRA_CLUSTER", value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+    /// How many folders names are spread over; fixed when the data directory is created [default: 100]
+    #[arg(long, env = "HYDRA_FOLDERS_TOTAL", value_name = "N")]
+    pub(crate) folders_total: Option<FolderCount>,
+    /// Folders this server owns, e.g. 0-49,60 [default: all that are not --standby]
+    #[arg(long, env = "HYDRA_FOLDERS", value_name = "SET")]
+    pub(crate) folders: Option<FolderSet>,
+    /// Folders this server keeps copies of [default: none]
+    #[arg(long, env = "HYDRA_STANDBY", value_name = "SET")]
+    pub(crate) standby: Option<FolderSet>,
+    /// Other machines hold copies of the folders here
+    #[arg(long, env = "HYDRA_COPIED", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) copied: Option<bool>,
+    /// Pool this server belongs to [default: default]
+    #[arg(long, env = "HYDRA_POOL", value_name = "NAME")]
+    pub(crate) pool: Option<String>,
+    /// How long requests may take to finish at shutdown, e.g. 30s [default: 30s]
+    #[arg(long, env = "HYDRA_SHUTDOWN_GRACE", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub(crate) shutdown_grace: Option<Duration>,
+    /// Listen beyond this machine although anybody who reaches the port can read and change everything
+    #[arg(long, env = "HYDRA_INSECURE_NO_AUTH", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) insecure_no_auth: Option<bool>,
+    /// How log lines on stderr look [default: auto]
+    #[arg(long, env = "HYDRA_LOG_FORMAT", value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+    /// What is logged: a level, or target=level pairs with commas [default: info]
+    #[arg(long, env = "HYDRA_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// Text, in colour on a terminal.
+    #[default]
+    Auto,
+    /// Text without colour.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    hydra_core::duration::as_text::deserialize(deserializer).map(Some)
+}
+
+impl ServeFlags {
+    /// The settings with those of the file filled in where neither flag nor variable says anything.
+    pub(crate) fn resolve(self) -> Result<Settings, Failure> {
+        let Some(path) = self.config else { return Ok(self.settings) };
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
+        let file: Settings = toml::from_str(&text)
+            .map_err(|error| Failure::usage(format!("{} is not usable: {error}", path.display())))?;
+        Ok(self.settings.or(file))
+    }
+}
+
+impl Settings {
+    fn or(self, file: Settings) -> Settings {
+        Settings {
+            data: self.data.or(file.data),
+            listen: self.listen.or(file.listen),
+            id: self.id.or(file.id),
+            cluster: self.cluster.or(file.cluster),
+            folders_total: self.folders_total.or(file.folders_total),
+            folders: self.folders.or(file.folders),
+            standby: self.standby.or(file.standby),
+            copied: self.copied.or(file.copied),
+            pool: self.pool.or(file.pool),
+            shutdown_grace: self.shutdown_grace.or(file.shutdown_grace),
+            insecure_no_auth: self.insecure_no_auth.or(file.insecure_no_auth),
+            log_format: self.log_format.or(file.log_format),
+            log: self.log.or(file.log),
+        }
+    }
+
+    pub(crate) fn listen(&self) -> &str {
+        self.listen.as_deref().unwrap_or(DEFAULT_SERVER)
+    }
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// One JSON value.
+    Json,
+    /// One JSON value per line.
+    Ndjson,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyFlags {
+    /// Data directory; it may be in use
+    #[arg(long, env = "HYDRA_DATA", value_name = "DIR", default_value = "./hydra-data")]
+    pub(crate) data: PathBuf,
+    /// Only these folders, e.g. 0-49
+    #[arg(long, value_name = "SET")]
+    pub(crate) folder: Option<FolderSet>,
+    /// How the report is printed
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectFlags {
+    /// A chunk file, or the directory of a swamp
+    pub(crate) path: PathBuf,
+    /// How the records are printed
+    #[arg(long, value_enum, default_value_t = Output::Ndjson)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResolveFlags {
+    /// A name, sanctuary/realm/swamp
+    #[arg(required_unless_present = "find")]
+    pub(crate) name: Option<String>,
+    /// How many folders there are
+    #[arg(long, value_name = "N", default_value_t = FolderCount::DEFAULT)]
+    pub(crate) folders_total: FolderCount,
+    /// Find names that land in --in: this one, or it with -1, -2, … behind it
+    #[arg(long, value_name = "PREFIX", requires = "folders", conflicts_with = "name")]
+    pub(crate) find: Option<String>,
+    /// The folders for --find
+    #[arg(long = "in", id = "folders", value_name = "SET", requires = "find")]
+    pub(crate) folders: Option<FolderSet>,
+    /// How many names to find
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    pub(crate) count: usize,
+    /// How the places are printed
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_nothing() {
+        let file: Settings = toml::from_str("id = \"file\"\npool = \"p\"\nshutdown_grace = \"5s\"").expect("TOML");
+        let flags = Settings { id: Some("flag".into()), ..Settings::default() };
+        let both = flags.or(file);
+        assert_eq!((both.id.as_deref(), both.pool.as_deref()), (Some("flag"), Some("p")));
+        assert_eq!(both.shutdown_grace, Some(Duration::from_secs(5)));
+        assert_eq!(both.listen(), DEFAULT_SERVER);
+    }
+
+    #[test]
+    fn a_misspelt_setting_names_its_line() {
+        let error = toml::from_str::<Settings>("id = \"a\"\nfolder = \"0-9\"\n").expect_err("misspelt").to_string();
+        assert!(error.contains("line 2") && error.contains("folder"), "{error}");
+    }
+}

@@ -1,0 +1,335 @@
+//! What a request is about: the raw path, split first and decoded afterwards. Pure.
+//!
+//! A router that decodes a path before it splits it cannot tell `a%2Fb` from `a/b`; here that
+//! difference decides which swamp is meant. So the path is read by hand, one line per endpoint.
+
+use std::borrow::Cow;
+
+use http::Method;
+use hydra_core::{Error, ErrorCode, FolderSet, Pattern, SwampName, check_key};
+
+/// An endpoint together with what stands in its path.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Route {
+    Welcome,
+    Health,
+    Ready,
+    Version,
+    Metrics,
+    Probe,
+    Problem(String),
+    List(SwampName),
+    Treasure(SwampName, String),
+    Swamp(SwampName),
+    Batch(SwampName),
+    FlushSwamp(SwampName),
+    SwampPolicy(SwampName),
+    Policies,
+    Policy(Pattern),
+    Resolve(SwampName),
+    Folders,
+    Folder(FolderSet),
+    FlushFolder(FolderSet),
+    FlushAll,
+}
+
+impl Route {
+    /// Reads the path as it came over the wire.
+    ///
+    /// # Errors
+    /// `not-found` for a path that means nothing; `invalid-name`, `invalid-key`, `invalid-pattern`
+    /// or `invalid-parameter` for one whose pieces break the rules.
+    pub(crate) fn parse(path: &str) -> Result<Route, Error> {
+        if let Some(rest) = path.strip_prefix("/v1/kv/") {
+            return kv(rest);
+        }
+        if let Some(rest) = path.strip_prefix("/v1/swamps/") {
+            return swamps(rest, path);
+        }
+        let mut pieces = path.split('/').skip(1);
+        let head = [(); 4].map(|()| pieces.next());
+        match head {
+            [Some(""), None, ..] => Ok(Route::Welcome),
+            [Some("health"), None, ..] => Ok(Route::Health),
+            [Some("ready"), None, ..] => Ok(Route::Ready),
+            [Some("version"), None, ..] => Ok(Route::Version),
+            [Some("metrics"), None, ..] => Ok(Route::Metrics),
+            [Some("problems"), Some(code), None, _] => Ok(Route::Problem(code.to_owned())),
+            [Some("v1"), Some("probe"), None, _] => Ok(Route::Probe),
+            [Some("v1"), Some("flush"), None, _] => Ok(Route::FlushAll),
+            [Some("v1"), Some("policies"), None, _] => Ok(Route::Policies),
+            [Some("v1"), Some("folders"), None, _] => Ok(Route::Folders),
+            [Some("v1"), Some("folders"), Some(set), None] => Ok(Route::Folder(folders(set)?)),
+            [Some("v1"), Some("folders"), Some(set), Some("flush")] if pieces.next().is_none() => {
+                Ok(Route::FlushFolder(folders(set)?))
+            }
+            [Some("v1"), Some("policies"), ..] => policy(&path["/v1/policies/".len()..]),
+            [Some("v1"), Some("resolve"), Some(_), _] => whole_name(&path["/v1/resolve/".len()..]).map(Route::Resolve),
+            _ => Err(not_found(path)),
+        }
+    }
+
+    /// The methods the endpoint answers to, as `Allow` lists them.
+    pub(crate) fn allow(&self) -> &'static str {
+        match self {
+            Route::Treasure(..) => "GET, HEAD, PUT, DELETE, POST",
+            Route::Swamp(_) => "GET, HEAD, DELETE",
+            Route::Policy(_) => "GET, HEAD, PUT, DELETE",
+            Route::Batch(_) | Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
+            _ => "GET, HEAD",
+        }
+    }
+
+    /// Whether the method is one of [`Route::allow`].
+    pub(crate) fn allows(&self, method: &Method) -> bool {
+        self.allow().split(", ").any(|allowed| allowed == method.as_str())
+    }
+
+    /// The swamp the request is about.
+    pub(crate) fn name(&self) -> Option<&SwampName> {
+        match self {
+            Route::List(name)
+            | Route::Treasure(name, _)
+            | Route::Swamp(name)
+            | Route::Batch(name)
+            | Route::FlushSwamp(name)
+            | Route::SwampPolicy(name)
+            | Route::Resolve(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Whether the endpoint is answered whatever the client thinks of folders and pools, and while draining.
+    pub(crate) fn is_service(&self) -> bool {
+        matches!(
+            self,
+            Route::Welcome
+                | Route::Health
+                | Route::Ready
+                | Route::Version
+                | Route::Metrics
+                | Route::Probe
+                | Route::Problem(_)
+        )
+    }
+
+    /// The name of the endpoint in metrics and logs; one of [`LABELS`].
+    pub(crate) fn label(&self) -> usize {
+        match self {
+            Route::Welcome
+            | Route::Health
+            | Route::Ready
+            | Route::Version
+            | Route::Metrics
+            | Route::Probe
+            | Route::Problem(_) => 1,
+            Route::List(_) => 2,
+            Route::Treasure(..) => 3,
+            Route::Swamp(_) | Route::SwampPolicy(_) => 4,
+            Route::Batch(_) => 5,
+            Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => 6,
+            Route::Policies | Route::Policy(_) => 7,
+            Route::Resolve(_) => 8,
+            Route::Folders | Route::Folder(_) => 9,
+        }
+    }
+}
+
+/// What [`Route::label`] counts; the first is for paths that are no endpoint.
+pub(crate) const LABELS: [&str; 10] =
+    ["none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders"];
+
+/// `/v1/kv/{sanctuary}/{realm}/{swamp}` and, behind it, the key with its slashes.
+fn kv(rest: &str) -> Result<Route, Error> {
+    let (name, key) = name_and_rest(rest)?;
+    match key {
+        None => Ok(Route::List(name)),
+        Some(raw) => Ok(Route::Treasure(name, key_of(raw)?)),
+    }
+}
+
+/// `/v1/swamps/{sanctuary}/{realm}/{swamp}` and its verbs.
+fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
+    let (name, verb) = name_and_rest(rest)?;
+    match verb {
+        None => Ok(Route::Swamp(name)),
+        Some("batch") => Ok(Route::Batch(name)),
+        Some("flush") => Ok(Route::FlushSwamp(name)),
+        Some("policy") => Ok(Route::SwampPolicy(name)),
+        Some(_) => Err(not_found(path)),
+    }
+}
+
+fn policy(rest: &str) -> Result<Route, Error> {
+    let refuse = |why: String| Error::new(ErrorCode::InvalidPattern, why);
+    let mut text = String::with_capacity(rest.len());
+    for (index, piece) in rest.split('/').enumerate() {
+        if index > 0 {
+            text.push('/');
+        }
+        let decoded = decode(piece).map_err(|why| refuse(format!("the part {piece:?} of the pattern {why}")))?;
+        if decoded.contains('/') {
+            return Err(refuse(format!("the part {piece:?} of the pattern contains an encoded slash")));
+        }
+        text.push_str(&decoded);
+    }
+    text.parse().map(Route::Policy)
+}
+
+fn folders(piece: &str) -> Result<FolderSet, Error> {
+    let read = decode(piece).map_err(|why| Error::new(ErrorCode::InvalidParameter, format!("{piece:?} {why}")))?;
+    read.parse().map_err(|error: Error| {
+        Error::new(ErrorCode::InvalidParameter, error.detail()).with_hint("name folders as 57 or 50-74")
+    })
+}
+
+fn whole_name(rest: &str) -> Result<SwampName, Error> {
+    match name_and_rest(rest)? {
+        (name, None) => Ok(name),
+        (_, Some(_)) => Err(too_few_or_many(rest)),
+    }
+}
+
+/// The three raw pieces of a name, decoded one by one, and whatever stands behind the third slash.
+fn name_and_rest(rest: &str) -> Result<(SwampName, Option<&str>), Error> {
+    let mut pieces = rest.splitn(4, '/');
+    let (Some(a), Some(b), Some(c)) = (pieces.next(), pieces.next(), pieces.next()) else {
+        return Err(too_few_or_many(rest));
+    };
+    let name = SwampName::new(&name_part(a)?, &name_part(b)?, &name_part(c)?)?;
+    Ok((name, pieces.next()))
+}
+
+fn name_part(piece: &str) -> Result<Cow<'_, str>, Error> {
+    decode(piece)
+        .map_err(|why| Error::new(ErrorCode::InvalidName, format!("the part {} of the name {why}", shown(piece))))
+}
+
+fn too_few_or_many(rest: &str) -> Error {
+    Error::new(
+        ErrorCode::InvalidName,
+        format!(
+            "{} has {} parts; a swamp name is sanctuary/realm/swamp",
+            shown(rest),
+            rest.split('/').filter(|piece| !piece.is_empty()).count()
+        ),
+    )
+}
+
+/// A key from its raw path. Empty and dotted pieces are refused while they are still raw: proxies and
+/// clients merge or resolve them, so the same URL could mean two keys.
+fn key_of(raw: &str) -> Result<String, Error> {
+    let refuse = |why: &str| {
+        Error::new(ErrorCode::InvalidKey, format!("the key {} {why}", shown(raw)))
+            .with_hint("write a slash of the key as %2F and the dots of a piece . or .. as %2E or %2E%2E")
+    };
+    if raw.is_empty() {
+        return Err(refuse("is empty"));
+    }
+    for piece in raw.split('/') {
+        match piece {
+            "" => return Err(refuse("has an empty piece between slashes")),
+            "." | ".." => return Err(refuse("has a piece that is a path step")),
+            _ => {}
+        }
+    }
+    let key = decode(raw).map_err(refuse)?.into_owned();
+    check_key(&key)?;
+    Ok(key)
+}
+
+/// Percent-decodes strictly: two hexadecimal digits behind every `%`, UTF-8 as the outcome. A `+` is a plus.
+pub(crate) fn decode(raw: &str) -> Result<Cow<'_, str>, &'static str> {
+    if !raw.contains('%') {
+        return Ok(Cow::Borrowed(raw));
+    }
+    let hex = |byte: Option<&u8>| byte.and_then(|&b| char::from(b).to_digit(16));
+    let bytes = raw.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        if byte != b'%' {
+            decoded.push(byte);
+            at += 1;
+            continue;
+        }
+        let (Some(high), Some(low)) = (hex(bytes.get(at + 1)), hex(bytes.get(at + 2))) else {
+            return Err("has a % that is not followed by two hexadecimal digits");
+        };
+        decoded.push((high * 16 + low) as u8);
+        at += 3;
+    }
+    String::from_utf8(decoded).map(Cow::Owned).map_err(|_| "is not UTF-8 once it is percent-decoded")
+}
+
+fn not_found(path: &str) -> Error {
+    Error::new(ErrorCode::NotFound, format!("{} is no path of this server", shown(path)))
+        .with_hint("treasures are under /v1/kv/{sanctuary}/{realm}/{swamp}/{key}, swamps under /v1/swamps/…")
+}
+
+/// A piece of input in quotes, cut so that it can stand in a message.
+pub(crate) fn shown(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((cut, _)) => format!("{:?}…", &text[..cut]),
+        None => format!("{text:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> SwampName {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn paths_are_split_before_they_are_decoded() {
+        assert_eq!(Route::parse("/v1/kv/a/b/c").expect("list"), Route::List(name("a/b/c")));
+        assert_eq!(Route::parse("/v1/kv/a/b/c%20d/k").expect("space"), Route::Treasure(name("a/b/c d"), "k".into()));
+        assert_eq!(Route::parse("/v1/kv/a/b/c/x/y").expect("key"), Route::Treasure(name("a/b/c"), "x/y".into()));
+        assert_eq!(Route::parse("/v1/kv/a/b/c/x%2Fy").expect("key"), Route::Treasure(name("a/b/c"), "x/y".into()));
+        assert_eq!(Route::parse("/v1/kv/a/b/c/x+y").expect("key"), Route::Treasure(name("a/b/c"), "x+y".into()));
+        assert_eq!(Route::parse("/v1/kv/a%2Fb/c/d/k").expect_err("slash").code(), ErrorCode::InvalidName);
+    }
+
+    #[test]
+    fn keys_with_ambiguous_pieces_are_refused_while_raw() {
+        for path in ["/v1/kv/a/b/c/", "/v1/kv/a/b/c//k", "/v1/kv/a/b/c/k/", "/v1/kv/a/b/c/x/../y", "/v1/kv/a/b/c/./y"] {
+            assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::InvalidKey, "{path}");
+        }
+        for path in
+            ["/v1/kv/a/b/c/%2E%2E", "/v1/kv/a/b/c/%00", "/v1/kv/a/b/c/%FF", "/v1/kv/a/b/c/%zz", "/v1/kv/a/b/c/%4"]
+        {
+            assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::InvalidKey, "{path}");
+        }
+        let dotted = Route::parse("/v1/kv/a/b/c/x%2F..%2Fy").expect("encoded dots are part of the key");
+        assert_eq!(dotted, Route::Treasure(name("a/b/c"), "x/../y".into()));
+    }
+
+    #[test]
+    fn names_need_three_parts() {
+        for path in ["/v1/kv/", "/v1/kv/a/b", "/v1/kv/a/b/", "/v1/kv//b/c", "/v1/swamps/a", "/v1/resolve/a/b/c/d"] {
+            assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::InvalidName, "{path}");
+        }
+    }
+
+    #[test]
+    fn every_endpoint_is_found_and_nothing_else() {
+        for path in ["/", "/health", "/ready", "/version", "/metrics", "/problems/not-found", "/v1/probe", "/v1/flush"]
+        {
+            Route::parse(path).expect(path);
+        }
+        for path in ["/v1/policies", "/v1/policies/a/b*/*", "/v1/resolve/a/b/c", "/v1/folders", "/v1/folders/50-74"] {
+            Route::parse(path).expect(path);
+        }
+        for path in ["/v1/swamps/a/b/c", "/v1/swamps/a/b/c/batch", "/v1/folders/7/flush", "/v1/swamps/a/b/c/policy"] {
+            Route::parse(path).expect(path);
+        }
+        for path in
+            ["", "*", "//", "/v1", "/v1/", "/v1/kv", "/v2/kv/a/b/c", "/health/", "/v1/swamps/a/b/c/", "/v1/folders/7/x"]
+        {
+            assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::NotFound, "{path}");
+        }
+    }
+}

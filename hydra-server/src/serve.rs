@@ -1,0 +1,185 @@
+//! Connections: accepted, bounded, timed, and ended gracefully.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hydra_core::Engine;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::activity::{Activity, Watched};
+use crate::app::{App, router};
+use crate::config::Config;
+
+/// Buffers of this size hold a request head beyond every limit, so that it is refused with a reason.
+const READ_BUFFER: usize = 128 << 10;
+
+/// Serves the engine on the listener until `shutdown` is done, then finishes what has begun.
+///
+/// While it finishes, for at most [`Config::shutdown_grace`], new requests are answered 503 (`draining`, not
+/// applied) and `/ready` says so. The engine stays open: close it afterwards with [`Engine::close`], which
+/// flushes everything. Dropping the future ends at once, without waiting for requests.
+///
+/// # Errors
+/// Those of the listener, when it has no address.
+pub async fn run(
+    listener: TcpListener,
+    engine: Engine,
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    let server = Server::new(engine, config);
+    tracing::info!(%address, "listening");
+    server.accept_until(&listener, shutdown).await;
+    server.app.drain();
+    server.draining.cancel();
+    server.begun.close();
+    let grace = tokio::time::sleep(server.app.config.shutdown_grace);
+    let finished = async {
+        tokio::select! {
+            () = server.begun.wait() => {}
+            () = grace => tracing::warn!("requests were still running when the grace ended"),
+        }
+    };
+    server.accept_until(&listener, finished).await;
+    Ok(())
+}
+
+struct Server {
+    app: Arc<App>,
+    router: Router,
+    slots: Arc<Semaphore>,
+    /// Connections that were open when the end began.
+    begun: TaskTracker,
+    draining: CancellationToken,
+    /// Ends every connection when the server is dropped.
+    ended: CancellationToken,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.ended.cancel();
+    }
+}
+
+impl Server {
+    fn new(engine: Engine, config: Config) -> Server {
+        let app = App::new(engine, config);
+        Server {
+            router: router(Arc::clone(&app)),
+            slots: Arc::new(Semaphore::new(app.config.max_connections)),
+            begun: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            app,
+        }
+    }
+
+    async fn accept_until(&self, listener: &TcpListener, end: impl Future<Output = ()>) {
+        let mut end = pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut end => return,
+                (stream, slot) = self.accept(listener) => self.spawn(stream, slot),
+            }
+        }
+    }
+
+    /// The next connection, once there is room for it.
+    async fn accept(&self, listener: &TcpListener) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+        let slot = Arc::clone(&self.slots).acquire_owned().await.ok();
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => return (stream, slot),
+                // Out of file handles, or a peer that was gone already: neither ends the server.
+                Err(error) => {
+                    tracing::warn!("a connection could not be accepted: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
+        // A peer that is gone already shows at the first read.
+        let _ = stream.set_nodelay(true);
+        let late = self.draining.is_cancelled();
+        let connection = connection(
+            stream,
+            self.router.clone(),
+            Arc::clone(&self.app),
+            if late { CancellationToken::new() } else { self.draining.clone() },
+            !late,
+        );
+        let ended = self.ended.clone();
+        let task = async move {
+            let _slot = slot;
+            tokio::select! {
+                () = connection => {}
+                () = ended.cancelled() => {}
+            }
+        };
+        if late {
+            tokio::spawn(task);
+        } else {
+            self.begun.spawn(task);
+        }
+    }
+}
+
+/// Serves one connection until it closes, its peer has used up its time, or the last request after `draining`.
+async fn connection(stream: TcpStream, router: Router, app: Arc<App>, draining: CancellationToken, keep_alive: bool) {
+    let activity = Activity::new();
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity), app.engine.server_id()));
+    let requests = Arc::clone(&activity);
+    let inner = TowerToHyperService::new(router);
+    let service = hyper::service::service_fn(move |request| {
+        let in_flight = requests.request();
+        let answer = hyper::service::Service::call(&inner, request);
+        async move {
+            let answer = answer.await;
+            drop(in_flight);
+            answer
+        }
+    });
+    let builder = builder(keep_alive);
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut expired = pin!(activity.expired(&app.config));
+    let mut told = false;
+    loop {
+        tokio::select! {
+            outcome = connection.as_mut() => {
+                if let Err(error) = outcome {
+                    tracing::debug!("a connection ended: {error}");
+                }
+                return;
+            }
+            () = draining.cancelled(), if !told => {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = &mut expired => {
+                tracing::debug!("a connection was closed: its peer took too long");
+                return;
+            }
+        }
+    }
+}
+
+fn builder(keep_alive: bool) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().keep_alive(keep_alive).max_buf_size(READ_BUFFER).header_read_timeout(None);
+    builder.http2().max_concurrent_streams(256).max_header_list_size(READ_BUFFER as u32);
+    builder
+}

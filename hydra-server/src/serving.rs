@@ -1,0 +1,169 @@
+//! `hydra-server serve`: from settings to a server that ends well.
+
+use std::io::{IsTerminal, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use hydra_core::{Engine, EngineOptions, SwampName};
+use hydra_server::{Config, run};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tracing_subscriber::EnvFilter;
+
+use crate::Failure;
+use crate::flags::{LogFormat, ServeFlags, Settings};
+
+/// Threads that may wait for the disk: hydrations, flushes, large bodies.
+const BLOCKING_THREADS: usize = 128;
+
+/// Serves until a signal ends it.
+pub(crate) fn serve(flags: ServeFlags) -> Result<(), Failure> {
+    let settings = flags.resolve()?;
+    log_to_stderr(&settings)?;
+    let addresses = addresses(&settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
+    let outcome = runtime.block_on(serve_until_signalled(settings, &addresses));
+    // A thread that hangs on a broken disk must not keep the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve_until_signalled(settings: Settings, addresses: &[SocketAddr]) -> Result<(), Failure> {
+    let signals = Signals::new().map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
+    let listener = TcpListener::bind(addresses)
+        .await
+        .map_err(|error| Failure { code: 5, message: format!("cannot listen on {}: {error}", settings.listen()) })?;
+    let config = config(&settings);
+    let options = engine_options(settings);
+    let engine = off_thread(move || Engine::open(options)).await?;
+    announce(&listener, &engine);
+    let (stop, stopped) = oneshot::channel();
+    let serving = run(listener, engine.clone(), config, async {
+        let _ = stopped.await;
+    });
+    let served = tokio::select! {
+        served = serving => served.map_err(|error| Failure::failed(format!("cannot serve: {error}"))),
+        () = signals.two(stop) => Ok(()),
+    };
+    off_thread(move || engine.close()).await?;
+    tracing::info!("everything is on disk");
+    served
+}
+
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> hydra_core::Result<T> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(Failure::from),
+        Err(error) => Err(Failure::failed(format!("a thread failed: {error}"))),
+    }
+}
+
+/// The signals that end a server.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// The first signal begins the end, the second one stops waiting for requests.
+    async fn two(mut self, stop: oneshot::Sender<()>) {
+        self.next().await;
+        tracing::info!("finishing requests; a second signal stops waiting for them");
+        let _ = stop.send(());
+        self.next().await;
+        tracing::warn!("not waiting for requests any longer");
+    }
+}
+
+/// Where to listen. Beyond this machine only when that was asked for in so many words.
+fn addresses(settings: &Settings) -> Result<Vec<SocketAddr>, Failure> {
+    let text = settings.listen();
+    let found = text
+        .to_socket_addrs()
+        .map_err(|error| Failure::usage(format!("--listen {text:?} is no address: {error}; write 127.0.0.1:4937")))?;
+    let found: Vec<SocketAddr> = found.collect();
+    let open = found.iter().find(|address| !address.ip().is_loopback());
+    match open {
+        Some(address) if settings.insecure_no_auth != Some(true) => Err(Failure::usage(format!(
+            "--listen {text} can be reached from other machines ({address}), and there is no authentication: \
+             anybody could read and change everything. Listen on 127.0.0.1, or add --insecure-no-auth if the \
+             network itself keeps others out"
+        ))),
+        _ => Ok(found),
+    }
+}
+
+fn config(settings: &Settings) -> Config {
+    let default = Config::default();
+    Config {
+        pool: settings.pool.clone().unwrap_or(default.pool),
+        shutdown_grace: settings.shutdown_grace.unwrap_or(default.shutdown_grace),
+        ..default
+    }
+}
+
+fn engine_options(settings: Settings) -> EngineOptions {
+    let mut options = EngineOptions::new(settings.data.unwrap_or_else(|| "./hydra-data".into()));
+    options.folders_total = settings.folders_total;
+    options.server_id = settings.id;
+    options.cluster = settings.cluster;
+    options.owned = settings.folders;
+    options.standby = settings.standby.unwrap_or_default();
+    options.copied = settings.copied.unwrap_or_default();
+    options
+}
+
+/// Says on stdout that the server is ready, and how to try it.
+fn announce(listener: &TcpListener, engine: &Engine) {
+    let Ok(address) = listener.local_addr() else { return };
+    let (owned, standby) = engine.folders();
+    let copies = if standby.is_empty() { String::new() } else { format!(", copies of {standby}") };
+    let mut text = format!(
+        "hydra-server {} listening on http://{address}, data in {}, folders {} of {}{copies}\n",
+        engine.server_id(),
+        engine.data_dir().display(),
+        if owned.is_empty() { "none".to_owned() } else { owned.to_string() },
+        engine.folder_count(),
+    );
+    // A name whose folder is here, so that the line works as it stands.
+    let demo = SwampName::new("demo", "hello", "world").ok();
+    if let Some(name) = demo.and_then(|name| name.in_folders(owned, engine.folder_count()).next()) {
+        let host =
+            if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
+        text.push_str(&format!("try: curl -X PUT http://{host}/v1/kv/{name}/greeting -d '\"hello\"'\n"));
+    }
+    // Whoever started the server may not be reading.
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn log_to_stderr(settings: &Settings) -> Result<(), Failure> {
+    let text = settings.log.as_deref().unwrap_or("info");
+    let filter = EnvFilter::try_new(text)
+        .map_err(|error| Failure::usage(format!("the log filter {text:?} cannot be read: {error}")))?;
+    let format = settings.log_format.unwrap_or_default();
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let ansi = format == LogFormat::Auto && std::io::stderr().is_terminal() && !no_color;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
+    match format {
+        LogFormat::Json => builder.json().init(),
+        LogFormat::Auto | LogFormat::Text => builder.init(),
+    }
+    Ok(())
+}

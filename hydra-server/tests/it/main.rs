@@ -1,0 +1,16 @@
+//! The promises of the server, tried over real sockets and with real processes.
+
+/// The command line: flags, settings, exit codes, and the commands that need no server.
+mod cli;
+/// What was acknowledged survives: kill -9, SIGTERM under load, restarts.
+mod durability;
+/// Whose folder it is: 409 for another folder count, 421 for another server, copies and fallback.
+mod folders;
+/// The contract of every path: statuses, headers, bodies, conditions.
+mod http;
+/// Every limit from both sides, and peers that are slow or silent.
+mod limits;
+/// Every rule of names and keys, before and after percent-decoding, as raw bytes.
+mod names;
+/// A small HTTP client that changes nothing of what it sends, and servers to send it to.
+mod support;
