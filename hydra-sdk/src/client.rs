@@ -1,31 +1,188 @@
 //! [`Hydra`]: the data set as one thing, wherever it lives.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use hydra_core::SwampName;
+use hydra_core::{FolderId, Pattern, Policy, SwampName, folder_of};
 
 use crate::cluster::{CallOptions, Cluster};
-use crate::error::Result;
+use crate::connect::HydraBuilder;
+use crate::endpoint::Endpoint;
+use crate::error::{Error, ErrorKind, Result};
 use crate::forward::{ForwardRequest, ForwardResponse};
-use crate::map::ClientMap;
+use crate::health::ServerState;
+use crate::map::{ClientMap, MapServer};
+use crate::swamp::Swamp;
 
-/// A data set: some servers by a client map.
+/// A data set: servers behind a client map, or a directory in this process. Cheap to clone.
+///
+/// ```
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// # async fn example() -> hydra_sdk::Result<()> {
+/// let hydra = hydra_sdk::Hydra::connect("http://127.0.0.1:4937").await?;
+/// let alice: hydra_sdk::Swamp = hydra.swamp("users/profiles/alice")?;
+/// alice.put("name", &"Alice".into()).await?;
+/// # Ok(()) }
+/// # });
+/// ```
 #[derive(Debug, Clone)]
-pub struct Hydra(Arc<Cluster>);
+pub struct Hydra(Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) endpoint: Endpoint,
+}
 
 impl Hydra {
+    /// A data set by its URL:
+    ///
+    /// | URL | what it is |
+    /// | --- | --- |
+    /// | `http://host:4937` | one server, or a router. `?folders=100`: it refuses if it counts differently |
+    /// | `map:///etc/hydra/map.toml` | servers by a map file, read again when its content changes |
+    /// | `file:///var/lib/hydra?folders=100` | a directory, opened in this process; created when missing |
+    /// | `mem://` | a new data set in this process that is gone at the end |
+    ///
+    /// What follows `map://` and `file://` is a path, absolute or relative. Nothing is sent to
+    /// servers: one that is down now is used when it comes up.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the URL or the map is not usable; those of the disk when a
+    /// directory cannot be opened.
+    pub async fn connect(url: impl AsRef<str>) -> Result<Hydra> {
+        Hydra::builder().url(url).connect().await
+    }
+
+    /// Connects with more choices than a URL has.
+    pub fn builder() -> HydraBuilder {
+        HydraBuilder::default()
+    }
+
     /// A data set by its map. Nothing is sent; a server that is down now is used when it comes up.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Config`] when no HTTP client can be made.
+    /// [`ErrorKind::Config`] when no HTTP client can be made.
     pub fn with_map(map: ClientMap) -> Result<Hydra> {
-        Ok(Hydra(Arc::new(Cluster::new(map)?)))
+        Ok(Hydra::new(Endpoint::Remote(Cluster::new(map)?)))
     }
 
-    /// The map that is in force.
+    pub(crate) fn new(endpoint: Endpoint) -> Hydra {
+        Hydra(Arc::new(Inner { endpoint }))
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.0)
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.0.endpoint
+    }
+
+    /// A swamp by its name: `"users/profiles/alice"`, `("users", "profiles", "alice")` or a
+    /// [`SwampName`]. No I/O.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] says which part of the name breaks which rule.
+    pub fn swamp<V>(&self, name: impl TryInto<SwampName, Error: Into<Error>>) -> Result<Swamp<V>> {
+        let name = name.try_into().map_err(Into::into)?;
+        Ok(Swamp::new(self.clone(), name))
+    }
+
+    /// Where a name lives. Arithmetic and one look-up; no I/O.
+    #[must_use]
+    pub fn locate(&self, name: &SwampName) -> Location {
+        match self.endpoint() {
+            Endpoint::Remote(cluster) => {
+                let state = cluster.state();
+                let route = state.route(name);
+                Location {
+                    hash: name.hash(),
+                    folder: state.map().map(|_| route.folder()),
+                    pool: route.pool().to_owned(),
+                    rule: route.rule().cloned(),
+                    primary: route.primary().clone(),
+                    fallbacks: route.fallbacks().cloned().collect(),
+                }
+            }
+            Endpoint::Embedded(embedded) => {
+                let engine = embedded.engine();
+                Location {
+                    hash: name.hash(),
+                    folder: Some(folder_of(name, engine.folder_count())),
+                    pool: "default".to_owned(),
+                    rule: None,
+                    primary: MapServer::new(engine.server_id(), format!("file://{}", engine.data_dir().display())),
+                    fallbacks: Vec::new(),
+                }
+            }
+        }
+    }
+
+    /// The map that is in force; `None` where there is none: one server by its address, or this process.
     #[must_use]
     pub fn map(&self) -> Option<Arc<ClientMap>> {
-        self.0.state().map().cloned()
+        match self.endpoint() {
+            Endpoint::Remote(cluster) => cluster.state().map().cloned(),
+            Endpoint::Embedded(_) => None,
+        }
+    }
+
+    /// Puts another map in force at once. Calls under way end on the one they began with; servers
+    /// that both maps list alike keep their connections.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the map is of another cluster, older, or has another number of
+    /// folders, and where there is no map to exchange. The one in force stays.
+    pub fn set_map(&self, map: ClientMap) -> Result<()> {
+        self.cluster()?.set_map(map)
+    }
+
+    /// What this client knows about each server of the map; nothing for data in this process.
+    #[must_use]
+    pub fn servers(&self) -> Vec<(MapServer, ServerState)> {
+        let Endpoint::Remote(cluster) = self.endpoint() else { return Vec::new() };
+        cluster.state().servers().iter().map(|server| (server.listed().clone(), server.health.state())).collect()
+    }
+
+    /// Returns to a server that is back, without waiting for the hold-down: the way back where the
+    /// map says `failback = "manual"`. Answers whether the server answers again; one that is still
+    /// down is left alone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when the map has no such server.
+    pub fn fail_back(&self, server: &str) -> Result<bool> {
+        let state = self.cluster()?.state();
+        let Some(server) = state.servers().iter().find(|known| known.id() == server) else {
+            return Err(Error::new(ErrorKind::Invalid, format!("the map has no server {server:?}")));
+        };
+        let is_there = server.health.state() != ServerState::Down;
+        if is_there {
+            server.health.up();
+        }
+        Ok(is_there)
+    }
+
+    /// Registers a policy on every server of the map, one after the other.
+    ///
+    /// # Errors
+    /// When a member is beyond its limits, or a server was not reached: the error lists those.
+    pub async fn set_policy(&self, pattern: &Pattern, policy: &Policy) -> Result<()> {
+        self.endpoint().set_policy(pattern, policy).await
+    }
+
+    /// Forgets a policy on every server of the map. Answers whether any had it.
+    ///
+    /// # Errors
+    /// When a server was not reached: the error lists those.
+    pub async fn delete_policy(&self, pattern: &Pattern) -> Result<bool> {
+        self.endpoint().delete_policy(pattern).await
+    }
+
+    /// Every registered policy, the most specific first, of the first server that answers.
+    ///
+    /// # Errors
+    /// When no server answered.
+    pub async fn policies(&self) -> Result<Vec<(Pattern, Policy)>> {
+        self.endpoint().policies().await
     }
 
     /// Passes a request on to the server that answers for a name, or its fallbacks, by the same
@@ -33,22 +190,60 @@ impl Hydra {
     ///
     /// # Errors
     /// When no server answered. An error answer of a server is no error here, unless another server
-    /// may have carried out the same write before.
+    /// may have carried out the same write before. [`ErrorKind::Invalid`] for a path that URL rules
+    /// would change, and [`ErrorKind::Config`] for data in this process.
     pub async fn forward(&self, name: &SwampName, request: ForwardRequest) -> Result<ForwardResponse> {
         let options = CallOptions { fallback: request.fallback, deadline: request.deadline, is_bulk: false };
         let request = request.into_request()?;
-        let answered = self.0.call(name, &request, &options).await?;
+        let answered = self.cluster()?.call(name, &request, &options).await?;
         Ok(ForwardResponse::new(answered.answer, answered.server.id().to_owned(), answered.fell_back))
     }
 
     /// Passes a request on to one server of the map, whatever it is about: one try, no failover.
     ///
     /// # Errors
-    /// When the server is not in the map or did not answer.
+    /// When the server is not in the map or did not answer; otherwise those of [`Hydra::forward`].
     pub async fn forward_to(&self, server: &str, request: ForwardRequest) -> Result<ForwardResponse> {
         let deadline = request.deadline;
         let request = request.into_request()?;
-        let answer = self.0.ask(server, &request, deadline).await?;
+        let answer = self.cluster()?.ask(server, &request, deadline).await?;
         Ok(ForwardResponse::new(answer, server.to_owned(), false))
     }
+
+    /// Ends the use of the data set. Data in this process is flushed and its directory released;
+    /// other clones of this handle cannot use it any more. Servers notice nothing.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub async fn close(self) -> Result<()> {
+        match self.endpoint() {
+            Endpoint::Remote(_) => Ok(()),
+            Endpoint::Embedded(embedded) => embedded.close().await,
+        }
+    }
+
+    fn cluster(&self) -> Result<&Cluster> {
+        match self.endpoint() {
+            Endpoint::Remote(cluster) => Ok(cluster),
+            Endpoint::Embedded(_) => Err(Error::new(ErrorKind::Config, "data in this process has no servers")),
+        }
+    }
+}
+
+/// Where a name lives, and why.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Location {
+    /// XXH64 of the name.
+    pub hash: u64,
+    /// The folder; `None` for one server by its address, where only the server knows.
+    pub folder: Option<FolderId>,
+    /// The pool.
+    pub pool: String,
+    /// The pattern that chose the pool; `None` in the default pool.
+    pub rule: Option<Pattern>,
+    /// Who answers.
+    pub primary: MapServer,
+    /// Who is asked when the primary does not answer, in this order.
+    pub fallbacks: Vec<MapServer>,
 }

@@ -102,30 +102,66 @@ impl Cluster {
     /// Sends a request to one server: one try.
     pub(crate) async fn ask(&self, id: &str, request: &Request, deadline: Option<Duration>) -> Result<Answer> {
         let state = self.state();
-        let Some(server) = state.servers.iter().find(|server| server.id() == id) else {
-            return Err(Error::new(ErrorKind::Invalid, format!("the map has no server {id:?}")));
-        };
-        let timeout = deadline.unwrap_or(server.settings().bulk_timeout);
-        let announce = state.is_counted.then(|| (state.map.folders().get(), server.pool()));
-        let this = ThisTry { timeout, left: timeout, announce, fallback_for: None };
-        let begun = Instant::now();
-        let (outcome, kind, failure) = match server.exchange(request, &this).await {
-            Outcome::Answered(answer) | Outcome::Rejected(answer, _) => {
-                return foreign(&answer).map_or(Ok(answer), Err);
+        match state.servers.iter().find(|server| server.id() == id) {
+            Some(server) => state.ask(server, request, deadline).await,
+            None => Err(Error::new(ErrorKind::Invalid, format!("the map has no server {id:?}"))),
+        }
+    }
+
+    /// Sends a request to every server. Fails if one did not answer, after all were asked.
+    pub(crate) async fn ask_all(&self, request: &Request) -> Result<Vec<Answer>> {
+        let state = self.state();
+        let mut answers = Vec::with_capacity(state.servers.len());
+        let mut missed = Vec::new();
+        for server in &state.servers {
+            match state.ask(server, request, None).await {
+                Ok(answer) => answers.push(answer),
+                Err(error) => missed.extend_from_slice(error.attempts()),
             }
-            Outcome::NotSent(failure) => (TryOutcome::NotSent, ErrorKind::Network, failure),
-            Outcome::Maybe(failure) if failure.timed_out => (TryOutcome::Maybe, ErrorKind::Timeout, failure),
-            Outcome::Maybe(failure) => (TryOutcome::Maybe, ErrorKind::Network, failure),
-        };
-        let in_doubt = outcome == TryOutcome::Maybe && request.class.is_write();
-        let attempt =
-            Attempt { server: server.label().to_owned(), outcome, error: failure.why, elapsed: begun.elapsed() };
-        let error = Error::new(kind, "the server did not answer").with_attempts(vec![attempt]);
-        Err(error.with_applied(if in_doubt { Applied::Unknown } else { Applied::No }))
+        }
+        if missed.is_empty() {
+            return Ok(answers);
+        }
+        let applied = if answers.is_empty() { Applied::No } else { Applied::Unknown };
+        let detail = format!("{} of {} servers did not answer", missed.len(), state.servers.len());
+        Err(Error::new(ErrorKind::Network, detail).with_applied(applied).with_attempts(missed))
+    }
+
+    /// Sends a request to one server after the other until one answers.
+    pub(crate) async fn ask_any(&self, request: &Request) -> Result<Answer> {
+        let state = self.state();
+        let mut missed = Vec::new();
+        for server in &state.servers {
+            match state.ask(server, request, None).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => missed.extend_from_slice(error.attempts()),
+            }
+        }
+        Err(Error::new(ErrorKind::Network, "no server answered").with_attempts(missed))
     }
 }
 
 impl State {
+    /// One try at one server.
+    async fn ask(&self, server: &Server, request: &Request, deadline: Option<Duration>) -> Result<Answer> {
+        let timeout = deadline.unwrap_or(server.settings().bulk_timeout);
+        let announce = self.is_counted.then(|| (self.map.folders().get(), server.pool()));
+        let this = ThisTry { timeout, left: timeout, announce, fallback_for: None };
+        let begun = Instant::now();
+        let (outcome, why, error) = match server.exchange(request, &this).await {
+            Outcome::Answered(answer) | Outcome::Rejected(answer, _) => match foreign(&answer) {
+                None => return Ok(answer),
+                Some(error) => (TryOutcome::Answered, "is not a Hydra server".to_owned(), error),
+            },
+            Outcome::NotSent(failure) => (TryOutcome::NotSent, failure.why, unanswered(false)),
+            Outcome::Maybe(failure) => (TryOutcome::Maybe, failure.why, unanswered(failure.timed_out)),
+        };
+        let in_doubt = outcome != TryOutcome::NotSent && request.class.is_write();
+        let attempt = Attempt { server: server.label().to_owned(), outcome, error: why, elapsed: begun.elapsed() };
+        let applied = if in_doubt { Applied::Unknown } else { Applied::No };
+        Err(error.with_applied(applied).with_attempts(vec![attempt]))
+    }
+
     fn new(map: ClientMap, is_counted: bool, known: &[Arc<Server>]) -> Result<State> {
         let servers = map.servers().iter().enumerate().map(|(index, listed)| {
             let (pool, settings) = map.pool_of(index);
@@ -153,10 +189,6 @@ impl State {
         &self.servers
     }
 
-    pub(crate) fn is_counted(&self) -> bool {
-        self.is_counted
-    }
-
     /// What servers are told, so that a client that counts differently or has the wrong map is refused.
     pub(crate) fn announce<'s>(&'s self, route: Route<'s>) -> Option<(u32, &'s str)> {
         self.is_counted.then(|| (self.map.folders().get(), route.pool()))
@@ -166,4 +198,9 @@ impl State {
     pub(crate) fn turn(&self) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+fn unanswered(timed_out: bool) -> Error {
+    let kind = if timed_out { ErrorKind::Timeout } else { ErrorKind::Network };
+    Error::new(kind, "the server did not answer")
 }

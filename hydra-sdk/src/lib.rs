@@ -1,25 +1,73 @@
-//! Hydra's client: the folder map, failover, and one API for data that is remote or in process.
+//! Hydra's client: one API for data on servers and for data in this process.
+//!
+//! Data lives in small named **swamps**, `sanctuary/realm/swamp`, each a set of **treasures**: a key
+//! with a JSON or binary value. The name is the address: XXH64 of it, modulo the number of folders,
+//! gives a **folder**, and a [`ClientMap`] says which server answers for which folders. No lookup
+//! service, no coordinator: arithmetic and one table in the client.
+//!
+//! ```no_run
+//! use hydra_sdk::{Hydra, Swamp};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> hydra_sdk::Result<()> {
+//! let hydra = Hydra::connect("map:///etc/hydra/map.toml").await?; // or http://…, file:///…, mem://
+//! let alice: Swamp = hydra.swamp("users/profiles/alice")?;
+//! alice.put("name", &"Alice".into()).await?;
+//! let visits = alice.increment("visits", 1).await?;
+//! println!("{:?} was here {visits} times", alice.get("name").await?);
+//! # Ok(()) }
+//! ```
+//!
+//! When a primary does not answer, its fallbacks are asked, by rules that count no operation twice;
+//! the module `failover` holds them in one function. An [`Error`] says whether the operation was applied and lists every server that was tried.
+//!
+//! Reading the source: `map` (name → folder → server), `failover` (primary → fallback), `outcome`
+//! (what a network error is), `server` (one exchange), `endpoint` (remote and in process), `swamp`
+//! (the typed calls).
 
+mod binary;
 mod client;
 mod cluster;
+mod connect;
 mod delay;
+mod endpoint;
 mod error;
 mod failover;
 mod forward;
 mod health;
 mod map;
+mod operation;
 mod outcome;
 mod request;
 mod server;
 mod settings;
+mod swamp;
+mod treasure;
+mod watch;
 
-pub use client::Hydra;
+pub use client::{Hydra, Location};
+pub use connect::HydraBuilder;
 pub use error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody};
 pub use health::ServerState;
 pub use hydra_core::{
-    Applied, ErrorCode, FolderCount, FolderId, FolderSet, Pattern, Policy, SwampName, Timestamp, Value, Version,
-    folder_of,
+    Applied, Compression, CopyState, ErrorCode, FolderCount, FolderId, FolderSet, Pattern, Policy, SwampName,
+    Timestamp, Value, Version, folder_of,
 };
 pub use map::{ClientMap, Finding, MapBuilder, MapError, MapServer, PoolBuilder, Route, Severity};
+pub use operation::Done;
 pub use settings::{Failback, Fallback, FallbackMode, OpClass, ReadFrom, Settings};
+pub use swamp::{Batch, Delete, Increment, List, Put, Swamp};
+pub use treasure::{Cursor, Page, SwampInfo, Treasure, Written};
+
+/// Handles are shared between threads and tasks; held by the compiler.
+const _: () = {
+    const fn shared<T: Send + Sync + Clone>() {}
+    const fn sent<T: Send>() {}
+    shared::<Hydra>();
+    shared::<Swamp>();
+    shared::<ClientMap>();
+    sent::<Put>();
+    sent::<Batch<serde_json::Value>>();
+    sent::<Error>();
+};

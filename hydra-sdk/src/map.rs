@@ -99,8 +99,7 @@ impl ClientMap {
     pub fn from_file(path: impl AsRef<Path>) -> Result<ClientMap, MapError> {
         let path = path.as_ref();
         let origin = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| MapError::new(vec![Finding::new("E000", format!("cannot read {origin}: {error}"))]))?;
+        let text = std::fs::read_to_string(path).map_err(|error| MapError::unreadable(path, &error))?;
         ClientMap::from_toml(&text).map_err(|error| error.with_origin(origin))
     }
 

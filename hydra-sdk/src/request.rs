@@ -81,6 +81,22 @@ impl Request {
     }
 }
 
+/// A path with parameters behind it, percent-encoded.
+pub(crate) fn with_query(mut path: String, parameters: &[(&str, String)]) -> String {
+    for (index, (name, value)) in parameters.iter().enumerate() {
+        path.push(if index == 0 { '?' } else { '&' });
+        path.push_str(name);
+        path.push('=');
+        for byte in value.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => path.push(char::from(byte)),
+                _ => path.push_str(&format!("%{byte:02X}")),
+            }
+        }
+    }
+    path
+}
+
 /// A key that no other operation has.
 pub(crate) fn new_key() -> String {
     uuid::Uuid::now_v7().to_string()

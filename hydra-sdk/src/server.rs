@@ -86,8 +86,8 @@ impl Server {
         &self.label
     }
 
-    pub(crate) fn url(&self) -> &str {
-        &self.listed.url
+    pub(crate) fn listed(&self) -> &MapServer {
+        &self.listed
     }
 
     pub(crate) fn pool(&self) -> &str {

@@ -1,6 +1,8 @@
 //! What a check of a client map has to say: findings with stable codes, and the error that carries them.
 
 use std::fmt;
+use std::io;
+use std::path::Path;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +66,11 @@ pub struct MapError {
 impl MapError {
     pub(crate) fn new(findings: Vec<Finding>) -> MapError {
         MapError { origin: None, findings }
+    }
+
+    /// A file that could not be read.
+    pub(crate) fn unreadable(path: &Path, error: &io::Error) -> MapError {
+        MapError::new(vec![Finding::new("E000", format!("cannot read {}: {error}", path.display()))])
     }
 
     pub(crate) fn with_origin(mut self, origin: impl Into<String>) -> MapError {

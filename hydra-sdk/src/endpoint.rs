@@ -1,0 +1,119 @@
+//! Where a data set lives: on servers behind a map, or in this process. The same operations on both.
+
+mod embedded;
+mod remote;
+
+use hydra_core::{Pattern, Policy, SwampName, Value};
+
+pub(crate) use embedded::{Embedded, Scratch};
+
+use crate::cluster::{CallOptions, Cluster};
+use crate::error::Result;
+use crate::operation::{Done, Operation};
+use crate::treasure::{Cursor, Page, SwampInfo, Treasure};
+
+/// Where a data set lives.
+#[derive(Debug)]
+pub(crate) enum Endpoint {
+    Remote(Cluster),
+    Embedded(Embedded),
+}
+
+/// What a write sets for itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WriteOptions {
+    pub(crate) call: CallOptions,
+    /// On disk before it is acknowledged.
+    pub(crate) sync: bool,
+    /// In place of the key that is made for every write.
+    pub(crate) idempotency_key: Option<String>,
+}
+
+/// What a list asks for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Listing {
+    pub(crate) prefix: Option<String>,
+    pub(crate) cursor: Option<Cursor>,
+    pub(crate) descending: bool,
+    pub(crate) limit: usize,
+}
+
+/// The same call on either endpoint.
+macro_rules! either {
+    ($endpoint:expr, $inner:ident => $call:expr) => {
+        match $endpoint {
+            Endpoint::Remote($inner) => $call.await,
+            Endpoint::Embedded($inner) => $call.await,
+        }
+    };
+}
+
+impl Endpoint {
+    pub(crate) async fn get(
+        &self,
+        name: &SwampName,
+        key: &str,
+        options: &CallOptions,
+    ) -> Result<Option<Treasure<Value>>> {
+        hydra_core::check_key(key)?;
+        either!(self, to => to.get(name, key, options))
+    }
+
+    pub(crate) async fn write(
+        &self,
+        name: &SwampName,
+        operation: Operation,
+        options: &WriteOptions,
+    ) -> Result<Done<Value>> {
+        operation.check()?;
+        either!(self, to => to.write(name, operation, options))
+    }
+
+    /// Operations on one swamp, in order; answers one result for each.
+    pub(crate) async fn batch(
+        &self,
+        name: &SwampName,
+        operations: Vec<Operation>,
+        atomic: bool,
+        options: &WriteOptions,
+    ) -> Result<Vec<Result<Done<Value>>>> {
+        operations.iter().try_for_each(Operation::check)?;
+        if operations.is_empty() {
+            return Ok(Vec::new());
+        }
+        either!(self, to => to.batch(name, operations, atomic, options))
+    }
+
+    pub(crate) async fn list(&self, name: &SwampName, listing: &Listing, options: &CallOptions) -> Result<Page<Value>> {
+        either!(self, to => to.list(name, listing, options))
+    }
+
+    pub(crate) async fn count(&self, name: &SwampName, options: &CallOptions) -> Result<u64> {
+        either!(self, to => to.count(name, options))
+    }
+
+    pub(crate) async fn info(&self, name: &SwampName, options: &CallOptions) -> Result<Option<SwampInfo>> {
+        either!(self, to => to.info(name, options))
+    }
+
+    pub(crate) async fn flush(&self, name: &SwampName, options: &CallOptions) -> Result<()> {
+        either!(self, to => to.flush(name, options))
+    }
+
+    pub(crate) async fn destroy(&self, name: &SwampName, options: &CallOptions) -> Result<bool> {
+        either!(self, to => to.destroy(name, options))
+    }
+
+    pub(crate) async fn set_policy(&self, pattern: &Pattern, policy: &Policy) -> Result<()> {
+        policy.check()?;
+        either!(self, to => to.set_policy(pattern, policy))
+    }
+
+    pub(crate) async fn delete_policy(&self, pattern: &Pattern) -> Result<bool> {
+        either!(self, to => to.delete_policy(pattern))
+    }
+
+    pub(crate) async fn policies(&self) -> Result<Vec<(Pattern, Policy)>> {
+        either!(self, to => to.policies())
+    }
+}

@@ -1,0 +1,216 @@
+//! A data set in this process: the engine itself. What may touch the disk runs on a blocking thread.
+
+use std::path::{Path, PathBuf};
+
+use hydra_core::{
+    Batch, Committed, Durability, Engine, EngineOptions, Idempotency, ListQuery, OpResult, Pattern, Policy, Swamp,
+    SwampName, Value,
+};
+
+use super::{Listing, WriteOptions};
+use crate::cluster::CallOptions;
+use crate::error::{Error, ErrorKind, Result};
+use crate::operation::{Done, Operation};
+use crate::treasure::{Cursor, Page, SwampInfo, Treasure, Written};
+
+/// An engine in this process.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    engine: Engine,
+    /// A directory that goes away with the engine.
+    scratch: Option<Scratch>,
+}
+
+impl Embedded {
+    pub(crate) async fn open(options: EngineOptions, scratch: Option<Scratch>) -> Result<Embedded> {
+        let engine = blocking(move || Engine::open(options)).await?;
+        Ok(Embedded { engine, scratch })
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Flushes and releases the directory; a scratch directory is removed.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let engine = self.engine.clone();
+        let scratch = self.scratch.clone();
+        blocking(move || {
+            engine.close()?;
+            if let Some(scratch) = scratch {
+                scratch.remove();
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn swamp(&self, name: &SwampName) -> Result<Swamp> {
+        if let Some(swamp) = self.engine.resident(name) {
+            return Ok(swamp);
+        }
+        let (engine, name) = (self.engine.clone(), name.clone());
+        blocking(move || engine.hydrate(&name)).await
+    }
+
+    pub(super) async fn get(&self, name: &SwampName, key: &str, _: &CallOptions) -> Result<Option<Treasure<Value>>> {
+        Ok(self.swamp(name).await?.get(key)?.map(Treasure::from))
+    }
+
+    pub(super) async fn write(
+        &self,
+        name: &SwampName,
+        operation: Operation,
+        options: &WriteOptions,
+    ) -> Result<Done<Value>> {
+        let mut results = self.batch(name, vec![operation], false, options).await?;
+        results.pop().unwrap_or_else(|| Err(Error::new(ErrorKind::Protocol, "the engine answered nothing")))
+    }
+
+    pub(super) async fn batch(
+        &self,
+        name: &SwampName,
+        operations: Vec<Operation>,
+        atomic: bool,
+        options: &WriteOptions,
+    ) -> Result<Vec<Result<Done<Value>>>> {
+        let idempotency = options.idempotency_key.as_deref().map(|key| idempotency(key, &operations)).transpose()?;
+        let ops = operations.into_iter().map(Operation::into_op).collect();
+        let batch = Batch { ops, atomic, idempotency, sync: options.sync, ..Batch::default() };
+        let Committed { results, durability, .. } = self.swamp(name).await?.write(batch).await?;
+        let done = |result: hydra_core::Result<OpResult>| done(result?, durability == Durability::Synced);
+        Ok(results.into_iter().map(done).collect())
+    }
+
+    pub(super) async fn list(&self, name: &SwampName, listing: &Listing, _: &CallOptions) -> Result<Page<Value>> {
+        let mut query = ListQuery::default();
+        query.prefix = listing.prefix.clone();
+        query.after = listing.cursor.as_ref().map(|cursor| cursor.0.clone());
+        query.descending = listing.descending;
+        query.limit = listing.limit;
+        let page = self.swamp(name).await?.list(&query)?;
+        let last = page.treasures.last().map(|treasure| Cursor(treasure.key.clone()));
+        let next = last.filter(|_| page.more);
+        Ok(Page { treasures: page.treasures.into_iter().map(Treasure::from).collect(), next })
+    }
+
+    pub(super) async fn count(&self, name: &SwampName, _: &CallOptions) -> Result<u64> {
+        Ok(self.swamp(name).await?.count())
+    }
+
+    pub(super) async fn info(&self, name: &SwampName, _: &CallOptions) -> Result<Option<SwampInfo>> {
+        let swamp = self.swamp(name).await?;
+        let name = name.clone();
+        blocking(move || Ok(swamp.info().map(|info| info_of(name, info)))).await
+    }
+
+    pub(super) async fn flush(&self, name: &SwampName, _: &CallOptions) -> Result<()> {
+        Ok(self.swamp(name).await?.flush().await?)
+    }
+
+    pub(super) async fn destroy(&self, name: &SwampName, _: &CallOptions) -> Result<bool> {
+        Ok(self.swamp(name).await?.destroy().await?)
+    }
+
+    pub(super) async fn set_policy(&self, pattern: &Pattern, policy: &Policy) -> Result<()> {
+        let (engine, pattern, policy) = (self.engine.clone(), pattern.clone(), policy.clone());
+        blocking(move || engine.set_policy(pattern, policy).map(drop)).await
+    }
+
+    pub(super) async fn delete_policy(&self, pattern: &Pattern) -> Result<bool> {
+        let (engine, pattern) = (self.engine.clone(), pattern.clone());
+        blocking(move || engine.delete_policy(&pattern)).await
+    }
+
+    pub(super) async fn policies(&self) -> Result<Vec<(Pattern, Policy)>> {
+        Ok(self.engine.policies())
+    }
+}
+
+/// Runs what may wait for the disk on a thread that may wait.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> hydra_core::Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(error) => Err(Error::new(ErrorKind::Protocol, format!("the engine gave up: {error}"))
+            .with_applied(hydra_core::Applied::Unknown)),
+    }
+}
+
+/// The key with a fingerprint of what it stands for: the same operations, the same fingerprint.
+fn idempotency(key: &str, operations: &[Operation]) -> Result<Idempotency> {
+    let bodies = operations.iter().map(Operation::to_body).collect::<Result<Vec<_>>>()?;
+    let text = serde_json::to_string(&bodies).map_err(|error| {
+        Error::new(ErrorKind::Invalid, format!("the operations cannot be written as JSON: {error}"))
+    })?;
+    // The key of a long text is its hash, which is just what a fingerprint is.
+    let fingerprint = Idempotency::new(&text, 0).key as u64;
+    Ok(Idempotency::new(key, fingerprint))
+}
+
+fn done(result: OpResult, synced: bool) -> Result<Done<Value>> {
+    match result {
+        OpResult::Put { version, created } => Ok(Done::Put(Written { version, created, synced })),
+        OpResult::Deleted { existed } => Ok(Done::Deleted(existed)),
+        OpResult::Incremented { value, version, .. } => Ok(Done::Incremented(value, version)),
+        OpResult::Got(treasure) => Ok(Done::Got(treasure.map(Treasure::from))),
+        other => {
+            Err(Error::new(ErrorKind::Protocol, format!("the engine answered {other:?}, which is not known here")))
+        }
+    }
+}
+
+fn info_of(name: SwampName, info: hydra_core::SwampInfo) -> SwampInfo {
+    SwampInfo {
+        name,
+        folder: info.folder,
+        count: info.count,
+        bytes: info.bytes,
+        files: info.files,
+        dirty: info.dirty,
+        copy_state: info.copy_state,
+        findings: info.findings,
+        policy: info.policy,
+        policy_from: info.policy_from,
+        created_at: info.created_at,
+    }
+}
+
+impl Drop for Embedded {
+    /// A data set in memory leaves nothing behind, also when it was not closed.
+    fn drop(&mut self) {
+        if let Some(scratch) = &self.scratch {
+            if let Err(error) = self.engine.close() {
+                tracing::warn!(%error, "a scratch data set could not be closed");
+            }
+            scratch.remove();
+        }
+    }
+}
+
+/// A directory of this process alone.
+#[derive(Debug, Clone)]
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// A new directory, in memory where the system offers that.
+    pub(crate) fn new() -> Result<Scratch> {
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
+        let path = parent.join(format!("hydra-mem-{}-{}", std::process::id(), uuid::Uuid::now_v7().simple()));
+        std::fs::create_dir(&path)
+            .map_err(|error| Error::new(ErrorKind::Storage, format!("cannot create {}: {error}", path.display())))?;
+        Ok(Scratch(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn remove(&self) {
+        match std::fs::remove_dir_all(&self.0) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(path = %self.0.display(), %error, "a scratch directory could not be removed"),
+        }
+    }
+}

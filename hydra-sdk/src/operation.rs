@@ -1,0 +1,134 @@
+//! One operation on one treasure, as the client holds it: for the engine, for a batch, or as a request of its own.
+
+use std::time::Duration;
+
+use hydra_core::wire::OpBody;
+use hydra_core::{Condition, Op, Timestamp, Value, Version, check_key};
+
+use crate::binary;
+use crate::error::Result;
+use crate::settings::OpClass;
+use crate::treasure::{Treasure, Written};
+
+/// When a treasure expires. A span is counted by the clock of the server that stores it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Expiry {
+    #[default]
+    Never,
+    At(Timestamp),
+    In(Duration),
+}
+
+/// One operation on one treasure.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Operation {
+    Put { key: String, value: Value, expiry: Expiry, condition: Condition },
+    Delete { key: String, condition: Condition },
+    Increment { key: String, by: i64 },
+    Get { key: String },
+}
+
+/// What one operation of a batch did.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Done<V> {
+    /// The value is stored.
+    Put(Written),
+    /// The key is gone; whether there was something to remove.
+    Deleted(bool),
+    /// The sum, and the version of the treasure.
+    Incremented(i64, Version),
+    /// The treasure, if there is one.
+    Got(Option<Treasure<V>>),
+}
+
+impl Operation {
+    pub(crate) fn key(&self) -> &str {
+        match self {
+            Operation::Put { key, .. }
+            | Operation::Delete { key, .. }
+            | Operation::Increment { key, .. }
+            | Operation::Get { key } => key,
+        }
+    }
+
+    /// About how many bytes it takes.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Operation::Put { key, value, .. } => key.len() + value.len(),
+            _ => self.key().len(),
+        }
+    }
+
+    /// Checks the key by the rules of keys.
+    pub(crate) fn check(&self) -> Result<()> {
+        Ok(check_key(self.key())?)
+    }
+
+    pub(crate) fn class(&self) -> OpClass {
+        match self {
+            Operation::Get { .. } => OpClass::Read,
+            Operation::Increment { .. } => OpClass::Commuting,
+            Operation::Put { condition: Condition::Always, .. }
+            | Operation::Delete { condition: Condition::Always, .. } => OpClass::Overwrite,
+            Operation::Put { .. } | Operation::Delete { .. } => OpClass::Exclusive,
+        }
+    }
+
+    /// For the engine in process.
+    pub(crate) fn into_op(self) -> Op {
+        match self {
+            Operation::Put { key, value, expiry, condition } => {
+                let expires_at = match expiry {
+                    Expiry::Never => None,
+                    Expiry::At(time) => Some(time),
+                    Expiry::In(span) => Some(Timestamp::now().after(span)),
+                };
+                Op::Put { key, value, expires_at, condition }
+            }
+            Operation::Delete { key, condition } => Op::Delete { key, condition },
+            Operation::Increment { key, by } => Op::Increment { key, by },
+            Operation::Get { key } => Op::Get { key },
+        }
+    }
+
+    /// For a batch that is sent.
+    pub(crate) fn to_body(&self) -> Result<OpBody> {
+        let (op, condition) = match self {
+            Operation::Put { condition, .. } => ("put", Some(condition)),
+            Operation::Delete { condition, .. } => ("delete", Some(condition)),
+            Operation::Increment { .. } => ("increment", None),
+            Operation::Get { .. } => ("get", None),
+        };
+        let mut body = OpBody { op: op.to_owned(), key: self.key().to_owned(), ..OpBody::default() };
+        body.if_version = condition.and_then(condition_text);
+        match self {
+            Operation::Put { value, expiry, .. } => {
+                body.value = Some(binary::to_json(value)?);
+                match expiry {
+                    Expiry::Never => {}
+                    Expiry::At(time) => body.expires_at = Some(*time),
+                    Expiry::In(span) => body.ttl = Some(hydra_core::duration::format_duration(*span)),
+                }
+            }
+            Operation::Increment { by, .. } => body.by = Some(*by),
+            Operation::Delete { .. } | Operation::Get { .. } => {}
+        }
+        Ok(body)
+    }
+}
+
+/// The class of a batch: that of its strictest operation.
+pub(crate) fn class_of(operations: &[Operation]) -> OpClass {
+    operations.iter().map(Operation::class).max().unwrap_or(OpClass::Read)
+}
+
+/// `"0"` for absent, `"*"` for any, or a version.
+fn condition_text(condition: &Condition) -> Option<String> {
+    match condition {
+        Condition::Always => None,
+        Condition::Absent => Some("0".to_owned()),
+        Condition::Present => Some("*".to_owned()),
+        Condition::Version(versions) => versions.first().map(ToString::to_string),
+    }
+}

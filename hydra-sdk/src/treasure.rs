@@ -1,0 +1,122 @@
+//! What calls answer: treasures with their metadata, what a write did, pages of a list, facts about a swamp.
+
+use std::fmt;
+use std::str::FromStr;
+
+use hydra_core::{CopyState, FolderId, Pattern, Policy, SwampName, Timestamp, Value, Version};
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A key with its value and what is known about it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Treasure<V> {
+    /// The key, unique in its swamp.
+    pub key: String,
+    /// The value.
+    pub value: V,
+    /// The version; changes with every write.
+    pub version: Version,
+    /// When the key came into being, by the clock of the server that wrote it.
+    pub created_at: Timestamp,
+    /// When it was last written.
+    pub updated_at: Timestamp,
+    /// When it expires, if it does.
+    pub expires_at: Option<Timestamp>,
+    /// Whether a copy answered in place of the primary: it may be one sync interval behind.
+    pub stale: bool,
+}
+
+impl Treasure<Value> {
+    /// The same treasure with its value as a type.
+    pub(crate) fn decode<V: DeserializeOwned>(self) -> Result<Treasure<V>> {
+        let value = self.value.decode().map_err(|error| {
+            Error::new(ErrorKind::Decode, error.detail()).about(format!("the treasure {:?}", self.key))
+        })?;
+        let Treasure { key, version, created_at, updated_at, expires_at, stale, .. } = self;
+        Ok(Treasure { key, value, version, created_at, updated_at, expires_at, stale })
+    }
+}
+
+impl From<hydra_core::Treasure> for Treasure<Value> {
+    fn from(treasure: hydra_core::Treasure) -> Treasure<Value> {
+        Treasure {
+            key: treasure.key,
+            value: treasure.value,
+            version: treasure.version,
+            created_at: treasure.created_at,
+            updated_at: treasure.updated_at,
+            expires_at: treasure.expires_at,
+            stale: false,
+        }
+    }
+}
+
+/// What a put did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Written {
+    /// The version of the treasure now.
+    pub version: Version,
+    /// Whether the key is new.
+    pub created: bool,
+    /// Whether it is on disk already; otherwise it will be within the write interval.
+    pub synced: bool,
+}
+
+/// Where a list goes on; opaque, and valid on every copy of the swamp.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Cursor(pub(crate) String);
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Cursor, Self::Err> {
+        Ok(Cursor(text.to_owned()))
+    }
+}
+
+/// A part of a list.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Page<V> {
+    /// The treasures, in the order asked for.
+    pub treasures: Vec<Treasure<V>>,
+    /// Where the next page begins; `None` on the last.
+    pub next: Option<Cursor>,
+}
+
+/// What is known about a swamp.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SwampInfo {
+    /// The name.
+    pub name: SwampName,
+    /// The folder.
+    pub folder: FolderId,
+    /// How many treasures it has, without expired ones.
+    pub count: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// How many files it has.
+    pub files: u64,
+    /// Whether an acknowledged write is not on disk yet.
+    pub dirty: bool,
+    /// Whether all its files are here and whole.
+    pub copy_state: CopyState,
+    /// Reports about damaged or missing files, one sentence each.
+    pub findings: Vec<String>,
+    /// Its effective settings.
+    pub policy: Policy,
+    /// The pattern of the registered policy they come from, if they do.
+    pub policy_from: Option<Pattern>,
+    /// When the oldest treasure came into being.
+    pub created_at: Option<Timestamp>,
+}

@@ -1,0 +1,10 @@
+//! The client from outside: its map, its failover against servers that misbehave, its two endpoints.
+
+mod embedded;
+mod failover;
+mod fake;
+mod forward;
+mod map;
+mod outcomes;
+mod typed;
+mod watch;
