@@ -101,7 +101,7 @@ impl Embedded {
     pub(super) async fn info(&self, name: &SwampName, _: &CallOptions) -> Result<Option<SwampInfo>> {
         let swamp = self.swamp(name).await?;
         let name = name.clone();
-        blocking(move || Ok(swamp.info().map(|info| info_of(name, info)))).await
+        blocking(move || Ok(swamp.info()?.map(|info| info_of(name, info)))).await
     }
 
     pub(super) async fn flush(&self, name: &SwampName, _: &CallOptions) -> Result<()> {
