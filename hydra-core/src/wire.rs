@@ -86,6 +86,12 @@ pub fn swamp_path(name: &SwampName) -> String {
     name_path("/v1/swamps", name)
 }
 
+/// The path that tells where a swamp lives.
+#[must_use]
+pub fn resolve_path(name: &SwampName) -> String {
+    name_path("/v1/resolve", name)
+}
+
 /// The path of a policy.
 #[must_use]
 pub fn policy_path(pattern: &Pattern) -> String {

@@ -77,8 +77,11 @@ impl Refusal {
     pub(crate) fn of_call(error: &hydra_sdk::Error) -> Refusal {
         let code = error.code().unwrap_or_else(|| code_of(error.kind()));
         let tries: Vec<String> = error.attempts().iter().map(Attempt::to_string).collect();
-        let detail =
-            if tries.is_empty() { error.detail().to_owned() } else { format!("{}: {}", error.detail(), tries.join("; ")) };
+        let detail = if tries.is_empty() {
+            error.detail().to_owned()
+        } else {
+            format!("{}: {}", error.detail(), tries.join("; "))
+        };
         let mut ours = Error::new(code, detail).with_applied(error.applied());
         if let Some(hint) = error.hint() {
             ours = ours.with_hint(hint);

@@ -38,7 +38,8 @@ fn is_merge_patch(head: &Parts) -> bool {
 
 /// A plain increment by a whole number commutes; one with bounds, or by a fraction, does not.
 fn increment(query: &str) -> OpClass {
-    let parameter = |name: &str| query.split('&').filter_map(|piece| piece.split_once('=')).find(|(key, _)| *key == name);
+    let parameter =
+        |name: &str| query.split('&').filter_map(|piece| piece.split_once('=')).find(|(key, _)| *key == name);
     let is_bounded = ["min", "max"].iter().any(|bound| parameter(bound).is_some());
     match parameter("incr") {
         Some((_, by)) if by.parse::<i64>().is_ok() && !is_bounded => OpClass::Commuting,

@@ -55,7 +55,8 @@ async fn ask_all(gateway: &Gateway, head: &Head, body: RequestBody, class: OpCla
 fn routed(map: &ClientMap) -> Vec<&str> {
     let is_routed = |id: &str| {
         map.pools().any(|pool| {
-            map.routes(pool).any(|(_, primary, fallbacks)| primary.id == id || fallbacks.iter().any(|fallback| fallback.id == id))
+            map.routes(pool)
+                .any(|(_, primary, fallbacks)| primary.id == id || fallbacks.iter().any(|fallback| fallback.id == id))
         })
     };
     map.servers().iter().map(|server| server.id.as_str()).filter(|id| is_routed(id)).collect()
