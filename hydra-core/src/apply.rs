@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::frame::{Frame, FrameKey};
 use crate::format::record::{Record, StampCode, Write};
 use crate::hashing::KeyHashing;
-use crate::merge::{KeyMemory, RememberedAdd};
+use crate::merge::{KeyMemory, Positions, RememberedAdd};
 use crate::name::check_key;
 use crate::outcome::{self, Done};
 use crate::policy::Policy;
@@ -97,6 +97,7 @@ pub(crate) fn carry_out(scene: Scene<'_>, state: &State, stage: &mut Stage, batc
         records: Vec::new(),
         done: Vec::new(),
         adds: Vec::new(),
+        positions: Positions::default(),
     };
     let results: Vec<Result<OpResult>> = batch.ops.iter().map(|op| run.one(op, batch.mark_deletes)).collect();
     if batch.atomic {
@@ -183,6 +184,7 @@ struct Run<'a> {
     records: Vec<(Stamp, Write<'a>)>,
     done: Vec<Done>,
     adds: Vec<RememberedAdd>,
+    positions: Positions<'a>,
 }
 
 impl<'a> Run<'a> {
@@ -282,7 +284,7 @@ impl<'a> Run<'a> {
         let base = before.base();
         let stamp = self.next_stamp()?;
         self.adds.push(RememberedAdd {
-            position: self.records.len() as u32,
+            position: self.positions.next(key, ""),
             key: key.into(),
             add: SingleAdd { stamp, base, pointer: "".into(), delta: by },
         });

@@ -171,14 +171,15 @@ impl Resident {
     fn write_everything_again(&self, policy: &Policy, log: &mut crate::log::Log) -> Result<()> {
         log.abandon();
         let state = self.state.read();
-        if state.copy == CopyState::Complete {
+        if state.copy != CopyState::Degraded {
             let shared = &self.shared;
             log.write_snapshot(shared, |log, name| {
                 encode_snapshot(log.header(shared, name, policy, VersionVector::default()), &state, policy)
             })?;
             return Ok(());
         }
-        // A snapshot would stand for what is missing here, too. What this process wrote is written as records again.
+        // A snapshot would stand for what the damaged file still holds elsewhere, too, and so bury it there.
+        // What this process wrote is written as records again.
         let frames = own_records(&self.shared, &state);
         log.durable_hlc = 0;
         let refs: Vec<&Frame> = frames.iter().collect();
@@ -274,7 +275,7 @@ impl Resident {
         if hydrated.has_foreign {
             self.shared.folders.set_copied(self.folder())?;
         }
-        self.log.lock().found(&self.shared, &hydrated.names, None);
+        self.log.lock().found(&self.shared, &hydrated.names, hydrated.written, None);
         self.desk.lock().adopt = hydrated.adopt;
         *self.watch.lock() = hydrated.watch;
         *self.state.write() = hydrated.state;

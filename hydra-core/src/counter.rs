@@ -88,6 +88,16 @@ impl Counter {
         self.sums.iter().any(|sum| sum.base == base) || self.late.iter().any(|add| add.base == base)
     }
 
+    /// Whether this increment is among those counted.
+    pub(crate) fn counts(&self, add: &SingleAdd) -> bool {
+        let is_in = |sum: &Sum| {
+            (sum.base, sum.part.incarnation) == (add.base, add.stamp.incarnation)
+                && sum.pointer == add.pointer
+                && (sum.part.first_hlc..=sum.part.last_hlc).contains(&add.stamp.hlc)
+        };
+        self.sums.iter().any(is_in) || self.late.contains(add)
+    }
+
     /// Whether nothing is counted.
     pub(crate) fn is_empty(&self) -> bool {
         self.sums.is_empty() && self.late.is_empty()

@@ -180,7 +180,10 @@ impl Engine {
         self.shared().check_open()?;
         let resident = self.shared().residents.get_or_hydrate(self.shared(), name)?;
         if resident.touch() {
-            resident.refresh()?;
+            // What is in memory stays right without the news, so a failure here is no reason not to serve it.
+            if let Err(error) = resident.refresh() {
+                tracing::warn!(swamp = %name, %error, "files of others could not be read; what is known is served");
+            }
         }
         Ok(Swamp(resident))
     }

@@ -197,8 +197,8 @@ fn run(plan: Plan, write_interval: Duration) {
 
 #[test]
 fn a_synced_write_is_there_or_refused_whatever_fails() {
-    for from in 0..26 {
-        for count in [1, 2, 3, usize::MAX] {
+    for from in 0..22 {
+        for count in [1, 2, usize::MAX] {
             for written_eighths in [0, 5, 8] {
                 run(Plan { from, count, written_eighths }, Duration::ZERO);
             }

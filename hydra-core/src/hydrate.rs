@@ -29,12 +29,16 @@ pub(crate) struct Hydrated {
     pub(crate) state: State,
     /// The chunks in the directory.
     pub(crate) names: Vec<ChunkName>,
+    /// The clock value of the last record of this process in them.
+    pub(crate) written: u64,
     /// Records of writers whose files cannot be placed; to be written again before the first write.
     pub(crate) adopt: Vec<Frame>,
     /// The write interval and the idle eviction that the newest chunk says.
     pub(crate) settings: Option<(Duration, Duration)>,
     /// Whether some chunk is another server's.
     pub(crate) has_foreign: bool,
+    /// Whether some chunk ends in bytes that are ignored.
+    pub(crate) has_torn_tail: bool,
     /// A newer version wrote some of it: nothing may be added.
     pub(crate) is_newer: bool,
     pub(crate) watch: Watch,
@@ -95,11 +99,14 @@ pub(crate) fn hydrate(shared: &Shared, name: &SwampName, folder: FolderId) -> Re
     let adopt = adoptable(shared, &merged, &chunks);
     let settings = newest_settings(&scans);
     let has_foreign = files.iter().any(|file| !shared.root.is_mine(file.name.incarnation));
+    let has_torn_tail = scans.iter().any(|(_, scan)| scan.torn_at.is_some());
     let copy = loader.copy_state(&merged);
     let names = files.iter().map(|file| file.name.clone()).collect();
+    let is_newer = loader.is_newer;
+    let written = merged.written.get(shared.root.incarnation);
     let state = State::of_merged(merged, copy, loader.findings);
     count(&shared.stats.hydrations);
-    Ok(Hydrated { state, names, adopt, settings, has_foreign, is_newer: loader.is_newer, watch })
+    Ok(Hydrated { state, names, written, adopt, settings, has_foreign, has_torn_tail, is_newer, watch })
 }
 
 /// A chunk file in memory.

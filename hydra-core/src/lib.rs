@@ -23,6 +23,8 @@ mod hydrate;
 mod layout;
 mod log;
 mod merge;
+#[cfg(test)]
+mod merge_model;
 mod name;
 mod outcome;
 mod pattern;

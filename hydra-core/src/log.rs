@@ -87,9 +87,11 @@ impl Log {
         }
     }
 
-    /// Takes note of the chunks of this process that stand in the directory; goes on with the one the
-    /// swamp had open when it was evicted, if it is exactly as it was left.
-    pub(crate) fn found(&mut self, shared: &Shared, names: &[ChunkName], remembered: Option<Remembered>) {
+    /// Takes note of the chunks of this process that stand in the directory, whose last record is
+    /// `written`; goes on with the one the swamp had open when it was evicted, if it is exactly as it
+    /// was left. A next chunk has to name that record, or readers would take it for all there ever was.
+    pub(crate) fn found(&mut self, shared: &Shared, names: &[ChunkName], written: u64, remembered: Option<Remembered>) {
+        self.durable_hlc = self.durable_hlc.max(written);
         let own = names.iter().filter(|name| name.incarnation == shared.root.incarnation);
         let highest = own.map(|name| name.seq).max().unwrap_or(0);
         self.next_seq = self.next_seq.max(highest + 1);

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::counter::{Counter, SingleAdd, Sum};
 use crate::format::frame::FrameKey;
-use crate::format::record::{self, CounterRecord, KeyRecord, Record, StampCode, StampCursor, Write};
+use crate::format::record::{self, CounterRecord, KeyRecord, Record, StampCode, StampCursor, Subtotal, Write};
 use crate::format::scan::Scan;
 use crate::hashing::KeyHashing;
 use crate::layout::{ChunkKind, ChunkName};
@@ -49,6 +49,15 @@ impl<'a> Chunk<'a> {
 
     pub(crate) fn frame_count(&self) -> usize {
         self.payloads.len()
+    }
+
+    /// What the chunk stands for. A snapshot says it in its footer: besides what its writer had read
+    /// there may be a mark of the writer, which says that something was left out on purpose.
+    pub(crate) fn vector(&self) -> &VersionVector {
+        match (self.name.kind, &self.scan.footer) {
+            (ChunkKind::Snap, Some(footer)) => &footer.vector,
+            _ => &self.scan.header.vector,
+        }
     }
 
     /// The idempotency key and the records of a frame; fewer records and `false` when one is not understood.
@@ -89,9 +98,26 @@ pub(crate) struct KeyMemory {
 /// An increment that was carried out under an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RememberedAdd {
+    /// See [`Positions`].
     pub(crate) position: u32,
     pub(crate) key: Box<str>,
     pub(crate) add: SingleAdd,
+}
+
+/// Numbers the increments of a frame: by how many of the same key and pointer stand before each.
+///
+/// The place in the frame would not do. One request may leave frames of different lengths on two
+/// servers: with a SYNC record or without, with a delete or without where there was nothing to delete.
+#[derive(Debug, Default)]
+pub(crate) struct Positions<'a>(HashMap<(&'a str, &'a str), u32, KeyHashing>);
+
+impl<'a> Positions<'a> {
+    /// The position of the next increment of this key and pointer.
+    pub(crate) fn next(&mut self, key: &'a str, pointer: &'a str) -> u32 {
+        let next = self.0.entry((key, pointer)).or_insert(0);
+        *next += 1;
+        *next - 1
+    }
 }
 
 /// The state of a swamp, as its files say.
@@ -102,6 +128,9 @@ pub(crate) struct Merged<'a> {
     pub(crate) keys: HashMap<u128, KeyMemory, KeyHashing>,
     /// How much of each writer is known without a gap.
     pub(crate) vector: VersionVector,
+    /// The last record of each writer that is here, whether or not all before it is. A writer's next
+    /// log has to name its own last record, or readers would take that log for all it ever wrote.
+    pub(crate) written: VersionVector,
     /// The highest clock value met anywhere.
     pub(crate) max_hlc: u64,
     /// Indexes of logs that refer to data that is not here, with their first frame that does.
@@ -131,6 +160,7 @@ pub(crate) fn merge<'a>(chunks: &'a [Chunk<'a>]) -> Merged<'a> {
     merger.attach_logs(chunks, logs);
     merger.judge_doubtful(chunks, &doubtful);
     merger.count_late_adds();
+    merger.settle();
     merger.find_twins();
     merger.finish(chunks)
 }
@@ -147,44 +177,43 @@ struct Merger<'a> {
 impl<'a> Merger<'a> {
     fn read_snaps(&mut self, chunks: &'a [Chunk<'a>], snaps: &[usize]) {
         for &snap in snaps {
-            self.base.join(&chunks[snap].scan.header.vector);
+            self.base.join(chunks[snap].vector());
         }
         let contents: Vec<Vec<Record<'a>>> = snaps.iter().map(|&snap| self.records(chunks, snap)).collect();
-        let held: Vec<ByKey<'a, Stamp>> =
-            if snaps.len() > 1 { contents.iter().map(|c| held_by(c)).collect() } else { Vec::new() };
+        let held: Vec<Held<'a>> = if snaps.len() > 1 {
+            contents.iter().zip(snaps).map(|(records, &snap)| Held::new(records, chunks[snap].vector())).collect()
+        } else {
+            Vec::new()
+        };
         for (at, content) in contents.into_iter().enumerate() {
-            let is_dead = |key: &str, stamp: Stamp| {
-                held.iter().enumerate().any(|(other, holds)| {
-                    other != at && chunks[snaps[other]].scan.header.vector.saw(stamp) && holds.get(key) != Some(&stamp)
-                })
-            };
-            let counts = |incarnation: u64| owner_of(chunks, snaps, incarnation) == Some(snaps[at]);
+            let others: Vec<&Held<'a>> =
+                held.iter().enumerate().filter(|&(other, _)| other != at).map(|(_, held)| held).collect();
+            let owns = |incarnation: u64| owner_of(chunks, snaps, incarnation) == Some(snaps[at]);
             for record in content {
-                self.take_snap_record(record, &is_dead, &counts);
+                self.take_snap_record(record, &others, &owns);
             }
         }
         self.out.vector = self.base.clone();
     }
 
-    fn take_snap_record(
-        &mut self,
-        record: Record<'a>,
-        is_dead: &dyn Fn(&str, Stamp) -> bool,
-        counts: &dyn Fn(u64) -> bool,
-    ) {
+    fn take_snap_record(&mut self, record: Record<'a>, others: &[&Held<'a>], owns: &dyn Fn(u64) -> bool) {
         match record {
-            Record::Write { stamp, write } if !is_dead(write.key(), stamp) => self.take_write(stamp, write),
-            Record::Adopted { stamp, write } => self.take_loose(None, 0, stamp, write),
-            Record::Counter(counter) => self.take_counter(&counter, counts),
+            Record::Write { stamp, write } if !others.iter().any(|other| other.dropped(write.key(), stamp)) => {
+                self.take_write(stamp, write)
+            }
+            Record::Adopted { stamp, write } => self.take_loose(stamp, write),
+            Record::Counter(counter) => self.take_counter(&counter, &|part| {
+                owns(part.incarnation) && !others.iter().any(|other| other.dropped_sum(&counter, part))
+            }),
             Record::Key(key) => self.take_key(&key),
             Record::Write { .. } | Record::Sync(_) => {}
         }
     }
 
     /// Of several snapshots the one that knows most of an incarnation says what it added.
-    fn take_counter(&mut self, record: &CounterRecord<'a>, counts: &dyn Fn(u64) -> bool) {
+    fn take_counter(&mut self, record: &CounterRecord<'a>, counts: &dyn Fn(&Subtotal) -> bool) {
         let counter = self.out.counters.entry(record.key).or_default();
-        for part in record.sums.iter().filter(|part| counts(part.incarnation)) {
+        for part in record.sums.iter().filter(|part| counts(part)) {
             counter.add_sum(Sum { base: record.base, pointer: record.pointer.into(), part: *part });
         }
     }
@@ -220,10 +249,17 @@ impl<'a> Merger<'a> {
         let mut pending: Vec<(usize, usize)> = logs.into_iter().map(|log| (log, 0)).collect();
         loop {
             let mut progress = false;
+            let mut stuck = None;
             pending.retain_mut(|(log, next)| {
+                // The logs of one writer go on where the one before ended, so they wait for it.
+                let incarnation = chunks[*log].name.incarnation;
+                if stuck == Some(incarnation) {
+                    return true;
+                }
                 let before = *next;
                 let done = self.attach(chunks, *log, next);
                 progress |= done || *next > before;
+                stuck = (!done).then_some(incarnation);
                 !done
             });
             if !progress || pending.is_empty() {
@@ -252,19 +288,20 @@ impl<'a> Merger<'a> {
     }
 
     fn take_frame(&mut self, key: Option<FrameKey<'a>>, records: &[Record<'a>]) {
+        let mut positions = Positions::default();
         let mut adds = Vec::new();
-        for (position, record) in records.iter().enumerate() {
+        for record in records {
             match *record {
                 Record::Write { stamp, write } => {
-                    if let Write::Add { key, pointer, base, delta } = write {
-                        let add = SingleAdd { stamp, base, pointer: pointer.into(), delta };
-                        adds.push(RememberedAdd { position: position as u32, key: key.into(), add });
-                    }
+                    adds.extend(remembered(key.as_ref(), &mut positions, stamp, write));
                     if !self.base.saw(stamp) {
                         self.take_own(stamp, write);
                     }
                 }
-                Record::Adopted { stamp, write } => self.take_loose(key.as_ref(), position, stamp, write),
+                Record::Adopted { stamp, write } => {
+                    adds.extend(remembered(key.as_ref(), &mut positions, stamp, write));
+                    self.take_loose(stamp, write);
+                }
                 _ => {}
             }
         }
@@ -295,7 +332,7 @@ impl<'a> Merger<'a> {
     }
 
     /// A write that is known out of its order: values by their stamp, increments one by one at the end.
-    fn take_loose(&mut self, frame_key: Option<&FrameKey<'_>>, position: usize, stamp: Stamp, write: Write<'a>) {
+    fn take_loose(&mut self, stamp: Stamp, write: Write<'a>) {
         self.out.max_hlc = self.out.max_hlc.max(stamp.hlc);
         if self.base.saw(stamp) {
             return;
@@ -303,12 +340,7 @@ impl<'a> Merger<'a> {
         let Write::Add { key, pointer, base, delta } = write else {
             return self.take_write(stamp, write);
         };
-        let add = SingleAdd { stamp, base, pointer: pointer.into(), delta };
-        if let Some(frame_key) = frame_key {
-            let remembered = RememberedAdd { position: position as u32, key: key.into(), add: add.clone() };
-            self.remember(frame_key, stamp, vec![remembered]);
-        }
-        self.late.insert(stamp, (key, add));
+        self.late.insert(stamp, (key, SingleAdd { stamp, base, pointer: pointer.into(), delta }));
     }
 
     /// A log whose writer had seen more than is here: its frames count, but something is missing.
@@ -316,14 +348,20 @@ impl<'a> Merger<'a> {
         let mut all_known = true;
         for index in next..chunks[log].frame_count() {
             let (key, records) = self.frame(chunks, log, index);
-            for (position, record) in records.iter().enumerate() {
+            let mut positions = Positions::default();
+            let mut adds = Vec::new();
+            for record in &records {
+                if let Record::Write { stamp, .. } = *record {
+                    self.out.written.learn(stamp);
+                }
                 if let Record::Write { stamp, write } | Record::Adopted { stamp, write } = *record {
                     all_known &= self.out.vector.saw(stamp);
-                    self.take_loose(key.as_ref(), position, stamp, write);
+                    adds.extend(remembered(key.as_ref(), &mut positions, stamp, write));
+                    self.take_loose(stamp, write);
                 }
             }
             if let Some((key, stamp)) = key.zip(first_stamp(&records)) {
-                self.remember(&key, stamp, Vec::new());
+                self.remember(&key, stamp, adds);
             }
         }
         if !all_known {
@@ -334,25 +372,27 @@ impl<'a> Merger<'a> {
     /// A snapshot without footer or with a bad byte counts for nothing where others cover it.
     /// Otherwise its writes are merged like loose ones, and the state says that it is incomplete.
     fn judge_doubtful(&mut self, chunks: &'a [Chunk<'a>], snaps: &[usize]) {
-        for &snap in snaps {
-            if chunks[snap].scan.header.vector.is_within(&self.out.vector) {
-                continue;
-            }
-            self.out.unusable.push(snap);
+        let vector = |snap: usize| &chunks[snap].scan.header.vector;
+        let needed: Vec<usize> = snaps.iter().copied().filter(|&s| !vector(s).is_within(&self.out.vector)).collect();
+        for &snap in &needed {
+            let unknown = |incarnation: u64| {
+                let owner = needed.iter().copied().max_by_key(|&snap| vector(snap).get(incarnation));
+                self.out.vector.get(incarnation) == 0 && owner == Some(snap)
+            };
+            let incarnations = vector(snap).iter().map(|(incarnation, _)| incarnation);
+            let owned: HashSet<u64> = incarnations.filter(|&incarnation| unknown(incarnation)).collect();
             for record in self.records(chunks, snap) {
                 match record {
-                    Record::Write { stamp, write } | Record::Adopted { stamp, write } => {
-                        self.take_loose(None, 0, stamp, write)
-                    }
+                    Record::Write { stamp, write } | Record::Adopted { stamp, write } => self.take_loose(stamp, write),
                     Record::Counter(counter) => {
-                        let base = self.base.clone();
-                        self.take_counter(&counter, &|incarnation| base.get(incarnation) == 0);
+                        self.take_counter(&counter, &|part| owned.contains(&part.incarnation));
                     }
                     Record::Key(key) => self.take_key(&key),
                     Record::Sync(_) => {}
                 }
             }
         }
+        self.out.unusable = needed;
     }
 
     /// Increments that came loose count once per stamp, unless their writer's own file told them.
@@ -364,14 +404,25 @@ impl<'a> Merger<'a> {
         }
     }
 
+    /// The increments of bases that lost go with them.
+    fn settle(&mut self) {
+        let Merged { winners, counters, .. } = &mut self.out;
+        counters.retain(|key, counter| {
+            counter.settle(winners.get(key).map_or(Stamp::ZERO, |winner| winner.stamp));
+            !counter.is_empty()
+        });
+    }
+
     /// Increments of one request on the same base are twins: one server did not know of the other.
-    /// The one with the smallest stamp counts.
+    /// The one with the smallest stamp counts. What does not count anyway has no twin.
     fn find_twins(&mut self) {
-        for memory in self.out.keys.values_mut() {
+        let Merged { counters, keys, .. } = &mut self.out;
+        for memory in keys.values_mut() {
+            memory.adds.retain(|add| counters.get(&*add.key).is_some_and(|counter| counter.counts(&add.add)));
             memory.adds.sort_unstable();
             memory.adds.dedup();
             for twin in later_twins(&memory.adds) {
-                if let Some(counter) = self.out.counters.get_mut(&*twin.key) {
+                if let Some(counter) = counters.get_mut(&*twin.key) {
                     counter.subtract_twin(twin.add.clone());
                 }
             }
@@ -379,14 +430,10 @@ impl<'a> Merger<'a> {
     }
 
     fn finish(mut self, chunks: &[Chunk<'_>]) -> Merged<'a> {
-        let Merged { winners, counters, .. } = &mut self.out;
-        counters.retain(|key, counter| {
-            counter.settle(winners.get(key).map_or(Stamp::ZERO, |winner| winner.stamp));
-            !counter.is_empty()
-        });
         let winning = self.out.winners.values().map(|winner| winner.stamp.hlc).max().unwrap_or(0);
         let headers = chunks.iter().map(|chunk| chunk.scan.header.vector.max_hlc()).max().unwrap_or(0);
         self.out.max_hlc = self.out.max_hlc.max(winning).max(headers).max(self.out.vector.max_hlc());
+        self.out.written.join(&self.out.vector);
         self.out.not_understood = self.not_understood.into_iter().collect();
         self.out.not_understood.sort_unstable();
         self.out
@@ -412,15 +459,53 @@ impl<'a> Merger<'a> {
 
 /// Which of the snapshots knows most of an incarnation; of equals the last in the order of names.
 fn owner_of(chunks: &[Chunk<'_>], snaps: &[usize], incarnation: u64) -> Option<usize> {
-    snaps.iter().copied().max_by_key(|&snap| chunks[snap].scan.header.vector.get(incarnation))
+    snaps.iter().copied().max_by_key(|&snap| chunks[snap].vector().get(incarnation))
 }
 
-fn held_by<'a>(records: &[Record<'a>]) -> ByKey<'a, Stamp> {
-    let writes = records.iter().filter_map(|record| match record {
-        Record::Write { stamp, write } => Some((write.key(), *stamp)),
-        _ => None,
-    });
-    writes.collect()
+/// What a snapshot knows and what it holds: the one without the other is dead.
+struct Held<'a> {
+    vector: &'a VersionVector,
+    writes: ByKey<'a, Stamp>,
+    sums: HashSet<(&'a str, &'a str, Stamp, u64), KeyHashing>,
+}
+
+impl<'a> Held<'a> {
+    fn new(records: &[Record<'a>], vector: &'a VersionVector) -> Held<'a> {
+        let mut held = Held { vector, writes: ByKey::default(), sums: HashSet::default() };
+        for record in records {
+            match record {
+                Record::Write { stamp, write } => {
+                    held.writes.insert(write.key(), *stamp);
+                }
+                Record::Counter(CounterRecord { key, pointer, base, sums }) => {
+                    held.sums.extend(sums.iter().map(|part| (*key, *pointer, *base, part.incarnation)));
+                }
+                _ => {}
+            }
+        }
+        held
+    }
+
+    fn dropped(&self, key: &str, stamp: Stamp) -> bool {
+        self.vector.saw(stamp) && self.writes.get(key) != Some(&stamp)
+    }
+
+    fn dropped_sum(&self, counter: &CounterRecord<'a>, part: &Subtotal) -> bool {
+        let seen = self.vector.get(part.incarnation) >= part.last_hlc;
+        seen && !self.sums.contains(&(counter.key, counter.pointer, counter.base, part.incarnation))
+    }
+}
+
+/// The increment of a frame with an idempotency key, with its position.
+fn remembered<'a>(
+    key: Option<&FrameKey<'_>>,
+    positions: &mut Positions<'a>,
+    stamp: Stamp,
+    write: Write<'a>,
+) -> Option<RememberedAdd> {
+    let (Some(_), Write::Add { key, pointer, base, delta }) = (key, write) else { return None };
+    let add = SingleAdd { stamp, base, pointer: pointer.into(), delta };
+    Some(RememberedAdd { position: positions.next(key, pointer), key: key.into(), add })
 }
 
 fn first_stamp(records: &[Record<'_>]) -> Option<Stamp> {
@@ -430,8 +515,8 @@ fn first_stamp(records: &[Record<'_>]) -> Option<Stamp> {
     })
 }
 
-/// Of sorted increments of one request those that repeat an earlier one: same place in the request,
-/// same key, base and amount, another stamp. Twins on different bases both stay: at most one of the
+/// Of sorted increments of one request those that repeat an earlier one: same position, key, base
+/// and amount, another stamp. Twins on different bases both stay: at most one of the
 /// bases wins, and the increments of the other go with it.
 pub(crate) fn later_twins(adds: &[RememberedAdd]) -> impl Iterator<Item = &RememberedAdd> {
     let same = |a: &RememberedAdd, b: &RememberedAdd| {
@@ -446,4 +531,169 @@ pub(crate) fn later_twins(adds: &[RememberedAdd]) -> impl Iterator<Item = &Remem
         earlier.into_iter().any(|earlier| same(earlier, &adds[at]))
     };
     (0..adds.len()).filter(move |&at| repeats(at)).map(|at| &adds[at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::frame::{self, Frame};
+    use crate::format::header::{Header, example};
+    use crate::format::scan::scan;
+    use crate::policy::Compression;
+    use crate::snapshot::{self, SnapshotContent};
+
+    const A: u64 = 7;
+    const B: u64 = 9;
+    const BASE: u64 = 1_000;
+
+    fn at(hlc: u64, incarnation: u64) -> Stamp {
+        Stamp { hlc: BASE + hlc, incarnation }
+    }
+
+    fn vector(entries: &[(u64, u64)]) -> VersionVector {
+        entries.iter().map(|&(incarnation, hlc)| (incarnation, BASE + hlc)).collect()
+    }
+
+    fn put(hlc: u64, incarnation: u64) -> Record<'static> {
+        let write = Write::Put { key: "n", value: b"1", expires: None, age: None, content_type: None };
+        Record::Write { stamp: at(hlc, incarnation), write }
+    }
+
+    fn add(hlc: u64, incarnation: u64, base: Stamp, delta: i64) -> Record<'static> {
+        Record::Write { stamp: at(hlc, incarnation), write: Write::Add { key: "n", pointer: "", base, delta } }
+    }
+
+    fn header(kind: ChunkKind, incarnation: u64, seq: u32, vector: VersionVector) -> (ChunkName, Header) {
+        let header = Header { incarnation, seq, base_hlc: BASE, vector, ..example(kind) };
+        (ChunkName { incarnation, seq, kind, server: "s1".to_owned() }, header)
+    }
+
+    type File = (ChunkName, Vec<u8>);
+
+    /// A log of frames that were written under idempotency key 5, or under none.
+    fn log(incarnation: u64, seq: u32, known: &[(u64, u64)], frames: &[(bool, &[Record<'static>])]) -> File {
+        let (name, header) = header(ChunkKind::Log, incarnation, seq, vector(known));
+        let mut file = Vec::new();
+        header.encode(&mut file);
+        for (keyed, records) in frames {
+            let key = keyed.then_some(FrameKey { key: 5, fingerprint: 0, outcome: &[] });
+            let frame = Frame::new(key, records.iter().cloned(), StampCode::Log { incarnation }, BASE);
+            frame.place(frame::salt(incarnation, seq), 0, false, &mut file);
+        }
+        (name, file)
+    }
+
+    /// The snapshot that this incarnation would write of these files, without tombstones if it is marked.
+    fn snap(incarnation: u64, seq: u32, files: &[&File], mark: Option<Stamp>) -> File {
+        let (name, header) = header(ChunkKind::Snap, incarnation, seq, VersionVector::default());
+        let file = with_merged(files, |merged| {
+            let winners = merged.winners.values().filter(|w| mark.is_none() || matches!(w.write, Write::Put { .. }));
+            let content = SnapshotContent {
+                writes: winners.map(|winner| (winner.stamp, winner.write)).collect(),
+                counters: merged.counters.iter().map(|(key, counter)| (*key, counter)).collect(),
+                keys: merged.keys.iter().map(|(key, memory)| (*key, memory)).collect(),
+                vector: &merged.vector,
+            };
+            snapshot::encode_marked(header, content, mark, Compression::None)
+        });
+        (name, file)
+    }
+
+    fn with_merged<T>(files: &[&File], read: impl FnOnce(&Merged<'_>) -> T) -> T {
+        let scans: Vec<Scan> = files.iter().map(|(name, file)| scan(name, file).expect("readable")).collect();
+        let chunks: Vec<Chunk<'_>> =
+            files.iter().zip(&scans).map(|((name, file), scan)| Chunk::new(name, scan, file).expect("whole")).collect();
+        read(&merge(&chunks))
+    }
+
+    /// What is added to "n", and whether nothing is missing.
+    fn total(files: &[&File]) -> (i128, bool) {
+        with_merged(files, |merged| {
+            let winner = merged.winners.get("n").map_or(Stamp::ZERO, |winner| winner.stamp);
+            (merged.counters.get("n").map_or(0, |counter| counter.total(winner)), merged.is_complete())
+        })
+    }
+
+    #[test]
+    fn a_request_counts_once_although_its_frames_differ_on_two_servers() {
+        let other = Record::Write { stamp: at(1, A), write: Write::Del { key: "other" } };
+        let sync = Record::Sync(VersionVector::default());
+        let both = |incarnation| [add(2, incarnation, Stamp::ZERO, 10), add(3, incarnation, Stamp::ZERO, 10)];
+        let [a1, a2] = both(A);
+        let [b1, b2] = both(B);
+        let a = log(A, 1, &[], &[(true, &[other, a1, a2])]);
+        let b = log(B, 1, &[], &[(true, &[b1.clone(), b2.clone()])]);
+        assert_eq!(total(&[&a, &b]), (20, true), "a delete that one server had no need of");
+        let b = log(B, 1, &[], &[(true, &[sync, b1, b2])]);
+        assert_eq!(total(&[&b, &a]), (20, true), "a SYNC record before the increments");
+    }
+
+    #[test]
+    fn twins_on_different_bases_both_stay() {
+        let base = |hlc, incarnation| at(hlc, incarnation);
+        let a = log(A, 1, &[], &[(false, &[put(1, A)]), (true, &[add(2, A, base(1, A), 10)])]);
+        let b = log(B, 1, &[], &[(false, &[put(3, B)]), (true, &[add(4, B, base(3, B), 10)])]);
+        assert_eq!(total(&[&a, &b]), (10, true), "the base of the first lost, so the second counts");
+    }
+
+    #[test]
+    fn a_twin_that_was_deleted_with_its_base_is_not_taken_back() {
+        let delete = Record::Write { stamp: at(6, A), write: Write::Del { key: "n" } };
+        let b = log(B, 1, &[], &[(true, &[add(2, B, Stamp::ZERO, 10)])]);
+        let a = log(A, 1, &[], &[(true, &[add(4, A, Stamp::ZERO, 10)]), (false, &[delete])]);
+        let purged = snap(A, 2, &[&a], Some(at(7, A)));
+        assert_eq!(total(&[&purged, &a, &b]), (10, true));
+        assert_eq!(total(&[&purged, &b]), (10, true), "with and without the log that the snapshot covers");
+    }
+
+    #[test]
+    fn increments_that_a_snapshot_dropped_do_not_come_back_from_an_older_one() {
+        let a = log(A, 1, &[], &[(false, &[add(1, A, Stamp::ZERO, 10)])]);
+        let older = snap(A, 2, &[&a], None);
+        let delete = Record::Write { stamp: at(3, B), write: Write::Del { key: "n" } };
+        let b = log(B, 1, &[(A, 1)], &[(false, &[delete])]);
+        let purged = snap(B, 2, &[&a, &b], Some(at(4, B)));
+        assert_eq!(total(&[&older, &purged]), (0, true));
+        let also_purged = snap(A - 1, 1, &[&a, &b], Some(at(4, A - 1)));
+        assert_eq!(total(&[&older, &also_purged, &b]), (0, true), "whatever the order of their names");
+    }
+
+    #[test]
+    fn a_log_waits_for_the_log_before_it() {
+        let first = log(A, 1, &[(B, 50)], &[(false, &[add(1, A, Stamp::ZERO, 10)])]);
+        let second = log(A, 2, &[], &[(false, &[add(2, A, Stamp::ZERO, 3)])]);
+        assert_eq!(total(&[&first, &second]), (13, false), "not known without a gap, but counted");
+        with_merged(&[&first, &second], |merged| {
+            assert_eq!(merged.vector.get(A), 0);
+            assert_eq!(merged.written, vector(&[(A, 2)]), "what the next log of that writer has to name");
+        });
+    }
+
+    #[test]
+    fn a_log_begun_after_a_marked_snapshot_asks_for_it() {
+        let delete = Record::Write { stamp: at(1, A), write: Write::Del { key: "n" } };
+        let old = log(A, 1, &[], &[(false, &[delete])]);
+        let purged = snap(A, 2, &[&old], Some(at(2, A)));
+        let new = log(A, 3, &[(A, 2)], &[(false, &[add(3, A, Stamp::ZERO, 10)])]);
+        assert!(!total(&[&old, &new]).1, "the tombstone is still here, the snapshot that left it out is not");
+        assert_eq!(total(&[&old, &purged, &new]), (10, true));
+    }
+
+    #[test]
+    fn an_unfinished_snapshot_does_not_ask_for_its_own_mark() {
+        let delete = Record::Write { stamp: at(1, A), write: Write::Del { key: "n" } };
+        let old = log(A, 1, &[], &[(false, &[delete])]);
+        let (name, mut file) = snap(A, 2, &[&old], Some(at(2, A)));
+        file.truncate(file.len() - 1);
+        assert_eq!(total(&[&old, &(name, file)]), (0, true));
+    }
+
+    #[test]
+    fn an_unfinished_snapshot_counts_nothing_that_a_log_counts_already() {
+        let frames = [(false, &[add(1, A, Stamp::ZERO, 10)][..]), (false, &[add(2, A, Stamp::ZERO, 3)][..])];
+        let part = log(A, 1, &[], &frames[..1]);
+        let (name, mut file) = snap(B, 1, &[&log(A, 1, &[], &frames)], None);
+        file.truncate(file.len() - 1);
+        assert_eq!(total(&[&part, &(name, file)]), (10, false));
+    }
 }

@@ -87,7 +87,13 @@ impl Inner {
         let mut queue = self.queue.lock();
         loop {
             if let Some(job) = queue.jobs.pop_front() {
-                parking_lot::MutexGuard::unlocked(&mut queue, job);
+                // A defect in one job must not take the thread with it, and so the work of other swamps.
+                let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    parking_lot::MutexGuard::unlocked(&mut queue, job);
+                }));
+                if done.is_err() {
+                    tracing::error!("a job of the commit threads panicked");
+                }
             } else if queue.closed {
                 return;
             } else {

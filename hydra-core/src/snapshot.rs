@@ -36,14 +36,30 @@ pub(crate) struct SnapshotContent<'a> {
 }
 
 /// The bytes of a whole snapshot file. Kind and vector of `header` are set here.
-pub(crate) fn encode(mut header: Header, mut content: SnapshotContent<'_>, compression: Compression) -> Vec<u8> {
+pub(crate) fn encode(header: Header, content: SnapshotContent<'_>, compression: Compression) -> Vec<u8> {
+    encode_marked(header, content, None, compression)
+}
+
+/// The same with a mark: a fresh stamp of the writer, which no record bears.
+///
+/// It is needed when something known, such as an old tombstone, is left out although nothing greater
+/// took its place. Logs begun after that name the mark in their vectors, so that nobody who still has
+/// what was left out, and not this snapshot, takes them for complete.
+pub(crate) fn encode_marked(
+    mut header: Header,
+    mut content: SnapshotContent<'_>,
+    mark: Option<Stamp>,
+    compression: Compression,
+) -> Vec<u8> {
     content.writes.sort_unstable_by_key(|(stamp, write)| (write.key(), *stamp));
     content.counters.sort_unstable_by_key(|(key, _)| *key);
     content.keys.sort_unstable_by_key(|(key, _)| *key);
     header.kind = ChunkKind::Snap;
     header.vector = header_vector(&content);
-    let last_hlc = content.writes.iter().map(|(stamp, _)| stamp.hlc).chain([content.vector.max_hlc()]).max();
-    let vector = content.vector.clone();
+    // The mark stands in the footer only: a snapshot that was never finished must not ask for itself.
+    let mut vector = content.vector.clone();
+    mark.into_iter().for_each(|mark| vector.learn(mark));
+    let last_hlc = content.writes.iter().map(|(stamp, _)| stamp.hlc).chain([vector.max_hlc()]).max();
     let mut frames = Frames::new(&header, compression);
     records(content).for_each(|record| frames.push(record));
     frames.finish(last_hlc.unwrap_or(0), vector)

@@ -271,7 +271,11 @@ impl State {
 
     /// When the oldest treasure came into being.
     pub(crate) fn oldest(&self) -> Option<Timestamp> {
-        self.slots.iter().filter(|slot| self.is_live(slot)).map(Slot::created).min()
+        let created = |slot: &Slot| match self.counter(slot.key()).and_then(|counter| counter.span(slot.stamp())) {
+            Some((first, _)) if slot.is_tombstone() => Stamp { hlc: first, incarnation: 0 }.timestamp(),
+            _ => slot.created(),
+        };
+        self.slots.iter().filter(|slot| self.is_live(slot)).map(created).min()
     }
 
     /// The keys that have a value, expired or not.

@@ -132,12 +132,13 @@ impl Resident {
     ) -> Result<Arc<Resident>> {
         let folder = folder_of(name, shared.root.folders);
         shared.folders.search(&shared.root, folder)?;
-        let Hydrated { state, names, adopt, settings, has_foreign, is_newer, watch } = hydrate(shared, name, folder)?;
+        let Hydrated { state, names, written, adopt, settings, has_foreign, has_torn_tail, is_newer, watch } =
+            hydrate(shared, name, folder)?;
         if has_foreign {
             shared.folders.set_copied(folder)?;
         }
         let mut log = Log::new(shared, name, folder);
-        log.found(shared, &names, remembered);
+        log.found(shared, &names, written, remembered);
         let desk = Desk {
             settings: Settings::look_up(shared, name, settings),
             queue: VecDeque::new(),
@@ -169,8 +170,9 @@ impl Resident {
             poll_ms: AtomicU64::new(now + millis(shared.foreign_poll)),
         });
         resident.schedule_eviction(stays);
-        if !names.is_empty() && resident.is_removable() {
-            // A removal that a crash cut short is finished.
+        if !names.is_empty() && !has_torn_tail && resident.is_removable() {
+            // A removal that a crash cut short is finished. Not where a tail was ignored: whatever it was,
+            // nobody asked for it to go.
             resident.lead_soon(&mut resident.desk.lock());
         }
         Ok(resident)
@@ -195,13 +197,12 @@ impl Resident {
     pub(crate) fn refresh(self: &Arc<Self>) -> Result<()> {
         let watch = self.watch.lock().clone();
         let dir = crate::layout::swamp_path(&self.shared.root.path, self.folder, &self.name);
+        self.poll_ms.store(self.shared.uptime_ms() + millis(self.shared.foreign_poll), Ordering::Relaxed);
         let (now, news) = watch.again(&self.shared, &dir)?;
         if news {
-            self.ask(Job::Refresh).wait()?;
-        } else {
-            *self.watch.lock() = now;
+            return self.ask(Job::Refresh).wait();
         }
-        self.poll_ms.store(self.shared.uptime_ms() + millis(self.shared.foreign_poll), Ordering::Relaxed);
+        *self.watch.lock() = now;
         Ok(())
     }
 

@@ -16,13 +16,11 @@ use crate::swamp::Swamp;
 /// A data set: servers behind a client map, or a directory in this process. Cheap to clone.
 ///
 /// ```
-/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
 /// # async fn example() -> hydra_sdk::Result<()> {
 /// let hydra = hydra_sdk::Hydra::connect("http://127.0.0.1:4937").await?;
 /// let alice: hydra_sdk::Swamp = hydra.swamp("users/profiles/alice")?;
 /// alice.put("name", &"Alice".into()).await?;
 /// # Ok(()) }
-/// # });
 /// ```
 #[derive(Debug, Clone)]
 pub struct Hydra(Arc<Inner>);
@@ -96,7 +94,7 @@ impl Hydra {
                 let route = state.route(name);
                 Location {
                     hash: name.hash(),
-                    folder: state.map().map(|_| route.folder()),
+                    folder: state.folder_of(route),
                     pool: route.pool().to_owned(),
                     rule: route.rule().cloned(),
                     primary: route.primary().clone(),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use hydra_core::{Applied, SwampName};
+use hydra_core::{Applied, FolderId, SwampName};
 
 use crate::error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 use crate::failover::{Answered, Call, with_fallback};
@@ -26,9 +26,25 @@ pub(crate) struct State {
     map: Arc<ClientMap>,
     /// In the order of [`ClientMap::servers`].
     servers: Vec<Arc<Server>>,
-    /// Whether the map says how many folders there are. The map of a bare address does not know.
-    is_counted: bool,
+    origin: Origin,
     turn: AtomicUsize,
+}
+
+/// Where a map comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// It was given.
+    Given,
+    /// It was made up for one address; how many folders there are is known only if the caller said so.
+    Address { folders: Option<u32> },
+}
+
+/// What servers are told with every request, so that one that counts differently, or is of another
+/// pool, refuses it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Announce<'s> {
+    pub(crate) folders: Option<u32>,
+    pub(crate) pool: Option<&'s str>,
 }
 
 /// What one call sets for itself, in place of its pool.
@@ -43,7 +59,7 @@ pub(crate) struct CallOptions {
 impl Cluster {
     /// A cluster by its map.
     pub(crate) fn new(map: ClientMap) -> Result<Cluster> {
-        Ok(Cluster(ArcSwap::from_pointee(State::new(map, true, &[])?)))
+        Ok(Cluster(ArcSwap::from_pointee(State::new(map, Origin::Given, &[])?)))
     }
 
     /// One server by its address. How many folders it has is for the server to know: with one
@@ -56,7 +72,7 @@ impl Cluster {
             .route(format!("0-{}", count.saturating_sub(1)), "server", [""; 0])
             .settings(settings.clone())
             .build()?;
-        Ok(Cluster(ArcSwap::from_pointee(State::new(map, folders.is_some(), &[])?)))
+        Ok(Cluster(ArcSwap::from_pointee(State::new(map, Origin::Address { folders }, &[])?)))
     }
 
     pub(crate) fn state(&self) -> Arc<State> {
@@ -66,14 +82,14 @@ impl Cluster {
     /// Puts another map in force. Servers that both maps list alike keep their connections.
     pub(crate) fn set_map(&self, map: ClientMap) -> Result<()> {
         let old = self.state();
-        if !old.is_counted {
+        if old.origin != Origin::Given {
             return Err(Error::new(
                 ErrorKind::Config,
                 "this client was connected to one address; connect with a map to change it",
             ));
         }
         old.map.check_successor(&map)?;
-        let next = State::new(map, true, &old.servers)?;
+        let next = State::new(map, Origin::Given, &old.servers)?;
         self.0.store(Arc::new(next));
         Ok(())
     }
@@ -94,8 +110,8 @@ impl Cluster {
             timeout,
         };
         with_fallback(&call, request).await.map_err(|error| {
-            let folder = if state.is_counted { format!(" (folder {})", route.folder()) } else { String::new() };
-            error.about(format!("{name}{folder}"))
+            let folder = state.folder_of(route).map(|folder| format!(" (folder {folder})"));
+            error.about(format!("{name}{}", folder.unwrap_or_default()))
         })
     }
 
@@ -145,7 +161,7 @@ impl State {
     /// One try at one server.
     async fn ask(&self, server: &Server, request: &Request, deadline: Option<Duration>) -> Result<Answer> {
         let timeout = deadline.unwrap_or(server.settings().bulk_timeout);
-        let announce = self.is_counted.then(|| (self.map.folders().get(), server.pool()));
+        let announce = self.announce(server.pool());
         let this = ThisTry { timeout, left: timeout, announce, fallback_for: None };
         let begun = Instant::now();
         let (outcome, why, error) = match server.exchange(request, &this).await {
@@ -162,23 +178,23 @@ impl State {
         Err(error.with_applied(applied).with_attempts(vec![attempt]))
     }
 
-    fn new(map: ClientMap, is_counted: bool, known: &[Arc<Server>]) -> Result<State> {
+    fn new(map: ClientMap, origin: Origin, known: &[Arc<Server>]) -> Result<State> {
         let servers = map.servers().iter().enumerate().map(|(index, listed)| {
             let (pool, settings) = map.pool_of(index);
             if let Some(same) = known.iter().find(|server| server.is_listed_as(listed, pool, settings)) {
                 return Ok(Arc::clone(same));
             }
             let address = listed.url.trim_start_matches("http://").trim_end_matches('/');
-            let label = if is_counted { &listed.id } else { address };
+            let label = if origin == Origin::Given { &listed.id } else { address };
             Server::new(listed, label.to_owned(), pool, settings).map(Arc::new)
         });
         let servers = servers.collect::<Result<_>>()?;
-        Ok(State { map: Arc::new(map), servers, is_counted, turn: AtomicUsize::new(0) })
+        Ok(State { map: Arc::new(map), servers, origin, turn: AtomicUsize::new(0) })
     }
 
     /// The map, where there is one.
     pub(crate) fn map(&self) -> Option<&Arc<ClientMap>> {
-        self.is_counted.then_some(&self.map)
+        (self.origin == Origin::Given).then_some(&self.map)
     }
 
     pub(crate) fn route(&self, name: &SwampName) -> Route<'_> {
@@ -189,9 +205,17 @@ impl State {
         &self.servers
     }
 
-    /// What servers are told, so that a client that counts differently or has the wrong map is refused.
-    pub(crate) fn announce<'s>(&'s self, route: Route<'s>) -> Option<(u32, &'s str)> {
-        self.is_counted.then(|| (self.map.folders().get(), route.pool()))
+    /// The folder of a route; `None` where only the server knows.
+    pub(crate) fn folder_of(&self, route: Route<'_>) -> Option<FolderId> {
+        (self.origin != Origin::Address { folders: None }).then_some(route.folder())
+    }
+
+    /// What a server of a pool is told.
+    pub(crate) fn announce<'s>(&'s self, pool: &'s str) -> Announce<'s> {
+        match self.origin {
+            Origin::Given => Announce { folders: Some(self.map.folders().get()), pool: Some(pool) },
+            Origin::Address { folders } => Announce { folders, pool: None },
+        }
     }
 
     /// A number that is one higher at every call: for reading from everyone in turn.

@@ -8,7 +8,7 @@ use hydra_core::{Pattern, Policy, SwampName, Value};
 pub(crate) use embedded::{Embedded, Scratch};
 
 use crate::cluster::{CallOptions, Cluster};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::operation::{Done, Operation};
 use crate::treasure::{Cursor, Page, SwampInfo, Treasure};
 
@@ -29,6 +29,20 @@ pub(crate) struct WriteOptions {
     pub(crate) idempotency_key: Option<String>,
 }
 
+impl WriteOptions {
+    /// Checks that the idempotency key can be sent: one that was left out would count twice.
+    fn check(&self) -> Result<()> {
+        match &self.idempotency_key {
+            Some(key) if !(1..=255).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                let detail =
+                    format!("the idempotency key {key:?} is not 1 to 255 printable ASCII characters without spaces");
+                Err(Error::new(ErrorKind::Invalid, detail))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
 /// What a list asks for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Listing {
@@ -38,13 +52,16 @@ pub(crate) struct Listing {
     pub(crate) limit: usize,
 }
 
-/// The same call on either endpoint.
+/// The same call on either endpoint; an error says which name it is about, where there is one.
 macro_rules! either {
     ($endpoint:expr, $inner:ident => $call:expr) => {
         match $endpoint {
             Endpoint::Remote($inner) => $call.await,
             Endpoint::Embedded($inner) => $call.await,
         }
+    };
+    ($endpoint:expr, $name:expr, $inner:ident => $call:expr) => {
+        either!($endpoint, $inner => $call).map_err(|error| error.about($name.as_str()))
     };
 }
 
@@ -56,7 +73,7 @@ impl Endpoint {
         options: &CallOptions,
     ) -> Result<Option<Treasure<Value>>> {
         hydra_core::check_key(key)?;
-        either!(self, to => to.get(name, key, options))
+        either!(self, name, to => to.get(name, key, options))
     }
 
     pub(crate) async fn write(
@@ -66,7 +83,8 @@ impl Endpoint {
         options: &WriteOptions,
     ) -> Result<Done<Value>> {
         operation.check()?;
-        either!(self, to => to.write(name, operation, options))
+        options.check()?;
+        either!(self, name, to => to.write(name, operation, options))
     }
 
     /// Operations on one swamp, in order; answers one result for each.
@@ -78,30 +96,31 @@ impl Endpoint {
         options: &WriteOptions,
     ) -> Result<Vec<Result<Done<Value>>>> {
         operations.iter().try_for_each(Operation::check)?;
+        options.check()?;
         if operations.is_empty() {
             return Ok(Vec::new());
         }
-        either!(self, to => to.batch(name, operations, atomic, options))
+        either!(self, name, to => to.batch(name, operations, atomic, options))
     }
 
     pub(crate) async fn list(&self, name: &SwampName, listing: &Listing, options: &CallOptions) -> Result<Page<Value>> {
-        either!(self, to => to.list(name, listing, options))
+        either!(self, name, to => to.list(name, listing, options))
     }
 
     pub(crate) async fn count(&self, name: &SwampName, options: &CallOptions) -> Result<u64> {
-        either!(self, to => to.count(name, options))
+        either!(self, name, to => to.count(name, options))
     }
 
     pub(crate) async fn info(&self, name: &SwampName, options: &CallOptions) -> Result<Option<SwampInfo>> {
-        either!(self, to => to.info(name, options))
+        either!(self, name, to => to.info(name, options))
     }
 
     pub(crate) async fn flush(&self, name: &SwampName, options: &CallOptions) -> Result<()> {
-        either!(self, to => to.flush(name, options))
+        either!(self, name, to => to.flush(name, options))
     }
 
     pub(crate) async fn destroy(&self, name: &SwampName, options: &CallOptions) -> Result<bool> {
-        either!(self, to => to.destroy(name, options))
+        either!(self, name, to => to.destroy(name, options))
     }
 
     pub(crate) async fn set_policy(&self, pattern: &Pattern, policy: &Policy) -> Result<()> {

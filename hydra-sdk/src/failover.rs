@@ -16,7 +16,8 @@
 //! | W overwrite, C commuting | the next server, at once | the same server once more, then the next; one key for all tries |
 //! | X exclusive | the next server only if the caller opted in | only the same server, with the same key |
 //!
-//! There is never a pause before another server, always one before the same server.
+//! There is never a pause before another server, always one before the same server; and where another
+//! could be asked, none for a server that takes no connections any more.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -137,7 +138,11 @@ impl<'c, 's> Tries<'c, 's> {
 
     /// The server to ask now, after a pause if it was asked before; nothing when it is time to give up.
     async fn next(&mut self) -> Option<&'s Arc<Server>> {
-        let step = self.next_step()?;
+        let mut step = self.next_step()?;
+        // Where somebody else could be asked, nobody waits for a server that is gone.
+        while step.is_again && !self.queue.is_empty() && self.is_gone(step.server).await {
+            step = self.next_step()?;
+        }
         if step.is_again {
             let pause = self.delays.next().max(self.wanted_pause.take().unwrap_or_default());
             if pause >= self.left() {
@@ -148,6 +153,16 @@ impl<'c, 's> Tries<'c, 's> {
         self.current = step.server;
         self.current_begun = Instant::now();
         (!self.left().is_zero()).then(|| &self.call.state.servers()[step.server])
+    }
+
+    /// Whether a server that was asked before takes no connections any more.
+    async fn is_gone(&self, server: usize) -> bool {
+        let server = &self.call.state.servers()[server];
+        let is_gone = !server.accepts().await;
+        if is_gone {
+            server.note_down();
+        }
+        is_gone
     }
 
     fn next_step(&mut self) -> Option<Step> {
@@ -171,7 +186,7 @@ impl<'c, 's> Tries<'c, 's> {
         ThisTry {
             timeout: call.timeout.min(left),
             left,
-            announce: call.state.announce(call.route),
+            announce: call.state.announce(call.route.pool()),
             fallback_for: stands_in.then(|| call.state.servers()[primary].id()),
         }
     }
@@ -229,12 +244,15 @@ impl<'c, 's> Tries<'c, 's> {
             OpClass::Overwrite | OpClass::Commuting if is_first && !failure.timed_out => self.queue.push_front(again),
             OpClass::Overwrite | OpClass::Commuting => {}
             // A copy that lags behind would decide on what is no longer so; no key helps against that.
-            OpClass::Exclusive => {
-                self.candidates = vec![self.current];
-                self.queue = VecDeque::from([again]);
-            }
+            OpClass::Exclusive => self.only_again(),
         }
         self.note(TryOutcome::Maybe, failure.why);
+    }
+
+    /// From now on nobody but the current server is asked.
+    fn only_again(&mut self) {
+        self.candidates = vec![self.current];
+        self.queue = VecDeque::from([Step { server: self.current, is_again: true }]);
     }
 
     /// The server starts or shuts down, and says so itself: the next one, at once.
@@ -249,7 +267,7 @@ impl<'c, 's> Tries<'c, 's> {
     fn later(&mut self, answer: Answer, after: Option<Duration>) {
         self.counted += 1;
         self.wanted_pause = after.map(|after| after.min(MAX_RETRY_AFTER));
-        self.queue.push_front(Step { server: self.current, is_again: true });
+        self.only_again();
         self.note(TryOutcome::Rejected, format!("answered {}", answer.status));
         self.refusal = Some(answer.to_error());
     }

@@ -19,7 +19,8 @@
 //! ```
 //!
 //! When a primary does not answer, its fallbacks are asked, by rules that count no operation twice;
-//! the module `failover` holds them in one function. An [`Error`] says whether the operation was applied and lists every server that was tried.
+//! the module `failover` holds them in one function. An [`Error`] says whether the operation was
+//! applied, and lists every server that was tried.
 //!
 //! Reading the source: `map` (name → folder → server), `failover` (primary → fallback), `outcome`
 //! (what a network error is), `server` (one exchange), `endpoint` (remote and in process), `swamp`
@@ -71,3 +72,8 @@ const _: () = {
     sent::<Batch<serde_json::Value>>();
     sent::<Error>();
 };
+
+/// The tour in the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

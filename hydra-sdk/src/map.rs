@@ -7,6 +7,7 @@ mod file;
 mod finding;
 mod write;
 
+use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -47,7 +48,7 @@ use crate::settings::Settings;
 /// assert_eq!((route.folder().get(), route.primary().id.as_str()), (62, "s2"));
 /// # Ok::<(), hydra_sdk::MapError>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ClientMap {
     draft: Draft,
     folders: FolderCount,
@@ -234,6 +235,19 @@ impl PartialEq for ClientMap {
     }
 }
 
+impl fmt::Debug for ClientMap {
+    /// What tells maps apart; the tables behind it have an entry for every folder.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let servers: Vec<&str> = self.servers().iter().map(|server| server.id.as_str()).collect();
+        f.debug_struct("ClientMap")
+            .field("cluster", &self.cluster())
+            .field("epoch", &self.epoch())
+            .field("folders", &self.folders.get())
+            .field("servers", &servers)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Pool {
     fn compile(draft: &draft::PoolDraft, servers: &[MapServer], folders: FolderCount) -> Result<Pool, Finding> {
         let index_of = |id: &String| {
@@ -313,8 +327,8 @@ impl<'m> Route<'m> {
     }
 }
 
-impl std::fmt::Debug for Route<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Route<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fallbacks: Vec<&str> = self.fallbacks().map(|server| server.id.as_str()).collect();
         f.debug_struct("Route")
             .field("folder", &self.folder.get())

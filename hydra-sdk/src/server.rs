@@ -8,6 +8,7 @@ use hydra_core::wire::header;
 use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 
+use crate::cluster::Announce;
 use crate::error::{Error, ErrorKind, Result};
 use crate::health::Health;
 use crate::map::MapServer;
@@ -43,8 +44,8 @@ pub(crate) struct ThisTry<'c> {
     pub(crate) timeout: Duration,
     /// How long the whole call still has.
     pub(crate) left: Duration,
-    /// The folder count and the pool that the server is told; nothing where no map says them.
-    pub(crate) announce: Option<(u32, &'c str)>,
+    /// What the server is told about the map.
+    pub(crate) announce: Announce<'c>,
     /// The id of the primary when a fallback is asked in its place.
     pub(crate) fallback_for: Option<&'c str>,
 }
@@ -136,11 +137,12 @@ impl Server {
                 http.headers_mut().insert(HeaderName::from_static(name), value);
             }
         };
-        if let Some((folders, pool)) = this.announce {
+        if let Some(pool) = this.announce.pool {
             set(header::POOL, pool);
-            if !request.headers.contains_key(header::FOLDERS) {
-                set(header::FOLDERS, &folders.to_string());
-            }
+        }
+        // What a request that is passed on says itself is for the server to judge.
+        if let Some(folders) = this.announce.folders.filter(|_| !request.headers.contains_key(header::FOLDERS)) {
+            set(header::FOLDERS, &folders.to_string());
         }
         if let Some(primary) = this.fallback_for {
             set(header::FALLBACK_FOR, primary);
@@ -158,25 +160,33 @@ impl Server {
         }
     }
 
-    /// Notes that an answer did not come in time: asks once, on a new connection, whether anyone is there.
+    /// Notes that an answer did not come in time: tries once whether anyone takes a new connection.
     pub(crate) fn note_silent(self: &Arc<Server>) {
         if self.is_suspected.swap(true, Ordering::AcqRel) {
             return;
         }
         let server = Arc::clone(self);
         tokio::spawn(async move {
-            if let Outcome::NotSent(Failure { is_hard: true, .. }) = server.probe().await {
+            if !server.accepts().await {
                 server.note_down();
             }
             server.is_suspected.store(false, Ordering::Release);
         });
     }
 
+    /// Whether anyone takes a new connection. Those that are open say nothing about that.
+    pub(crate) async fn accepts(&self) -> bool {
+        let address = self.listed.url.trim_start_matches("http://").trim_end_matches('/');
+        let connecting = tokio::net::TcpStream::connect(address);
+        matches!(tokio::time::timeout(self.settings.connect_timeout, connecting).await, Ok(Ok(_)))
+    }
+
     /// Asks the server who it is.
-    pub(crate) async fn probe(&self) -> Outcome {
+    async fn probe(&self) -> Outcome {
         let request = Request::get(PROBE);
         let timeout = self.settings.try_timeout.min(Duration::from_secs(1));
-        self.exchange(&request, &ThisTry { timeout, left: timeout, announce: None, fallback_for: None }).await
+        self.exchange(&request, &ThisTry { timeout, left: timeout, announce: Announce::default(), fallback_for: None })
+            .await
     }
 }
 

@@ -143,7 +143,8 @@ impl<V> Swamp<V> {
 }
 
 impl<V: Serialize + DeserializeOwned> Swamp<V> {
-    /// Reads a value; `None` where there is none.
+    /// Reads a value; `None` where there is none. Bytes that are no JSON read as
+    /// `{"$binary": base64, "contentType": …}`; [`Swamp::get_value`] gives them as they are.
     ///
     /// # Errors
     /// [`ErrorKind::Decode`] when the value has another shape than `V`; otherwise when no server

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use hydra_core::{CopyState, FolderId, Pattern, Policy, SwampName, Timestamp, Value, Version};
 use serde::de::DeserializeOwned;
 
+use crate::binary;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A key with its value and what is known about it.
@@ -31,12 +32,22 @@ pub struct Treasure<V> {
 impl Treasure<Value> {
     /// The same treasure with its value as a type.
     pub(crate) fn decode<V: DeserializeOwned>(self) -> Result<Treasure<V>> {
-        let value = self.value.decode().map_err(|error| {
-            Error::new(ErrorKind::Decode, error.detail()).about(format!("the treasure {:?}", self.key))
-        })?;
+        let value = decode(&self.value).map_err(|error| error.about(format!("the treasure {:?}", self.key)))?;
         let Treasure { key, version, created_at, updated_at, expires_at, stale, .. } = self;
         Ok(Treasure { key, value, version, created_at, updated_at, expires_at, stale })
     }
+}
+
+/// A value as a type. A binary one reads as `{"$binary": base64, "contentType": …}`, as in HTTP.
+fn decode<V: DeserializeOwned>(value: &Value) -> Result<V> {
+    let decoded = match value.content_type() {
+        None => value.decode().map_err(|error| error.detail().to_owned()),
+        Some(kind) => {
+            let json = binary::to_json(value)?;
+            serde_json::from_str(json.get()).map_err(|_| format!("the value is {kind}, not JSON"))
+        }
+    };
+    decoded.map_err(|detail| Error::new(ErrorKind::Decode, detail))
 }
 
 impl From<hydra_core::Treasure> for Treasure<Value> {

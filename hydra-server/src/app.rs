@@ -26,7 +26,7 @@ use crate::body::{BodyMemory, Limit, RequestBody};
 use crate::conditions::{folders_header, idempotency_key, single};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
 use crate::metrics::Metrics;
-use crate::route::Route;
+use crate::route::{Label, Route};
 use crate::{batches, folders, lists, policies, service, swamps, treasures};
 
 /// The engine as an axum router, for programs that bring their own listener or more routes.
@@ -84,7 +84,7 @@ impl App {
         let (head, body) = request.into_parts();
         let mut call = Call::new(self, head, body);
         let route = Route::parse(call.head.uri.path());
-        let label = route.as_ref().map_or(0, Route::label);
+        let label = route.as_ref().map_or(Label::None, Route::label);
         let outcome = AssertUnwindSafe(dispatch(&mut call, route)).catch_unwind().await;
         let outcome = outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
         call.finish(outcome, label, begun)
@@ -325,7 +325,7 @@ impl Call {
     }
 
     /// Completes the answer with what every answer carries, and counts it.
-    fn finish(self, outcome: Result<Response, Error>, label: usize, begun: Instant) -> Response {
+    fn finish(self, outcome: Result<Response, Error>, label: Label, begun: Instant) -> Response {
         let mut response = outcome.unwrap_or_else(|error| self.problem(&error));
         let headers = response.headers_mut();
         headers.insert(answer::SERVER, self.app.server.clone());
@@ -370,13 +370,13 @@ impl Call {
     }
 
     /// Counts the request and writes one line about it: never names, keys or values.
-    fn account(&self, label: usize, status: u16, begun: Instant) {
+    fn account(&self, label: Label, status: u16, begun: Instant) {
         let took = begun.elapsed();
         self.app.metrics.count(&self.head.method, label, status, took);
         tracing::debug!(
             id = ?self.id,
             method = %self.head.method,
-            route = crate::route::LABELS[label],
+            route = label.name(),
             folder = self.folder.map(FolderId::get),
             status,
             micros = took.as_micros() as u64,

@@ -15,7 +15,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::route::LABELS;
+use crate::route::Label;
 
 const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "POST", "DELETE", "other"];
 /// Every status that is answered, in ascending order; one more place is kept for all others.
@@ -43,11 +43,11 @@ impl Metrics {
         Metrics { requests, registry }
     }
 
-    /// Counts one answered request; `label` is an index into [`LABELS`].
-    pub(crate) fn count(&self, method: &Method, label: usize, status: u16, took: Duration) {
+    /// Counts one answered request.
+    pub(crate) fn count(&self, method: &Method, label: Label, status: u16, took: Duration) {
         let method = METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1);
         let status = STATUSES.binary_search(&status).unwrap_or(STATUSES.len());
-        self.requests.count(method, label, status, took);
+        self.requests.count(method, label as usize, status, took);
     }
 
     /// The text of a scrape.
@@ -61,8 +61,8 @@ impl Metrics {
 /// Requests by method, endpoint and status, and how long they took by endpoint.
 #[derive(Debug, Default)]
 struct Requests {
-    counts: [[[AtomicU64; STATUSES.len() + 1]; LABELS.len()]; METHODS.len()],
-    latency: [Latency; LABELS.len()],
+    counts: [[[AtomicU64; STATUSES.len() + 1]; Label::NAMES.len()]; METHODS.len()],
+    latency: [Latency; Label::NAMES.len()],
 }
 
 #[derive(Debug, Default)]
@@ -91,7 +91,7 @@ impl Collector for Requests {
             MetricType::Counter,
         )?;
         for (method, by_label) in METHODS.iter().zip(&self.counts) {
-            for (label, by_status) in LABELS.iter().zip(by_label) {
+            for (label, by_status) in Label::NAMES.iter().zip(by_label) {
                 for (index, count) in by_status.iter().enumerate() {
                     let count = count.load(Ordering::Relaxed);
                     if count > 0 {
@@ -108,7 +108,7 @@ impl Collector for Requests {
             None,
             MetricType::Histogram,
         )?;
-        for (label, latency) in LABELS.iter().zip(&self.latency) {
+        for (label, latency) in Label::NAMES.iter().zip(&self.latency) {
             latency.encode(&mut family, label)?;
         }
         Ok(())
@@ -117,7 +117,7 @@ impl Collector for Requests {
 
 impl Latency {
     fn encode(&self, family: &mut prometheus_client::encoding::MetricEncoder<'_>, label: &str) -> fmt::Result {
-        let bounds = BUCKETS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::MAX]);
+        let bounds = BUCKETS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
         let counts = self.buckets.iter().map(|count| count.load(Ordering::Relaxed));
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
         let count = buckets.iter().map(|(_, count)| count).sum();

@@ -113,31 +113,47 @@ impl Route {
         )
     }
 
-    /// The name of the endpoint in metrics and logs; one of [`LABELS`].
-    pub(crate) fn label(&self) -> usize {
+    /// What the endpoint is called in metrics and logs.
+    pub(crate) fn label(&self) -> Label {
         match self {
-            Route::Welcome
-            | Route::Health
-            | Route::Ready
-            | Route::Version
-            | Route::Metrics
-            | Route::Probe
-            | Route::Problem(_) => 1,
-            Route::List(_) => 2,
-            Route::Treasure(..) => 3,
-            Route::Swamp(_) | Route::SwampPolicy(_) => 4,
-            Route::Batch(_) => 5,
-            Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => 6,
-            Route::Policies | Route::Policy(_) => 7,
-            Route::Resolve(_) => 8,
-            Route::Folders | Route::Folder(_) => 9,
+            Route::List(_) => Label::List,
+            Route::Treasure(..) => Label::Treasure,
+            Route::Swamp(_) | Route::SwampPolicy(_) => Label::Swamp,
+            Route::Batch(_) => Label::Batch,
+            Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => Label::Flush,
+            Route::Policies | Route::Policy(_) => Label::Policies,
+            Route::Resolve(_) => Label::Resolve,
+            Route::Folders | Route::Folder(_) => Label::Folders,
+            _ => Label::Service,
         }
     }
 }
 
-/// What [`Route::label`] counts; the first is for paths that are no endpoint.
-pub(crate) const LABELS: [&str; 10] =
-    ["none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders"];
+/// Endpoints in groups, few enough to count each by method and status. The number of a label is its place in
+/// [`Label::NAMES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Label {
+    /// No endpoint: a path that means nothing, or whose pieces break the rules.
+    None,
+    Service,
+    List,
+    Treasure,
+    Swamp,
+    Batch,
+    Flush,
+    Policies,
+    Resolve,
+    Folders,
+}
+
+impl Label {
+    pub(crate) const NAMES: [&str; 10] =
+        ["none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders"];
+
+    pub(crate) fn name(self) -> &'static str {
+        Label::NAMES[self as usize]
+    }
+}
 
 /// `/v1/kv/{sanctuary}/{realm}/{swamp}` and, behind it, the key with its slashes.
 fn kv(rest: &str) -> Result<Route, Error> {

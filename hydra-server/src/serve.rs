@@ -1,23 +1,26 @@
 //! Connections: accepted, bounded, timed, and ended gracefully.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
+use http::Request;
 use hydra_core::Engine;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::activity::{Activity, Watched};
-use crate::app::{App, router};
+use crate::app::App;
 use crate::config::Config;
 
 /// Buffers of this size hold a request head beyond every limit, so that it is refused with a reason.
@@ -57,7 +60,6 @@ pub async fn run(
 
 struct Server {
     app: Arc<App>,
-    router: Router,
     slots: Arc<Semaphore>,
     /// Connections that were open when the end began.
     begun: TaskTracker,
@@ -76,7 +78,6 @@ impl Server {
     fn new(engine: Engine, config: Config) -> Server {
         let app = App::new(engine, config);
         Server {
-            router: router(Arc::clone(&app)),
             slots: Arc::new(Semaphore::new(app.config.max_connections)),
             begun: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -117,7 +118,6 @@ impl Server {
         let late = self.draining.is_cancelled();
         let connection = connection(
             stream,
-            self.router.clone(),
             Arc::clone(&self.app),
             if late { CancellationToken::new() } else { self.draining.clone() },
             !late,
@@ -126,6 +126,7 @@ impl Server {
         let task = async move {
             let _slot = slot;
             tokio::select! {
+                biased;
                 () = connection => {}
                 () = ended.cancelled() => {}
             }
@@ -139,18 +140,18 @@ impl Server {
 }
 
 /// Serves one connection until it closes, its peer has used up its time, or the last request after `draining`.
-async fn connection(stream: TcpStream, router: Router, app: Arc<App>, draining: CancellationToken, keep_alive: bool) {
+async fn connection(stream: TcpStream, app: Arc<App>, draining: CancellationToken, keep_alive: bool) {
     let activity = Activity::new();
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity), app.engine.server_id()));
-    let requests = Arc::clone(&activity);
-    let inner = TowerToHyperService::new(router);
-    let service = hyper::service::service_fn(move |request| {
+    let (requests, answering) = (Arc::clone(&activity), Arc::clone(&app));
+    // Straight to the app: a router with nothing to choose from would only cost time.
+    let service = service_fn(move |request: Request<Incoming>| {
         let in_flight = requests.request();
-        let answer = hyper::service::Service::call(&inner, request);
+        let answer = Arc::clone(&answering).answer(request.map(Body::new));
         async move {
             let answer = answer.await;
             drop(in_flight);
-            answer
+            Ok::<_, Infallible>(answer)
         }
     });
     let builder = builder(keep_alive);
@@ -159,6 +160,7 @@ async fn connection(stream: TcpStream, router: Router, app: Arc<App>, draining: 
     let mut told = false;
     loop {
         tokio::select! {
+            biased;
             outcome = connection.as_mut() => {
                 if let Err(error) = outcome {
                     tracing::debug!("a connection ended: {error}");

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use hydra_core::{Engine, EngineOptions, SwampName};
 use hydra_server::{Config, run};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -112,10 +113,24 @@ fn addresses(settings: &Settings) -> Result<Vec<SocketAddr>, Failure> {
 fn config(settings: &Settings) -> Config {
     let default = Config::default();
     Config {
+        max_connections: default.max_connections.min(room_for_connections()),
         pool: settings.pool.clone().unwrap_or(default.pool),
         shutdown_grace: settings.shutdown_grace.unwrap_or(default.shutdown_grace),
         ..default
     }
+}
+
+/// Raises the limit of open files as far as it goes, and leaves a quarter of it to the engine.
+fn room_for_connections() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            limit = raised;
+        }
+    }
+    let files = limit.current.and_then(|files| usize::try_from(files).ok());
+    files.map_or(usize::MAX, |files| (files / 4 * 3).max(16))
 }
 
 fn engine_options(settings: Settings) -> EngineOptions {
@@ -135,7 +150,7 @@ fn announce(listener: &TcpListener, engine: &Engine) {
     let (owned, standby) = engine.folders();
     let copies = if standby.is_empty() { String::new() } else { format!(", copies of {standby}") };
     let mut text = format!(
-        "hydra-server {} listening on http://{address}, data in {}, folders {} of {}{copies}\n",
+        "hydra-server {} listening on http://{address} (data in {}, folders {} of {}{copies})\n",
         engine.server_id(),
         engine.data_dir().display(),
         if owned.is_empty() { "none".to_owned() } else { owned.to_string() },

@@ -114,8 +114,13 @@ fn describe(headers: &mut HeaderMap, treasure: &Treasure) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(DATE, answer::ascii(httpdate::fmt_http_date(now)));
     headers.insert(LAST_MODIFIED, answer::ascii(httpdate::fmt_http_date(modified)));
-    headers.insert(answer::CREATED_AT, answer::ascii(treasure.created_at.to_string()));
-    headers.insert(answer::UPDATED_AT, answer::ascii(treasure.updated_at.to_string()));
+    let updated_at = answer::ascii(treasure.updated_at.to_string());
+    let created_at = match treasure.created_at == treasure.updated_at {
+        true => updated_at.clone(),
+        false => answer::ascii(treasure.created_at.to_string()),
+    };
+    headers.insert(answer::CREATED_AT, created_at);
+    headers.insert(answer::UPDATED_AT, updated_at);
     if let Some(expires_at) = treasure.expires_at {
         headers.insert(answer::EXPIRES_AT, answer::ascii(expires_at.to_string()));
     }

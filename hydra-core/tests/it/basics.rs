@@ -70,6 +70,12 @@ fn increments_add_up_and_refuse_what_is_no_integer() {
     assert_eq!(engine.increment(&name(S), "n", 5).unwrap(), 5);
     assert_eq!(engine.increment(&name(S), "n", -7).unwrap(), -2);
     assert_eq!(get(&engine, S, "n").as_deref(), Some("-2"));
+    let created = engine.hydrate(&name(S)).unwrap().info().unwrap().unwrap().created_at.unwrap();
+    assert_eq!(
+        created,
+        engine.get(&name(S), "n").unwrap().unwrap().created_at,
+        "a counter without a base is as old as its first increment"
+    );
     put(&engine, S, "n", "10");
     assert_eq!(engine.increment(&name(S), "n", 1).unwrap(), 11);
     put(&engine, S, "text", "\"a\"");

@@ -83,11 +83,10 @@ impl Embedded {
     }
 
     pub(super) async fn list(&self, name: &SwampName, listing: &Listing, _: &CallOptions) -> Result<Page<Value>> {
+        let after = listing.cursor.as_ref().map(|cursor| cursor.0.clone());
         let mut query = ListQuery::default();
-        query.prefix = listing.prefix.clone();
-        query.after = listing.cursor.as_ref().map(|cursor| cursor.0.clone());
-        query.descending = listing.descending;
-        query.limit = listing.limit;
+        (query.prefix, query.after) = (listing.prefix.clone(), after);
+        (query.descending, query.limit) = (listing.descending, listing.limit);
         let page = self.swamp(name).await?.list(&query)?;
         let last = page.treasures.last().map(|treasure| Cursor(treasure.key.clone()));
         let next = last.filter(|_| page.more);

@@ -10,16 +10,16 @@ use tokio::task::JoinHandle;
 
 /// What a request was.
 #[derive(Debug, Clone)]
-pub struct Asked {
-    pub method: String,
-    pub target: String,
+pub(crate) struct Asked {
+    pub(crate) method: String,
+    pub(crate) target: String,
     head: String,
-    pub body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Asked {
     /// The value of a header; `name` in lower case.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
             let (known, value) = line.split_once(':')?;
             known.eq_ignore_ascii_case(name).then(|| value.trim())
@@ -29,7 +29,7 @@ impl Asked {
 
 /// What a server does with a request.
 #[derive(Debug, Clone)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// An answer: status, headers, body.
     Answer(u16, Vec<(&'static str, String)>, Vec<u8>),
     /// These bytes, then the connection is closed.
@@ -45,8 +45,8 @@ pub enum Reply {
 type Behaviour = Arc<dyn Fn(&Asked) -> Reply + Send + Sync>;
 
 /// A running fake server.
-pub struct Fake {
-    pub address: SocketAddr,
+pub(crate) struct Fake {
+    pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
     behaviour: Arc<Mutex<Behaviour>>,
     accepting: Option<JoinHandle<()>>,
@@ -55,7 +55,7 @@ pub struct Fake {
 
 impl Fake {
     /// A server with this id that behaves like this; its probe always works.
-    pub async fn start(behaviour: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Fake {
+    pub(crate) async fn start(behaviour: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Fake {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let mut fake = Fake {
@@ -80,17 +80,17 @@ impl Fake {
         }));
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// From now on it behaves like this.
-    pub fn behave(&self, behaviour: impl Fn(&Asked) -> Reply + Send + Sync + 'static) {
+    pub(crate) fn behave(&self, behaviour: impl Fn(&Asked) -> Reply + Send + Sync + 'static) {
         *self.behaviour.lock().expect("lock") = Arc::new(behaviour);
     }
 
     /// Goes away: connections break, new ones are refused.
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         let accepting = self.accepting.take().into_iter();
         let tasks: Vec<_> = accepting.chain(self.connections.lock().expect("lock").drain(..)).collect();
         for task in tasks {
@@ -100,7 +100,7 @@ impl Fake {
     }
 
     /// Comes back at the same address.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.set_reuseaddr(true).expect("reuse");
         socket.bind(self.address).expect("the same port");
@@ -109,14 +109,15 @@ impl Fake {
     }
 
     /// Every request so far but probes.
-    pub fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         let asked = self.asked.lock().expect("lock");
         asked.iter().filter(|asked| asked.target != "/v1/probe").cloned().collect()
     }
 
     /// How many probes came so far.
-    pub fn probes(&self) -> usize {
-        self.asked.lock().expect("lock").len() - self.asked().len()
+    pub(crate) fn probes(&self) -> usize {
+        let all = self.asked.lock().expect("lock").len();
+        all - self.asked().len()
     }
 }
 
@@ -187,10 +188,10 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<As
 }
 
 /// A version that the client can read.
-pub const VERSION: &str = "0000000000001-0000000000002";
+pub(crate) const VERSION: &str = "0000000000001-0000000000002";
 
 /// A JSON answer of a server with this id.
-pub fn answer(status: u16, server: &str, body: &str) -> Reply {
+pub(crate) fn answer(status: u16, server: &str, body: &str) -> Reply {
     let mut headers = vec![("hydra-server", server.to_owned()), ("content-type", "application/json".to_owned())];
     let now = "2026-01-31T12:00:00.000Z".to_owned();
     headers.extend([("etag", format!("\"{VERSION}\"")), ("hydra-created-at", now.clone()), ("hydra-updated-at", now)]);
@@ -198,7 +199,7 @@ pub fn answer(status: u16, server: &str, body: &str) -> Reply {
 }
 
 /// The answer to whatever single operation was asked, as if all went well.
-pub fn fine(server: &'static str) -> impl Fn(&Asked) -> Reply + Send + Sync + Clone + 'static {
+pub(crate) fn fine(server: &'static str) -> impl Fn(&Asked) -> Reply + Send + Sync + Clone + 'static {
     move |asked| match asked.method.as_str() {
         "GET" => answer(200, server, &format!("\"{server}\"")),
         "PUT" => answer(201, server, &format!(r#"{{"key":"k","version":"{VERSION}","created":true}}"#)),
@@ -210,7 +211,7 @@ pub fn fine(server: &'static str) -> impl Fn(&Asked) -> Reply + Send + Sync + Cl
 }
 
 /// A refusal that did nothing.
-pub fn refusal(status: u16, server: &str, code: &str, more: &str) -> Reply {
+pub(crate) fn refusal(status: u16, server: &str, code: &str, more: &str) -> Reply {
     let body = format!(
         r#"{{"type":"/problems/{code}","title":"t","status":{status},"code":"{code}","detail":"because","applied":"no"{more}}}"#
     );
@@ -219,7 +220,7 @@ pub fn refusal(status: u16, server: &str, code: &str, more: &str) -> Reply {
 }
 
 /// Waits until something holds; fails after a few seconds.
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..500 {
         if holds() {
             return;

@@ -186,6 +186,10 @@ async fn names_and_keys_are_checked_before_anything_is_sent() {
         assert_eq!(swamp.put(key, &alice()).await.expect_err("a bad key").kind(), ErrorKind::Invalid);
         assert_eq!(swamp.batch().delete(key).await.expect_err("a bad key").kind(), ErrorKind::Invalid);
     }
+    for key in ["", "a b", "a\nb", "ü"] {
+        let error = swamp.increment("n", 1).idempotency_key(key).await.expect_err("a key that cannot be sent");
+        assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("idempotency key"), "{error}");
+    }
     assert_eq!(fake.asked().len(), 0);
 }
 

@@ -94,7 +94,7 @@ fn the_file_of_settings_is_below_variables_and_flags_and_refuses_what_it_does_no
         let mut out = std::io::BufReader::new(child.stdout.take().expect("stdout"));
         let mut line = String::new();
         std::io::BufRead::read_line(&mut out, &mut line).expect("a line");
-        let address = line.split("http://").nth(1).and_then(|rest| rest.split(',').next()).expect("an address");
+        let address = line.split("http://").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address");
         let target = crate::support::Target(address.parse().expect("an address"));
         let probe = target.get("/v1/probe").json();
         child.kill().expect("killed");

@@ -587,6 +587,7 @@ fn metrics_count_requests_and_the_engine() {
         r#"hydra_http_requests_total{method="PUT",route="treasure",status="201"} 1"#,
         r#"hydra_http_requests_total{method="GET",route="treasure",status="404"} 1"#,
         r#"hydra_http_request_duration_seconds_count{route="treasure"} 3"#,
+        r#"hydra_http_request_duration_seconds_bucket{le="+Inf",route="treasure"} 3"#,
         "hydra_writes_total 1",
         "# EOF",
     ] {

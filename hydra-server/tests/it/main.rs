@@ -12,5 +12,7 @@ mod http;
 mod limits;
 /// Every rule of names and keys, before and after percent-decoding, as raw bytes.
 mod names;
+/// The real client, against the server and in its own process.
+mod sdk;
 /// A small HTTP client that changes nothing of what it sends, and servers to send it to.
 mod support;

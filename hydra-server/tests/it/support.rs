@@ -241,7 +241,7 @@ impl Process {
         let mut lines = BufReader::new(child.stdout.take().expect("stdout"));
         let mut greeting = String::new();
         while !greeting.contains("try: ") && lines.read_line(&mut greeting).expect("a line") > 0 {}
-        let address = greeting.split("listening on http://").nth(1).and_then(|rest| rest.split([',', ' ']).next());
+        let address = greeting.split("listening on http://").nth(1).and_then(|rest| rest.split(' ').next());
         let address = address.and_then(|text| text.parse().ok());
         Process { child, target: Target(address.unwrap_or_else(|| panic!("no address in {greeting:?}"))), greeting }
     }

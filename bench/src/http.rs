@@ -1,0 +1,137 @@
+//! HTTP GET and PUT against a bare axum handler of the same shape.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::routing::get;
+use hydra_core::{Engine, EngineOptions};
+use tokio::net::TcpListener;
+
+use crate::load;
+
+const KEYS: u64 = 1_000;
+
+/// A server in a process of its own; ended when dropped.
+struct Served {
+    child: Child,
+    address: String,
+}
+
+impl Served {
+    fn start(command: &str) -> anyhow::Result<Served> {
+        let mut child = Command::new(std::env::current_exe()?).arg(command).stdout(Stdio::piped()).spawn()?;
+        let stdout = child.stdout.take().context("no output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        Ok(Served { child, address: line.trim().to_owned() })
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn run(connections: usize, seconds: u64) -> anyhow::Result<()> {
+    let value = format!("\"{}\"", "x".repeat(98));
+    let put = move |i: u64| {
+        let key = i % KEYS;
+        format!(
+            "PUT /v1/kv/bench/http/swamp/key-{key:04} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{value}",
+            value.len()
+        )
+        .into_bytes()
+    };
+    let get = |i: u64| {
+        format!("GET /v1/kv/bench/http/swamp/key-{:04} HTTP/1.1\r\nHost: bench\r\n\r\n", i % KEYS).into_bytes()
+    };
+    let runtime = tokio::runtime::Runtime::new()?;
+    println!("{connections} connections, {seconds} s each, client and servers on the same cores");
+    let mut rates = Vec::new();
+    for (name, command) in
+        [("bare axum", "serve-bare"), ("hydra", "serve-hydra"), ("bare axum", "serve-bare"), ("hydra", "serve-hydra")]
+    {
+        let served = Served::start(command)?;
+        runtime.block_on(async {
+            // Every key is there before it is read.
+            for i in 0..KEYS {
+                put_one(&served.address, put(i)).await?;
+            }
+            let puts = load::run(&served.address, connections, seconds, put.clone()).await?;
+            let gets = load::run(&served.address, connections, seconds, get).await?;
+            for (what, measured) in [("PUT", &puts), ("GET", &gets)] {
+                println!(
+                    "{name:>10} {what}: {:>7.0} /s, p50 {:?}, p99 {:?}",
+                    measured.per_second, measured.p50, measured.p99
+                );
+            }
+            rates.push((puts.per_second, gets.per_second));
+            anyhow::Ok(())
+        })?;
+    }
+    let best = |at: [usize; 2], of: fn(&(f64, f64)) -> f64| of(&rates[at[0]]).max(of(&rates[at[1]]));
+    println!("PUT: {:.0} % of bare axum", 100.0 * best([1, 3], |r| r.0) / best([0, 2], |r| r.0));
+    println!("GET: {:.0} % of bare axum", 100.0 * best([1, 3], |r| r.1) / best([0, 2], |r| r.1));
+    Ok(())
+}
+
+async fn put_one(address: &str, request: Vec<u8>) -> anyhow::Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    stream.write_all(&request).await?;
+    let mut answer = [0; 15];
+    stream.read_exact(&mut answer).await?;
+    anyhow::ensure!(answer.starts_with(b"HTTP/1.1 2"), "a put was refused");
+    Ok(())
+}
+
+/// The same shape without an engine: a path with four names, a body, an ETag, a map behind a lock.
+pub(crate) fn serve_bare() -> anyhow::Result<()> {
+    type Map = Arc<std::sync::RwLock<std::collections::HashMap<String, Bytes>>>;
+    type Names = Path<(String, String, String, String)>;
+    async fn put_bare(
+        State(map): State<Map>,
+        Path(names): Names,
+        body: Bytes,
+    ) -> (StatusCode, HeaderMap, &'static str) {
+        map.write().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(names.3, body);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ETAG, header::HeaderValue::from_static("\"0000000000000-0000000000000\""));
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        (StatusCode::OK, headers, r#"{"key":"key-0000","version":"0000000000000-0000000000000","created":false}"#)
+    }
+    async fn get_bare(State(map): State<Map>, Path(names): Names) -> Result<(HeaderMap, Bytes), StatusCode> {
+        let value = map.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&names.3).cloned();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ETAG, header::HeaderValue::from_static("\"0000000000000-0000000000000\""));
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        value.map(|value| (headers, value)).ok_or(StatusCode::NOT_FOUND)
+    }
+    let app = Router::new().route("/v1/kv/{a}/{b}/{c}/{key}", get(get_bare).put(put_bare)).with_state(Map::default());
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        println!("{}", listener.local_addr()?);
+        use axum::serve::ListenerExt;
+        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+        Ok(axum::serve(listener, app).await?)
+    })
+}
+
+pub(crate) fn serve_hydra() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let engine = Engine::open(EngineOptions::new(dir.path()))?;
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        println!("{}", listener.local_addr()?);
+        hydra_server::run(listener, engine, hydra_server::Config::default(), std::future::pending()).await?;
+        anyhow::Ok(())
+    })
+}

@@ -1,0 +1,56 @@
+//! Benchmarks that print ratios, side by side in one run. They measure and never judge.
+
+mod engine;
+mod failover;
+mod http;
+mod load;
+mod route;
+
+use clap::{Parser, Subcommand};
+
+/// Measures Hydra against what its users would pick instead, or against the least that the work can cost.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Routing a name: hash, folder, server.
+    Route,
+    /// The engine in process: resident gets and puts, synced puts against the raw disk, hydration, memory.
+    Engine {
+        /// Where the data goes; the disk that is measured.
+        #[arg(long, default_value = ".")]
+        dir: std::path::PathBuf,
+    },
+    /// HTTP GET and PUT against a bare axum handler of the same shape, each in a process of its own.
+    Http {
+        /// Connections at once.
+        #[arg(long, default_value_t = 32)]
+        connections: usize,
+        /// Seconds for each measurement.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+    },
+    /// What the first call after the primary's death costs.
+    Failover,
+    /// Serves a bare handler; used by `http`.
+    #[command(hide = true)]
+    ServeBare,
+    /// Serves Hydra; used by `http`.
+    #[command(hide = true)]
+    ServeHydra,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().what {
+        What::Route => route::run(),
+        What::Engine { dir } => engine::run(&dir),
+        What::Http { connections, seconds } => http::run(connections, seconds),
+        What::Failover => failover::run(),
+        What::ServeBare => http::serve_bare(),
+        What::ServeHydra => http::serve_hydra(),
+    }
+}
