@@ -97,22 +97,40 @@ impl Checked {
             };
             writeln!(out, "{}  {}{at}: {}", finding.code, self.map, finding.message)?;
         }
-        let errors = self.findings.iter().filter(|finding| finding.is_error()).count();
-        let warnings = self.findings.len() - errors;
-        let verdict = if self.ok { "can be used" } else { "is refused" };
-        writeln!(out, "{} {verdict}: {errors} errors, {warnings} warnings", self.map)
+        let verdict = match self.ok {
+            true => "can be used",
+            false if self.is_only_silence() => "was not compared with every server",
+            false => "is refused",
+        };
+        let errors = self.errors().count();
+        let (found, noted) = (counted(errors, "error"), counted(self.findings.len() - errors, "warning"));
+        writeln!(out, "{} {verdict}: {found}, {noted}", self.map)
+    }
+
+    fn errors(&self) -> impl Iterator<Item = &Noted> {
+        self.findings.iter().filter(|finding| finding.is_error())
+    }
+
+    /// Whether the only errors are servers that do not answer, which says nothing about the map.
+    fn is_only_silence(&self) -> bool {
+        self.errors().all(|finding| finding.code == SILENT)
     }
 
     fn verdict(&self) -> Result<(), Failure> {
-        let errors = || self.findings.iter().filter(|finding| finding.is_error());
-        match errors().count() {
-            0 => Ok(()),
-            count if errors().all(|finding| finding.code == SILENT) => {
-                Err(Failure::unavailable(format!("{count} servers did not answer, so they were not checked")))
-            }
-            count => Err(Failure::usage(format!("{} has {count} errors", self.map))),
+        let errors = self.errors().count();
+        if self.ok {
+            Ok(())
+        } else if self.is_only_silence() {
+            let servers = counted(errors, "server");
+            Err(Failure::unavailable(format!("{servers} did not answer, and could not be compared with the map")))
+        } else {
+            Err(Failure::usage(format!("{} has {}", self.map, counted(errors, "error"))))
         }
     }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Prints a map with every default written out.
