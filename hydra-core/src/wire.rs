@@ -2,6 +2,8 @@
 //!
 //! A leaf: nothing of the engine imports it, and it imports nothing of the engine but the vocabulary.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Applied, Error, ErrorCode};
@@ -54,6 +56,8 @@ pub mod header {
     pub const REQUEST_ID: &str = "x-request-id";
     /// How long the client still waits, in milliseconds.
     pub const DEADLINE_MS: &str = "hydra-deadline-ms";
+    /// How many routers a request has passed.
+    pub const HOPS: &str = "hydra-hops";
 }
 
 /// The media type of errors (RFC 9457).
@@ -80,6 +84,12 @@ pub fn list_path(name: &SwampName) -> String {
 #[must_use]
 pub fn swamp_path(name: &SwampName) -> String {
     name_path("/v1/swamps", name)
+}
+
+/// The path that tells where a swamp lives.
+#[must_use]
+pub fn resolve_path(name: &SwampName) -> String {
+    name_path("/v1/resolve", name)
 }
 
 /// The path of a policy.
@@ -118,6 +128,53 @@ fn encode_segment(text: &str, out: &mut String) {
                 out.push(char::from(HEX[usize::from(byte & 15)]));
             }
         }
+    }
+}
+
+/// Takes the part of a raw path apart that begins with a name: the name, and what stands behind the
+/// slash after it, still raw. The path is split before it is decoded, so `a%2Fb` never reads as `a/b`.
+///
+/// # Errors
+/// `invalid-name` when there are fewer than three parts, or one breaks the rules of names or of
+/// percent-encoding.
+pub fn split_name(path: &str) -> Result<(SwampName, Option<&str>), Error> {
+    let mut pieces = path.splitn(4, '/');
+    let (Some(sanctuary), Some(realm), Some(swamp)) = (pieces.next(), pieces.next(), pieces.next()) else {
+        let detail = format!("{} is no whole name; a swamp name is sanctuary/realm/swamp", quoted(path));
+        return Err(Error::new(ErrorCode::InvalidName, detail));
+    };
+    let decoded = |piece| {
+        decode_segment(piece)
+            .map_err(|why| Error::new(ErrorCode::InvalidName, format!("the name part {} {why}", quoted(piece))))
+    };
+    let name = SwampName::new(&decoded(sanctuary)?, &decoded(realm)?, &decoded(swamp)?)?;
+    Ok((name, pieces.next()))
+}
+
+/// Percent-decodes strictly: two hexadecimal digits behind every `%`, and UTF-8 as the outcome. A `+` is
+/// a plus.
+///
+/// # Errors
+/// What is wrong, as a predicate.
+pub fn decode_segment(raw: &str) -> Result<Cow<'_, str>, &'static str> {
+    let Some((plain, _)) = raw.split_once('%') else { return Ok(Cow::Borrowed(raw)) };
+    let mut bytes = plain.as_bytes().to_vec();
+    for piece in raw.split('%').skip(1) {
+        let digit = |at: usize| char::from(*piece.as_bytes().get(at)?).to_digit(16);
+        let (Some(high), Some(low)) = (digit(0), digit(1)) else {
+            return Err("has a % without two hexadecimal digits behind it");
+        };
+        bytes.push((high * 16 + low) as u8);
+        bytes.extend_from_slice(&piece.as_bytes()[2..]);
+    }
+    String::from_utf8(bytes).map(Cow::Owned).map_err(|_| "does not decode to UTF-8")
+}
+
+/// Input in quotes, cut where it is too long for a message.
+fn quoted(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
     }
 }
 
@@ -466,4 +523,29 @@ pub struct ProbeBody {
     pub writable: bool,
     /// Whether its folders have copies elsewhere.
     pub copied: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_split_while_they_are_raw() {
+        let name = |path| split_name(path).map(|(name, rest)| (name.to_string(), rest));
+        assert_eq!(name("a/b/c").expect("a list"), ("a/b/c".to_owned(), None));
+        assert_eq!(name("a/b/c%20d/x%2Fy/z").expect("a key"), ("a/b/c d".to_owned(), Some("x%2Fy/z")));
+        assert_eq!(name("a/b/c/").expect("an empty key"), ("a/b/c".to_owned(), Some("")));
+        for bad in ["", "a", "a/b", "a/b/", "a//c/k", "a%2Fb/c/d", "a/b/%zz", "a/b/%4", "a/b/%FF", "a/b/%2E%2E"] {
+            assert_eq!(name(bad).expect_err(bad).code(), ErrorCode::InvalidName, "{bad}");
+        }
+    }
+
+    #[test]
+    fn decoding_is_the_reverse_of_encoding() {
+        for text in ["", "plain", "a b+c%d/é\u{1F409}", "%", "%%41"] {
+            let mut encoded = String::new();
+            encode_segment(text, &mut encoded);
+            assert_eq!(decode_segment(&encoded).as_deref(), Ok(text));
+        }
+    }
 }

@@ -5,6 +5,7 @@ mod check;
 mod draft;
 mod file;
 mod finding;
+mod write;
 
 use std::fmt;
 use std::path::Path;
@@ -126,6 +127,13 @@ impl ClientMap {
         }
         rules.sort();
         Ok(ClientMap { draft, folders, pools, rules, warnings })
+    }
+
+    /// The map as TOML: complete, with every default written out and always in the same order, so
+    /// that two maps mean the same if their texts are alike. [`ClientMap::from_toml`] reads it.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        write::write(&self.draft)
     }
 
     /// Where a name lives. A hash, a table look-up and one comparison per pattern; no allocation.

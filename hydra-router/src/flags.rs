@@ -1,0 +1,200 @@
+//! Flags, `HYDRA_*` variables and the file of settings, and which of them wins.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use hydra_core::SwampName;
+use hydra_core::duration::parse_duration;
+use hydra_core::wire::DEFAULT_ROUTER;
+use serde::{Deserialize, Deserializer};
+
+use crate::Failure;
+
+/// Where the client map is unless told otherwise.
+const DEFAULT_MAP: &str = "hydra.toml";
+
+/// A gateway in front of any number of servers by a client map, and commands that look at such a map.
+#[derive(Debug, Parser)]
+#[command(name = "hydra-router", version)]
+#[command(after_help = "Flags win over HYDRA_* variables, those over the --config file, that over the defaults.\n\
+    Exit codes: 0 ok, 1 failed, 2 usage or a map that is refused, 3 not found, 4 conflict, 5 unavailable.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Pass requests on to the servers of a map
+    Serve(Box<ServeFlags>),
+    /// Tell where a name lives and why, and what the servers think of that
+    Explain(ExplainFlags),
+    /// Look at a client map
+    Map {
+        #[command(subcommand)]
+        command: MapCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MapCommand {
+    /// Report everything that is wrong with a map; exit 2 if it is refused
+    Check(CheckFlags),
+    /// Print a map with every default written out
+    Show(ShowFlags),
+}
+
+#[derive(Debug, Default, Args)]
+pub(crate) struct ServeFlags {
+    /// File of settings (TOML): the names of the flags with _ in place of -
+    #[arg(long, env = "HYDRA_ROUTER_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+/// What can be set by flag, variable and file alike. What is not set takes its default later.
+#[derive(Debug, Default, Args, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// Client map, read again when its content changes and at SIGHUP [default: hydra.toml]
+    #[arg(long, env = "HYDRA_MAP", value_name = "FILE")]
+    pub(crate) map: Option<PathBuf>,
+    /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:4938]
+    #[arg(long, env = "HYDRA_ROUTER_LISTEN", value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+    /// Id of this router, in every answer as Hydra-Router [default: router]
+    #[arg(long, env = "HYDRA_ROUTER_ID")]
+    pub(crate) id: Option<String>,
+    /// How long requests may take to finish at shutdown, e.g. 30s [default: 30s]
+    #[arg(long, env = "HYDRA_SHUTDOWN_GRACE", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub(crate) shutdown_grace: Option<Duration>,
+    /// Listen beyond this machine although anybody who reaches the port can read and change everything
+    #[arg(long, env = "HYDRA_INSECURE_NO_AUTH", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) insecure_no_auth: Option<bool>,
+    /// How log lines on stderr look [default: auto]
+    #[arg(long, env = "HYDRA_LOG_FORMAT", value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+    /// What is logged: a level, or target=level pairs with commas [default: info]
+    #[arg(long, env = "HYDRA_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// Text, in colour on a terminal.
+    #[default]
+    Auto,
+    /// Text without colour.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    hydra_core::duration::as_text::deserialize(deserializer).map(Some)
+}
+
+impl ServeFlags {
+    /// The settings with those of the file filled in where neither flag nor variable says anything.
+    pub(crate) fn resolve(self) -> Result<Settings, Failure> {
+        let Some(path) = self.config else { return Ok(self.settings) };
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
+        let file: Settings = toml::from_str(&text)
+            .map_err(|error| Failure::usage(format!("{} is not usable: {error}", path.display())))?;
+        Ok(self.settings.or(file))
+    }
+}
+
+impl Settings {
+    fn or(self, file: Settings) -> Settings {
+        Settings {
+            map: self.map.or(file.map),
+            listen: self.listen.or(file.listen),
+            id: self.id.or(file.id),
+            shutdown_grace: self.shutdown_grace.or(file.shutdown_grace),
+            insecure_no_auth: self.insecure_no_auth.or(file.insecure_no_auth),
+            log_format: self.log_format.or(file.log_format),
+            log: self.log.or(file.log),
+        }
+    }
+
+    pub(crate) fn map(&self) -> PathBuf {
+        self.map.clone().unwrap_or_else(|| DEFAULT_MAP.into())
+    }
+
+    pub(crate) fn listen(&self) -> &str {
+        self.listen.as_deref().unwrap_or(DEFAULT_ROUTER)
+    }
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// One JSON value.
+    Json,
+    /// One JSON value per line.
+    Ndjson,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainFlags {
+    /// A name, sanctuary/realm/swamp
+    pub(crate) name: SwampName,
+    /// Client map
+    #[arg(long, env = "HYDRA_MAP", value_name = "FILE", default_value = DEFAULT_MAP)]
+    pub(crate) map: PathBuf,
+    /// Do not ask the servers
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// How the answer is printed
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckFlags {
+    /// Client map
+    #[arg(long, env = "HYDRA_MAP", value_name = "FILE", default_value = DEFAULT_MAP)]
+    pub(crate) map: PathBuf,
+    /// Ask every server who it is and what it owns, too
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// How the findings are printed
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowFlags {
+    /// Client map
+    #[arg(long, env = "HYDRA_MAP", value_name = "FILE", default_value = DEFAULT_MAP)]
+    pub(crate) map: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_nothing() {
+        let file: Settings = toml::from_str("id = \"file\"\nmap = \"m\"\nshutdown_grace = \"5s\"").expect("TOML");
+        let flags = Settings { id: Some("flag".into()), ..Settings::default() };
+        let both = flags.or(file);
+        assert_eq!((both.id.as_deref(), both.map()), (Some("flag"), PathBuf::from("m")));
+        assert_eq!((both.shutdown_grace, both.listen()), (Some(Duration::from_secs(5)), DEFAULT_ROUTER));
+    }
+}

@@ -1,0 +1,133 @@
+//! A request about a name: to the server that answers for it, and its answer back, as they are.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use http::header::{CONNECTION, HeaderMap, HeaderName};
+use http::{HeaderValue, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hydra_core::wire::header;
+use hydra_core::{Error, ErrorCode, SwampName};
+use hydra_sdk::{Chunk, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody, OpClass};
+
+use crate::answer::{Refusal, Response};
+use crate::body::{RequestBody, Taken};
+use crate::classify::{class_of, class_of_batch};
+use crate::config::MAX_HOPS;
+use crate::gateway::{Gateway, Head};
+use crate::route::Place;
+
+/// Passes a request on to the server of its name, or a fallback.
+pub(crate) async fn forward(
+    gateway: &Gateway,
+    head: &Head,
+    body: RequestBody,
+    name: &SwampName,
+    place: &Place,
+) -> Result<Response, Refusal> {
+    let mut request = request_of(head, class_of(&head.parts, place))?;
+    // The permit is held until the answer begins.
+    let _room;
+    match body.take(&gateway.kept).await? {
+        Taken::Whole(bytes, room) => {
+            if *place == Place::Batch && request.class != OpClass::Read {
+                request.class = class_of_batch(&bytes);
+            }
+            request.body = whole(bytes);
+            _room = Some(room);
+        }
+        Taken::Stream(stream) => request.body = ForwardBody::Stream(stream),
+    }
+    let folder = gateway.map().route(name).folder();
+    match gateway.hydra.forward(name, request).await {
+        Ok(answer) => {
+            if answer.fell_back {
+                gateway.metrics.fell_back();
+            }
+            Ok(response_of(answer))
+        }
+        Err(error) => {
+            gateway.metrics.unanswered();
+            Err(Refusal::of_call(&error).in_folder(folder))
+        }
+    }
+}
+
+pub(crate) fn whole(bytes: Bytes) -> ForwardBody {
+    if bytes.is_empty() { ForwardBody::Empty } else { ForwardBody::Whole(Chunk::from_owner(bytes)) }
+}
+
+/// The request as it goes on, still without a body.
+///
+/// # Errors
+/// `invalid-header` for hops or a deadline that is no number; `server-unreachable` for a loop.
+pub(crate) fn request_of(head: &Head, class: OpClass) -> Result<ForwardRequest, Refusal> {
+    let parts = &head.parts;
+    let hops = number(&parts.headers, header::HOPS)?.unwrap_or(0);
+    if hops >= u64::from(MAX_HOPS) {
+        let detail = format!("the request has passed {hops} routers, which looks like a loop");
+        return Err(Error::new(ErrorCode::ServerUnreachable, detail)
+            .with_hint("compare the urls of the client map with where routers listen")
+            .into());
+    }
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let mut request = ForwardRequest::new(class, parts.method.as_str(), target);
+    request.deadline = number(&parts.headers, header::DEADLINE_MS)?.map(Duration::from_millis);
+    let named = named_by_connection(&parts.headers);
+    for (name, value) in &parts.headers {
+        let is_ours = [header::HOPS, header::REQUEST_ID].contains(&name.as_str());
+        if !is_ours && !named.contains(name) {
+            request.headers.push((name.as_str().to_owned(), value.as_bytes().to_vec()));
+        }
+    }
+    request.headers.push((header::HOPS.to_owned(), (hops + 1).to_string().into_bytes()));
+    request.headers.push((header::REQUEST_ID.to_owned(), head.id.as_bytes().to_vec()));
+    Ok(request)
+}
+
+/// The headers that `Connection` says are about this connection only.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lines = headers.get_all(CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
+}
+
+fn number(headers: &HeaderMap, name: &'static str) -> Result<Option<u64>, Error> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    match value.to_str().ok().and_then(|text| text.parse().ok()) {
+        Some(number) => Ok(Some(number)),
+        None => {
+            let detail = format!("the header {name} is {value:?}; allowed is a whole number");
+            Err(Error::new(ErrorCode::InvalidHeader, detail))
+        }
+    }
+}
+
+/// The answer of a server as it goes back.
+pub(crate) fn response_of(answer: ForwardResponse) -> Response {
+    let mut headers = HeaderMap::with_capacity(answer.headers.len() + 2);
+    for (name, value) in &answer.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
+    }
+    let pieces = Pieces(answer.body).map(|piece| piece.map(Frame::data));
+    let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    *response.headers_mut() = headers;
+    response
+}
+
+/// The body of an answer as bytes, not copied.
+struct Pieces(ForwardedBody);
+
+impl Stream for Pieces {
+    type Item = std::io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.0).poll_next(context).map(|piece| piece.map(|piece| piece.map(Bytes::from_owner)))
+    }
+}

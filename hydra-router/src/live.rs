@@ -1,0 +1,165 @@
+//! Asking the servers of a map, and comparing what they say about themselves with what the map says.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use hydra_core::wire::{ProbeBody, Problem};
+use hydra_sdk::{ClientMap, FolderId, FolderSet, ForwardRequest, Hydra, MapServer, OpClass};
+use serde::de::DeserializeOwned;
+
+use crate::Failure;
+use crate::maps::Noted;
+
+/// How long a server may take to say who it is.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Runs a future to its end.
+pub(crate) fn on_runtime<F: Future>(future: F) -> Result<F::Output, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
+    Ok(runtime.block_on(future))
+}
+
+/// Asks every server of the map for the same path, all at once; the answer or why there is none.
+pub(crate) async fn ask_all<'m, T: DeserializeOwned>(
+    hydra: &Hydra,
+    map: &'m ClientMap,
+    path: &str,
+) -> Vec<(&'m MapServer, Result<T, String>)> {
+    join_all(map.servers().iter().map(|server| async move { (server, ask(hydra, &server.id, path).await) })).await
+}
+
+async fn ask<T: DeserializeOwned>(hydra: &Hydra, server: &str, path: &str) -> Result<T, String> {
+    let mut request = ForwardRequest::new(OpClass::Read, "GET", path);
+    request.deadline = Some(PATIENCE);
+    let answer = hydra.forward_to(server, request).await.map_err(|error| match error.attempts() {
+        [attempt, ..] => attempt.error.clone(),
+        [] => error.to_string(),
+    })?;
+    let status = answer.status;
+    let body = answer.body.collect().await.map_err(|error| error.to_string())?;
+    if status != 200 {
+        let problem: Option<Problem> = serde_json::from_slice(&body).ok();
+        return Err(problem.map_or_else(|| format!("answered {status}"), |problem| problem.detail));
+    }
+    serde_json::from_slice(&body).map_err(|error| format!("answered something that cannot be read: {error}"))
+}
+
+/// Everything in which the servers differ from the map.
+pub(crate) async fn findings(map: &ClientMap) -> Result<Vec<Noted>, Failure> {
+    let hydra = Hydra::with_map(map.clone())?;
+    let answers = ask_all::<ProbeBody>(&hydra, map, "/v1/probe").await;
+    Ok(answers.into_iter().flat_map(|(server, answer)| compare(map, server, answer)).collect())
+}
+
+fn compare(map: &ClientMap, server: &MapServer, answer: Result<ProbeBody, String>) -> Vec<Noted> {
+    let place = format!("{} at {}", server.id, server.url);
+    let said = match answer {
+        Ok(said) => said,
+        Err(why) => return vec![Noted::about("E502", server, format!("{place} {why}"))],
+    };
+    let identity = [
+        ("server", said.server.clone(), server.id.clone()),
+        ("cluster", said.cluster.clone(), map.cluster().to_owned()),
+        ("folders", said.folders.to_string(), map.folders().to_string()),
+    ];
+    let differs = identity.into_iter().filter(|(_, says, expected)| says != expected);
+    let notes: Vec<Noted> = differs
+        .map(|(what, says, expected)| {
+            Noted::about("E501", server, format!("{place} says {what} = {says}, the map says {expected}"))
+        })
+        .collect();
+    // Of another server, or with another count, what it says about folders means nothing here.
+    if notes.is_empty() { Duty::all(map, server, &said).iter().flat_map(Duty::compare).collect() } else { notes }
+}
+
+/// What one route wants of one server, and what the server says about itself.
+struct Duty<'m> {
+    server: &'m MapServer,
+    pool: &'m str,
+    folders: &'m FolderSet,
+    primary: &'m MapServer,
+    has_fallbacks: bool,
+    said: &'m ProbeBody,
+    owned: FolderSet,
+    standby: FolderSet,
+}
+
+impl<'m> Duty<'m> {
+    /// Everything that the map wants of a server.
+    fn all(map: &'m ClientMap, server: &'m MapServer, said: &'m ProbeBody) -> Vec<Duty<'m>> {
+        let routes = map.pools().flat_map(|pool| map.routes(pool).map(move |route| (pool, route)));
+        let concerned = routes.filter(|(_, (_, primary, fallbacks))| {
+            primary.id == server.id || fallbacks.iter().any(|fallback| fallback.id == server.id)
+        });
+        concerned
+            .map(|(pool, (folders, primary, fallbacks))| Duty {
+                server,
+                pool,
+                folders,
+                primary,
+                has_fallbacks: !fallbacks.is_empty(),
+                said,
+                owned: said.owned.parse().unwrap_or_default(),
+                standby: said.standby.parse().unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    fn compare(&self) -> Vec<Noted> {
+        let mut notes = Vec::new();
+        if self.said.pool != self.pool {
+            let (id, says, pool, folders) = (&self.server.id, &self.said.pool, self.pool, self.folders);
+            let message = format!("{id} belongs to pool {says}, the map routes folders {folders} of pool {pool} to it");
+            notes.push(self.note("E206", folders, message));
+        }
+        if self.primary.id == self.server.id {
+            self.as_primary(&mut notes)
+        } else {
+            self.as_fallback(&mut notes)
+        }
+        notes
+    }
+
+    fn as_primary(&self, notes: &mut Vec<Noted>) {
+        let (id, folders) = (&self.server.id, self.folders);
+        if self.has_fallbacks && !self.said.copied {
+            let why = "the map has fallbacks for its folders, so it must run with --copied";
+            let message = format!("{id} does not know that others hold copies of folders {folders}: {why}");
+            notes.push(self.note("E503", folders, message));
+        }
+        let missing = self.folders_that(|folder| !self.owned.contains(folder));
+        if !missing.is_empty() {
+            let message = format!("{id} is the primary of folders {missing} and does not own them");
+            notes.push(self.note("E504", &missing, message));
+        }
+    }
+
+    fn as_fallback(&self, notes: &mut Vec<Noted>) {
+        let (id, primary) = (&self.server.id, &self.primary.id);
+        let absent = self.folders_that(|folder| !self.owned.contains(folder) && !self.standby.contains(folder));
+        if !absent.is_empty() {
+            let message =
+                format!("{id} is a fallback for folders {absent} and keeps no copies of them; it needs --standby");
+            notes.push(self.note("E505", &absent, message));
+        }
+        let doubled = self.folders_that(|folder| self.owned.contains(folder));
+        if !doubled.is_empty() {
+            let message = format!(
+                "{id} owns folders {doubled}, whose primary is {primary}: a client with an old map could write \
+                 to both; separate them with --folders and --standby"
+            );
+            notes.push(self.note("W506", &doubled, message));
+        }
+    }
+
+    fn folders_that(&self, is_meant: impl Fn(FolderId) -> bool) -> FolderSet {
+        self.folders.iter().filter(|&folder| is_meant(folder)).collect()
+    }
+
+    fn note(&self, code: &'static str, folders: &FolderSet, message: String) -> Noted {
+        Noted::about(code, self.server, message).in_folders(folders)
+    }
+}

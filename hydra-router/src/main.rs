@@ -1,0 +1,69 @@
+//! The program `hydra-router`: a gateway by a client map, and commands that look at one.
+
+mod explain;
+mod flags;
+mod live;
+mod maps;
+mod output;
+mod serving;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use flags::{Cli, Command, MapCommand};
+use hydra_sdk::{ErrorKind, MapError};
+
+/// How a run ended when it did not end well: what to say, and with which exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// Something went wrong while working.
+    pub(crate) fn failed(message: impl Into<String>) -> Failure {
+        Failure { code: 1, message: message.into() }
+    }
+
+    /// A flag, a variable, a file of settings or a map cannot be used.
+    pub(crate) fn usage(message: impl Into<String>) -> Failure {
+        Failure { code: 2, message: message.into() }
+    }
+
+    /// A port or a server cannot be reached.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Failure {
+        Failure { code: 5, message: message.into() }
+    }
+}
+
+impl From<MapError> for Failure {
+    fn from(error: MapError) -> Failure {
+        Failure::usage(error.to_string())
+    }
+}
+
+impl From<hydra_sdk::Error> for Failure {
+    fn from(error: hydra_sdk::Error) -> Failure {
+        match error.kind() {
+            ErrorKind::Config | ErrorKind::Invalid => Failure::usage(error.to_string()),
+            _ => Failure::failed(error.to_string()),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(flags) => serving::serve(*flags),
+        Command::Explain(flags) => explain::explain(&flags),
+        Command::Map { command: MapCommand::Check(flags) } => maps::check(&flags),
+        Command::Map { command: MapCommand::Show(flags) } => maps::show(&flags),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("hydra-router: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}

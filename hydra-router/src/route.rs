@@ -1,0 +1,154 @@
+//! What a request is about: the raw path, split first and decoded afterwards. Pure.
+
+use http::Method;
+use hydra_core::wire::split_name;
+use hydra_core::{Error, ErrorCode, SwampName};
+
+/// What a path means to a router.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Route {
+    Welcome,
+    Health,
+    Ready,
+    Version,
+    Metrics,
+    Probe,
+    Map,
+    Problem(String),
+    /// Registered policies, which every server has.
+    Policies,
+    /// Everything acknowledged, on every server.
+    Flush,
+    /// Something with a name: one server answers for it.
+    Named(SwampName, Place),
+}
+
+/// What of a named swamp a path means. Servers know more verbs than a router needs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    List,
+    Treasure,
+    Swamp,
+    Batch,
+    Flush,
+    Resolve,
+    /// Any other verb of a swamp.
+    Verb,
+}
+
+impl Route {
+    /// Reads the path as it came over the wire.
+    ///
+    /// # Errors
+    /// `not-found` for a path that means nothing, `invalid-name` for one whose name breaks the rules.
+    pub(crate) fn parse(path: &str) -> Result<Route, Error> {
+        if let Some(rest) = path.strip_prefix("/v1/kv/") {
+            let (name, key) = split_name(rest)?;
+            return Ok(Route::Named(name, if key.is_none() { Place::List } else { Place::Treasure }));
+        }
+        if let Some(rest) = path.strip_prefix("/v1/swamps/") {
+            let (name, verb) = split_name(rest)?;
+            return Ok(Route::Named(name, place_of(verb)));
+        }
+        if let Some(rest) = path.strip_prefix("/v1/resolve/") {
+            return resolve(rest);
+        }
+        if let Some(code) = path.strip_prefix("/problems/") {
+            return Ok(Route::Problem(code.to_owned()));
+        }
+        match path {
+            "/" => Ok(Route::Welcome),
+            "/health" => Ok(Route::Health),
+            "/ready" => Ok(Route::Ready),
+            "/version" => Ok(Route::Version),
+            "/metrics" => Ok(Route::Metrics),
+            "/v1/probe" => Ok(Route::Probe),
+            "/v1/map" => Ok(Route::Map),
+            "/v1/flush" => Ok(Route::Flush),
+            "/v1/policies" => Ok(Route::Policies),
+            _ if path.starts_with("/v1/policies/") => Ok(Route::Policies),
+            _ => Err(not_found(path)),
+        }
+    }
+
+    /// The methods that are answered, where the router itself decides that.
+    pub(crate) fn allow(&self) -> Option<&'static str> {
+        match self {
+            Route::Named(..) => None,
+            Route::Policies => Some("GET, HEAD, PUT, DELETE"),
+            Route::Flush => Some("POST"),
+            _ => Some("GET, HEAD"),
+        }
+    }
+
+    /// Whether the path answers the method; for names that is for the servers to say.
+    pub(crate) fn allows(&self, method: &Method) -> bool {
+        self.allow().is_none_or(|allow| allow.split(", ").any(|allowed| allowed == method.as_str()))
+    }
+
+    /// Whether the path is answered also while the router ends.
+    pub(crate) fn is_service(&self) -> bool {
+        !matches!(self, Route::Policies | Route::Flush | Route::Named(..))
+    }
+}
+
+fn place_of(verb: Option<&str>) -> Place {
+    match verb {
+        None => Place::Swamp,
+        Some("batch") => Place::Batch,
+        Some("flush") => Place::Flush,
+        Some(_) => Place::Verb,
+    }
+}
+
+fn resolve(rest: &str) -> Result<Route, Error> {
+    match split_name(rest)? {
+        (name, None) => Ok(Route::Named(name, Place::Resolve)),
+        (name, Some(_)) => {
+            let detail = format!("something stands behind the name {name}; a swamp name is sanctuary/realm/swamp");
+            Err(Error::new(ErrorCode::InvalidName, detail))
+        }
+    }
+}
+
+fn not_found(path: &str) -> Error {
+    let shown: String = path.chars().take(80).collect();
+    Error::new(ErrorCode::NotFound, format!("{shown:?} is no path of a router"))
+        .with_hint("treasures are under /v1/kv/{sanctuary}/{realm}/{swamp}/{key}, the client map is /v1/map")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: &str, place: Place) -> Route {
+        Route::Named(name.parse().expect(name), place)
+    }
+
+    #[test]
+    fn names_are_found_in_every_path_that_has_one() {
+        for (path, route) in [
+            ("/v1/kv/a/b/c", named("a/b/c", Place::List)),
+            ("/v1/kv/a/b/c%20d/k%2Fl/m", named("a/b/c d", Place::Treasure)),
+            ("/v1/kv/a/b/c/", named("a/b/c", Place::Treasure)),
+            ("/v1/swamps/a/b/c", named("a/b/c", Place::Swamp)),
+            ("/v1/swamps/a/b/c/batch", named("a/b/c", Place::Batch)),
+            ("/v1/swamps/a/b/c/locks/import", named("a/b/c", Place::Verb)),
+            ("/v1/resolve/a/b/c", named("a/b/c", Place::Resolve)),
+            ("/v1/policies/a/b*/*", Route::Policies),
+            ("/", Route::Welcome),
+        ] {
+            assert_eq!(Route::parse(path).expect(path), route, "{path}");
+        }
+    }
+
+    #[test]
+    fn other_paths_are_refused_with_a_reason() {
+        for path in ["/v1/kv/a/b", "/v1/kv/a%2Fb/c/d", "/v1/kv/a/b/%zz/k", "/v1/swamps//b/c", "/v1/resolve/a/b/c/d"] {
+            assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::InvalidName, "{path}");
+        }
+        for path in ["", "*", "//", "/v1/kv", "/v1/batch", "/v1/policiesx", "/health/", "/v2/kv/a/b/c"] {
+            assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::NotFound, "{path}");
+        }
+    }
+}

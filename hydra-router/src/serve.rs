@@ -1,0 +1,178 @@
+//! Connections: accepted, bounded, timed, and ended gracefully.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hydra_sdk::Hydra;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::peer::{Peer, Watched};
+
+/// Buffers of this size hold a request head beyond every limit, so that it is refused with a reason.
+const READ_BUFFER: usize = 128 << 10;
+
+/// Serves a data set on the listener until `shutdown` is done, then finishes what has begun.
+///
+/// While it finishes, for at most [`Config::shutdown_grace`], new requests are answered 503 (`draining`,
+/// not applied) and `/ready` says so. Dropping the future ends at once, without waiting for requests.
+/// The map may be exchanged while it runs, with [`Hydra::set_map`].
+///
+/// # Errors
+/// `InvalidInput` when the data set has no client map, or the id is not allowed; those of the listener.
+pub async fn run(
+    listener: TcpListener,
+    hydra: Hydra,
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    let refuse = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
+    crate::check_id(&config.id).map_err(refuse)?;
+    if hydra.map().is_none() {
+        return Err(refuse("a router needs a client map; connect with map://path".to_owned()));
+    }
+    let address = listener.local_addr()?;
+    let connections = Connections::new(hydra, config);
+    tracing::info!(%address, "listening");
+    connections.accept_until(&listener, shutdown).await;
+    connections.gateway.drain();
+    connections.draining.cancel();
+    connections.begun.close();
+    let finished = tokio::time::timeout(connections.gateway.config.shutdown_grace, connections.begun.wait());
+    let finished = async {
+        if finished.await.is_err() {
+            tracing::warn!("requests were still running when the grace ended");
+        }
+    };
+    connections.accept_until(&listener, finished).await;
+    Ok(())
+}
+
+struct Connections {
+    gateway: Arc<Gateway>,
+    slots: Arc<Semaphore>,
+    /// Connections that were open when the end began.
+    begun: TaskTracker,
+    draining: CancellationToken,
+    /// Ends every connection when this is dropped.
+    ended: CancellationToken,
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        self.ended.cancel();
+    }
+}
+
+impl Connections {
+    fn new(hydra: Hydra, config: Config) -> Connections {
+        Connections {
+            slots: Arc::new(Semaphore::new(config.max_connections)),
+            gateway: Arc::new(Gateway::new(hydra, config)),
+            begun: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    async fn accept_until(&self, listener: &TcpListener, end: impl Future<Output = ()>) {
+        let mut end = pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut end => return,
+                (stream, slot) = self.accept(listener) => self.spawn(stream, slot),
+            }
+        }
+    }
+
+    /// The next connection, once there is room for it.
+    async fn accept(&self, listener: &TcpListener) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+        let slot = Arc::clone(&self.slots).acquire_owned().await.ok();
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => return (stream, slot),
+                // Out of file handles, or a peer that was gone already: neither ends the router.
+                Err(error) => {
+                    tracing::warn!("a connection could not be accepted: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
+        // A peer that is gone already shows at the first read.
+        let _ = stream.set_nodelay(true);
+        let is_late = self.draining.is_cancelled();
+        let connection = connection(stream, Arc::clone(&self.gateway), self.draining.clone(), is_late);
+        let ended = self.ended.clone();
+        let task = async move {
+            let _slot = slot;
+            tokio::select! {
+                () = connection => {}
+                () = ended.cancelled() => {}
+            }
+        };
+        if is_late {
+            tokio::spawn(task);
+        } else {
+            self.begun.spawn(task);
+        }
+    }
+}
+
+/// Serves one connection until it closes, its peer has used up its time, or the last request after
+/// `draining`. One that is late gets one answer, which is why the router ends.
+async fn connection(stream: TcpStream, gateway: Arc<Gateway>, draining: CancellationToken, is_late: bool) {
+    let peer = Peer::new();
+    let io = TokioIo::new(Watched::new(stream, peer.clone(), &gateway.config.id));
+    let service = service_fn(|request| {
+        let (gateway, waiting) = (Arc::clone(&gateway), peer.wait());
+        async move {
+            let answer = gateway.answer(request).await;
+            drop(waiting);
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let builder = builder(!is_late);
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut expired = pin!(peer.expired(&gateway.config));
+    let mut is_told = is_late;
+    loop {
+        tokio::select! {
+            outcome = connection.as_mut() => {
+                if let Err(error) = outcome {
+                    tracing::debug!("a connection ended: {error}");
+                }
+                return;
+            }
+            () = draining.cancelled(), if !is_told => {
+                is_told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = &mut expired => {
+                tracing::debug!("a connection was closed: its peer took too long");
+                return;
+            }
+        }
+    }
+}
+
+fn builder(keep_alive: bool) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().keep_alive(keep_alive).max_buf_size(READ_BUFFER).header_read_timeout(None);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256).max_header_list_size(READ_BUFFER as u32);
+    builder
+}

@@ -1,0 +1,12 @@
+//! The promises of the router, tried over real sockets in front of real servers.
+
+/// `explain` and `map check` on good and broken maps, and the program as a process.
+mod commands;
+/// Servers that are down, silent or not the owner.
+mod failover;
+/// What passes through: values, conditions, names, large bodies, errors; what goes to every server.
+mod gateway;
+/// Every limit from both sides, and peers that are slow or silent.
+mod limits;
+/// A small HTTP client that changes nothing of what it sends, servers, and a router in front of them.
+mod support;
