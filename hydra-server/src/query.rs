@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::str::FromStr;
 
+use hydra_core::wire::decode_segment;
 use hydra_core::{Error, ErrorCode};
 
-use crate::route::{decode, shown};
+use crate::route::shown;
 
 /// The parameters of one request, all of them known to the endpoint, each at most once.
 #[derive(Debug, Default)]
@@ -98,9 +99,9 @@ fn distance(sent: &str, known: &str) -> usize {
 fn unescape(raw: &str) -> Result<Cow<'_, str>, Error> {
     let refuse = |why| Error::new(ErrorCode::InvalidParameter, format!("the query part {} {why}", shown(raw)));
     if raw.contains('+') {
-        return decode(&raw.replace('+', " ")).map(|text| Cow::Owned(text.into_owned())).map_err(refuse);
+        return decode_segment(&raw.replace('+', " ")).map(|text| Cow::Owned(text.into_owned())).map_err(refuse);
     }
-    decode(raw).map_err(refuse)
+    decode_segment(raw).map_err(refuse)
 }
 
 #[cfg(test)]

@@ -3,9 +3,8 @@
 //! A router that decodes a path before it splits it cannot tell `a%2Fb` from `a/b`; here that
 //! difference decides which swamp is meant. So the path is read by hand, one line per endpoint.
 
-use std::borrow::Cow;
-
 use http::Method;
+use hydra_core::wire::{decode_segment, split_name};
 use hydra_core::{Error, ErrorCode, FolderSet, Pattern, SwampName, check_key};
 
 /// An endpoint together with what stands in its path.
@@ -157,7 +156,7 @@ impl Label {
 
 /// `/v1/kv/{sanctuary}/{realm}/{swamp}` and, behind it, the key with its slashes.
 fn kv(rest: &str) -> Result<Route, Error> {
-    let (name, key) = name_and_rest(rest)?;
+    let (name, key) = split_name(rest)?;
     match key {
         None => Ok(Route::List(name)),
         Some(raw) => Ok(Route::Treasure(name, key_of(raw)?)),
@@ -166,7 +165,7 @@ fn kv(rest: &str) -> Result<Route, Error> {
 
 /// `/v1/swamps/{sanctuary}/{realm}/{swamp}` and its verbs.
 fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
-    let (name, verb) = name_and_rest(rest)?;
+    let (name, verb) = split_name(rest)?;
     match verb {
         None => Ok(Route::Swamp(name)),
         Some("batch") => Ok(Route::Batch(name)),
@@ -183,7 +182,8 @@ fn policy(rest: &str) -> Result<Route, Error> {
         if index > 0 {
             text.push('/');
         }
-        let decoded = decode(piece).map_err(|why| refuse(format!("the part {piece:?} of the pattern {why}")))?;
+        let decoded =
+            decode_segment(piece).map_err(|why| refuse(format!("the part {piece:?} of the pattern {why}")))?;
         if decoded.contains('/') {
             return Err(refuse(format!("the part {piece:?} of the pattern contains an encoded slash")));
         }
@@ -193,32 +193,18 @@ fn policy(rest: &str) -> Result<Route, Error> {
 }
 
 fn folders(piece: &str) -> Result<FolderSet, Error> {
-    let read = decode(piece).map_err(|why| Error::new(ErrorCode::InvalidParameter, format!("{piece:?} {why}")))?;
+    let read =
+        decode_segment(piece).map_err(|why| Error::new(ErrorCode::InvalidParameter, format!("{piece:?} {why}")))?;
     read.parse().map_err(|error: Error| {
         Error::new(ErrorCode::InvalidParameter, error.detail()).with_hint("name folders as 57 or 50-74")
     })
 }
 
 fn whole_name(rest: &str) -> Result<SwampName, Error> {
-    match name_and_rest(rest)? {
+    match split_name(rest)? {
         (name, None) => Ok(name),
         (_, Some(_)) => Err(too_few_or_many(rest)),
     }
-}
-
-/// The three raw pieces of a name, decoded one by one, and whatever stands behind the third slash.
-fn name_and_rest(rest: &str) -> Result<(SwampName, Option<&str>), Error> {
-    let mut pieces = rest.splitn(4, '/');
-    let (Some(a), Some(b), Some(c)) = (pieces.next(), pieces.next(), pieces.next()) else {
-        return Err(too_few_or_many(rest));
-    };
-    let name = SwampName::new(&name_part(a)?, &name_part(b)?, &name_part(c)?)?;
-    Ok((name, pieces.next()))
-}
-
-fn name_part(piece: &str) -> Result<Cow<'_, str>, Error> {
-    decode(piece)
-        .map_err(|why| Error::new(ErrorCode::InvalidName, format!("the part {} of the name {why}", shown(piece))))
 }
 
 fn too_few_or_many(rest: &str) -> Error {
@@ -249,33 +235,9 @@ fn key_of(raw: &str) -> Result<String, Error> {
             _ => {}
         }
     }
-    let key = decode(raw).map_err(refuse)?.into_owned();
+    let key = decode_segment(raw).map_err(refuse)?.into_owned();
     check_key(&key)?;
     Ok(key)
-}
-
-/// Percent-decodes strictly: two hexadecimal digits behind every `%`, UTF-8 as the outcome. A `+` is a plus.
-pub(crate) fn decode(raw: &str) -> Result<Cow<'_, str>, &'static str> {
-    if !raw.contains('%') {
-        return Ok(Cow::Borrowed(raw));
-    }
-    let hex = |byte: Option<&u8>| byte.and_then(|&b| char::from(b).to_digit(16));
-    let bytes = raw.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        if byte != b'%' {
-            decoded.push(byte);
-            at += 1;
-            continue;
-        }
-        let (Some(high), Some(low)) = (hex(bytes.get(at + 1)), hex(bytes.get(at + 2))) else {
-            return Err("has a % that is not followed by two hexadecimal digits");
-        };
-        decoded.push((high * 16 + low) as u8);
-        at += 3;
-    }
-    String::from_utf8(decoded).map(Cow::Owned).map_err(|_| "is not UTF-8 once it is percent-decoded")
 }
 
 fn not_found(path: &str) -> Error {

@@ -8,6 +8,8 @@ mod durability;
 mod folders;
 /// The contract of every path: statuses, headers, bodies, conditions.
 mod http;
+/// What a server keeps that nobody asks anything: nothing.
+mod idle;
 /// Every limit from both sides, and peers that are slow or silent.
 mod limits;
 /// Every rule of names and keys, before and after percent-decoding, as raw bytes.

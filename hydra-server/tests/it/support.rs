@@ -246,6 +246,10 @@ impl Process {
         Process { child, target: Target(address.unwrap_or_else(|| panic!("no address in {greeting:?}"))), greeting }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL, and nothing of it is left afterwards.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("it can be killed");

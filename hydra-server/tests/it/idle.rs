@@ -1,0 +1,54 @@
+//! A server that nobody asks anything keeps nothing.
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use crate::support::Process;
+
+const SWAMPS: usize = 2_000;
+const VALUE_BYTES: usize = 20_000;
+
+/// A number of /proc/PID/status in KiB.
+fn resident_kib(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn open_files(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// Ticks of the processor that the process has used.
+fn processor_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let behind_name: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    behind_name[11].parse::<u64>().unwrap() + behind_name[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn after_the_idle_time_memory_and_files_are_given_back_and_no_processor_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Process::start(dir.path(), &[]);
+    let pid = server.id();
+    let synced = r#"{"writeInterval":"0s","idleEvict":"1s"}"#;
+    assert!(server.target.put("/v1/policies/synced/*/*", synced).status < 300);
+    assert!(server.target.put("/v1/policies/*/*/*", r#"{"idleEvict":"1s"}"#).status < 300);
+    let files_before = open_files(pid);
+    let value = format!("\"{}\"", "x".repeat(VALUE_BYTES));
+    for i in 0..SWAMPS {
+        let sanctuary = if i % 10 == 0 { "synced" } else { "buffered" };
+        assert_eq!(server.target.put(&format!("/v1/kv/{sanctuary}/idle/{i}/k"), &value).status, 201);
+    }
+    let full = resident_kib(pid);
+    let payload = SWAMPS * VALUE_BYTES / 1024;
+    assert!(full > payload, "{full} KiB with {payload} KiB in memory");
+    let until = Instant::now() + Duration::from_secs(40);
+    while resident_kib(pid) > full - payload * 3 / 4 || open_files(pid) > files_before + 2 {
+        assert!(Instant::now() < until, "{} of {full} KiB, {} files", resident_kib(pid), open_files(pid));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let ticks = processor_ticks(pid);
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(processor_ticks(pid) - ticks <= 1, "an idle server uses no processor");
+}
