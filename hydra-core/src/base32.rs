@@ -9,12 +9,17 @@ pub(crate) const WIDTH_128: usize = 26;
 
 /// `value` in exactly `width` digits; digits that do not fit are cut off at the front.
 pub(crate) fn encode(value: u128, width: usize) -> String {
-    let mut text = String::with_capacity(width);
-    for place in (0..width).rev() {
-        let shifted = if place * 5 >= 128 { 0 } else { value >> (place * 5) };
-        text.push(DIGITS[(shifted & 31) as usize] as char);
+    let mut text = vec![0; width];
+    encode_into(value, &mut text);
+    text.into_iter().map(char::from).collect()
+}
+
+/// The same into a slice of the width wanted, without an allocation.
+pub(crate) fn encode_into(mut value: u128, digits: &mut [u8]) {
+    for digit in digits.iter_mut().rev() {
+        *digit = DIGITS[(value & 31) as usize];
+        value >>= 5;
     }
-    text
 }
 
 /// Reads digits written by [`encode`]; `None` for another character or a number beyond 128 bits.

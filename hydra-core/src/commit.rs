@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::apply::{Carried, Scene, Stage, carry_out};
+use crate::directories::sync_nearest;
 use crate::engine::CopyState;
 use crate::error::{Applied, Error, Result};
 use crate::format::frame::Frame;
 use crate::format::record::{Record, StampCode, Write};
 use crate::hydrate::hydrate;
+use crate::layout::swamp_path;
 use crate::log::AppendError;
 use crate::policy::Policy;
 use crate::snapshot::{self, SnapshotContent};
@@ -290,10 +292,8 @@ impl Resident {
             self.delete_keys(keys, policy)?;
         } else {
             self.remove_all(policy)?;
-            self.shared
-                .disk
-                .sync_dir(&self.shared.root.path)
-                .map_err(|error| Error::io("sync", &self.shared.root.path, error))?;
+            let dir = swamp_path(&self.shared.root.path, self.folder(), self.name());
+            sync_nearest(&*self.shared.disk, &self.shared.root.path, &dir)?;
         }
         Ok(existed)
     }

@@ -82,6 +82,14 @@ impl Directories {
     }
 }
 
+/// Makes a removal durable: the directory closest to `dir` that is still there lost an entry.
+pub(crate) fn sync_nearest(disk: &dyn Disk, root: &Path, dir: &Path) -> Result<()> {
+    let there =
+        dir.ancestors().take_while(|&ancestor| ancestor != root).find(|ancestor| disk.identity(ancestor).is_ok());
+    let nearest = there.unwrap_or(root);
+    disk.sync_dir(nearest).map_err(|error| Error::io("sync", nearest, error))
+}
+
 /// The directories from below the root down to `dir`: folder, sanctuary, realm, swamp.
 fn below(root: &Path, dir: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> =

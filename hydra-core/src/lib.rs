@@ -1,49 +1,82 @@
 //! Hydra's vocabulary and its storage engine.
+//!
+//! Data lives in **swamps**, small stores named `sanctuary/realm/swamp`, one per natural unit. A swamp
+//! is a directory of append-only files in a numbered **folder**, and its folder is a hash of its name:
+//! [`folder_of`]. Every file has one writer for ever, and what a swamp holds is a pure function of the set
+//! of its files, so copies made by any tool come together to the same state.
+//!
+//! [`Engine`] is usable alone, as an embedded store; `hydra-server` puts HTTP in front of it. It is
+//! synchronous: writes hand back a [`Ticket`] that can be waited on or awaited, on any runtime.
+//!
+//! ```
+//! use hydra_core::{Batch, Condition, Engine, EngineOptions, Op, SwampName, Value};
+//!
+//! # let dir = std::env::temp_dir().join(format!("hydra-lib-doc-{}", std::process::id()));
+//! let engine = Engine::open(EngineOptions::new(&dir))?;
+//! let cart: SwampName = "shop/carts/u17".parse()?;
+//! let put = Op::Put { key: "item".into(), value: Value::json("9")?, expires_at: None, condition: Condition::Absent };
+//! let committed = engine.batch(&cart, Batch { sync: true, ..Batch::of(put) })?;
+//! assert!(committed.results[0].is_ok(), "on disk, and the first to create it");
+//! engine.close()?;
+//! # std::fs::remove_dir_all(&dir).ok();
+//! # Ok::<(), hydra_core::Error>(())
+//! ```
+
 pub mod duration;
 pub mod inspect;
 pub mod json;
 pub mod wire;
 
-mod apply;
-mod base32;
-mod clock;
-mod commit;
-mod counter;
-mod directories;
-mod disk;
-mod engine;
+// The vocabulary. Pure.
 mod error;
-#[cfg(test)]
-mod faults;
 mod folder;
-mod format;
-mod handles;
-mod hashing;
-mod hydrate;
-mod layout;
-mod log;
-mod merge;
-#[cfg(test)]
-mod merge_model;
 mod name;
-mod outcome;
 mod pattern;
 mod policy;
+mod stamp;
+mod value;
+mod write;
+
+// On disk: where things are, what their bytes mean, and how a set of files becomes a state. Pure.
+mod base32;
+mod counter;
+mod format;
+mod layout;
+mod merge;
+mod snapshot;
+mod vector;
+
+// In memory: the content of a swamp, and carrying out requests on it. No I/O.
+mod apply;
+mod hashing;
+mod outcome;
+mod slot;
+mod state;
+
+// Between the two: the one way to the disk, and the way back.
+mod commit;
+mod directories;
+mod disk;
+mod handles;
+mod hydrate;
+mod log;
+mod swamp;
+mod walk;
+
+// What the swamps of an engine share.
+mod clock;
+mod engine;
 mod pool;
 mod residents;
 mod root;
 mod shared;
-mod slot;
-mod snapshot;
-mod stamp;
-mod state;
 mod stats;
-mod swamp;
 mod timer;
-mod value;
-mod vector;
-mod walk;
-mod write;
+
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod merge_model;
 
 pub use engine::{
     CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, ListQuery, Page, Swamp, SwampInfo,

@@ -165,20 +165,14 @@ impl Version {
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Token::Record(stamp) => write!(
-                f,
-                "{}-{}",
-                base32::encode(stamp.hlc.into(), base32::WIDTH_64),
-                base32::encode(stamp.incarnation.into(), base32::WIDTH_64)
-            ),
-            Token::Counter { base_hlc, digest } => write!(
-                f,
-                "{}-{}",
-                base32::encode(base_hlc.into(), base32::WIDTH_64),
-                base32::encode(digest, base32::WIDTH_128)
-            ),
-        }
+        // Every answer carries one or two of these, so they are written without an allocation.
+        let (hlc, rest, counter) = self.to_parts();
+        let width = if counter { base32::WIDTH_128 } else { base32::WIDTH_64 };
+        let mut text = [b'-'; base32::WIDTH_64 + 1 + base32::WIDTH_128];
+        base32::encode_into(hlc.into(), &mut text[..base32::WIDTH_64]);
+        let end = base32::WIDTH_64 + 1 + width;
+        base32::encode_into(rest, &mut text[base32::WIDTH_64 + 1..end]);
+        f.write_str(std::str::from_utf8(&text[..end]).unwrap_or_default())
     }
 }
 
