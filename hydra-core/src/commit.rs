@@ -62,9 +62,9 @@ fn next_round(resident: &Arc<Resident>) -> Option<Round> {
         resident.lead_at(until);
         return None;
     }
-    let has_work =
-        !desk.queue.is_empty() || !desk.buffer.is_empty() || !desk.waiting.is_empty() || desk.limbo.is_some();
-    if !has_work && !removal_is_due(resident) {
+    // Writes that came while the last group was on its way wait for their own interval.
+    let has_work = !desk.queue.is_empty() || !desk.waiting.is_empty() || desk.limbo.is_some() || desk.is_flush_due();
+    if !has_work && !(desk.buffer.is_empty() && removal_is_due(resident)) {
         desk.leading = false;
         return None;
     }
@@ -244,6 +244,7 @@ impl Resident {
             let newer = std::mem::replace(&mut desk.buffer, round.buffer);
             desk.buffer.extend(newer);
             desk.buffer_bytes = desk.buffer.iter().map(Frame::len).sum();
+            desk.due = until;
             desk.adopt = round.adopt;
             desk.limbo = match (round.limbo, may_be_written) {
                 (None, true) => Some(Limbo { frames, stage }),

@@ -62,6 +62,8 @@ pub(crate) struct Desk {
     /// Acknowledged, not on disk: in order.
     pub(crate) buffer: Vec<Frame>,
     pub(crate) buffer_bytes: usize,
+    /// When the oldest frame of the buffer has to be on its way.
+    pub(crate) due: Instant,
     /// Carried out in the buffer, answered when it is on disk.
     pub(crate) waiting: Vec<(Promise<Committed>, Committed)>,
     /// Copies of others' records that go to disk before the next write.
@@ -144,6 +146,7 @@ impl Resident {
             queue: VecDeque::new(),
             buffer: Vec::new(),
             buffer_bytes: 0,
+            due: Instant::now(),
             waiting: Vec::new(),
             adopt,
             limbo: None,
@@ -248,7 +251,8 @@ impl Resident {
             if desk.buffer_bytes >= BUFFER_EARLY {
                 self.lead_soon(desk);
             } else if first {
-                self.lead_at(Instant::now() + policy.write_interval);
+                desk.due = Instant::now() + policy.write_interval;
+                self.lead_at(desk.due);
             }
         }
         if !batch.sync || (desk.buffer.is_empty() && !desk.leading) {
@@ -351,6 +355,11 @@ impl std::fmt::Debug for Resident {
 }
 
 impl Desk {
+    /// Whether the buffer has waited long enough, or is long enough.
+    pub(crate) fn is_flush_due(&self) -> bool {
+        !self.buffer.is_empty() && (self.buffer_bytes >= BUFFER_EARLY || self.due <= Instant::now())
+    }
+
     /// Looks the policy up again when it may have changed.
     pub(crate) fn refresh_settings(&mut self, resident: &Resident) {
         if self.settings.epoch != resident.shared.policies.epoch() {

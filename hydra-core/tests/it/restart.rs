@@ -129,3 +129,15 @@ fn chunks_are_closed_at_their_length_and_by_a_policy() {
     let engine = synced(dir.path());
     assert!((0..200).all(|i| get(&engine, S, &i.to_string()).is_some()));
 }
+
+#[test]
+fn a_steady_stream_of_buffered_writes_is_synced_once_an_interval() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path(), "s1", Duration::from_millis(200));
+    let began = std::time::Instant::now();
+    while began.elapsed() < Duration::from_millis(1_100) {
+        put(&engine, S, "k", "1");
+    }
+    let syncs = engine.stats().syncs;
+    assert!((1..=8).contains(&syncs), "{syncs} syncs in 1.1 s with an interval of 200 ms");
+}
