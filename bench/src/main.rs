@@ -8,6 +8,10 @@ mod route;
 
 use clap::{Parser, Subcommand};
 
+/// What hydra-server uses, so that it is measured as it is; the bare handler has it, too.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures Hydra against what its users would pick instead, or against the least that the work can cost.
 #[derive(Debug, Parser)]
 struct Cli {

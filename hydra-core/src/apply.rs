@@ -149,7 +149,7 @@ fn frame_of(
     own: &mut Stage,
 ) -> Result<Option<Frame>> {
     let Some(&(first, _)) = records.first() else { return Ok(None) };
-    let size: usize = records.iter().map(|(_, write)| encoded_size(write)).sum();
+    let size: usize = records.iter().map(|&(stamp, write)| Record::Write { stamp, write }.size()).sum();
     if size > MAX_BATCH_BYTES {
         let detail = format!("the batch has {size} bytes, {MAX_BATCH_BYTES} are allowed");
         return Err(Error::new(ErrorCode::BatchTooLarge, detail));
@@ -164,14 +164,6 @@ fn frame_of(
         own.keys.push((i.key, memory));
     }
     Ok(Some(frame))
-}
-
-fn encoded_size(write: &Write<'_>) -> usize {
-    const OTHERS: usize = 24;
-    match write {
-        Write::Put { key, value, .. } => key.len() + value.len() + OTHERS,
-        Write::Del { key } | Write::Add { key, .. } => key.len() + OTHERS,
-    }
 }
 
 /// One request on its way.

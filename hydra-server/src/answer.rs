@@ -22,6 +22,11 @@ pub(crate) const COUNT: HeaderName = HeaderName::from_static(header::COUNT);
 pub(crate) const CREATED_AT: HeaderName = HeaderName::from_static(header::CREATED_AT);
 pub(crate) const UPDATED_AT: HeaderName = HeaderName::from_static(header::UPDATED_AT);
 pub(crate) const EXPIRES_AT: HeaderName = HeaderName::from_static(header::EXPIRES_AT);
+pub(crate) const FOLDERS: HeaderName = HeaderName::from_static(header::FOLDERS);
+pub(crate) const POOL: HeaderName = HeaderName::from_static(header::POOL);
+pub(crate) const FALLBACK_FOR: HeaderName = HeaderName::from_static(header::FALLBACK_FOR);
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(header::IDEMPOTENCY_KEY);
+pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(header::REQUEST_ID);
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");

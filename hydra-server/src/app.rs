@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use http::header::{ALLOW, CONTENT_LENGTH, ORIGIN};
 use http::request::Parts;
 use http::{HeaderValue, Method};
-use hydra_core::wire::{Problem, header};
+use hydra_core::wire::Problem;
 use hydra_core::{
     Applied, Batch, Committed, CopyState, Durability, Engine, Error, ErrorCode, FolderId, FolderState, Idempotency,
     OpResult, Swamp, SwampName,
@@ -92,7 +92,7 @@ impl App {
 
     fn request_id(&self, head: &Parts) -> HeaderValue {
         let sane = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
-        match head.headers.get(header::REQUEST_ID).filter(sane) {
+        match head.headers.get(answer::REQUEST_ID).filter(sane) {
             Some(sent) => sent.clone(),
             None => answer::ascii(format!("{:x}-{:x}", self.started, self.requests.fetch_add(1, Ordering::Relaxed))),
         }
@@ -219,7 +219,7 @@ impl Call {
                 .with_hint("the number of folders is fixed when data is first written; correct the client's map"));
         }
         let pool = &self.app.config.pool;
-        match single(&self.head.headers, header::POOL)? {
+        match single(&self.head.headers, &answer::POOL)? {
             Some(theirs) if theirs != pool => {
                 let detail = format!("the client means the pool {theirs:?}, this server belongs to {pool:?}");
                 Err(Error::new(ErrorCode::NotOwner, detail))
@@ -256,7 +256,7 @@ impl Call {
     }
 
     fn falls_back(&self) -> Result<bool, Error> {
-        let sent = single(&self.head.headers, header::FALLBACK_FOR)?;
+        let sent = single(&self.head.headers, &answer::FALLBACK_FOR)?;
         Ok(sent.is_some_and(|id| !id.trim().is_empty()))
     }
 

@@ -5,6 +5,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderName, IF_MATCH, IF_NON
 use hydra_core::wire::header;
 use hydra_core::{Condition, Error, ErrorCode, Version};
 
+use crate::answer;
 use crate::route::shown;
 
 /// The longest idempotency key, in bytes.
@@ -117,7 +118,7 @@ pub(crate) fn plain_body(headers: &HeaderMap) -> Result<(), Error> {
 /// # Errors
 /// `invalid-header` unless there is exactly one of 1 to 255 bytes of printable ASCII.
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Error> {
-    let Some(key) = single(headers, header::IDEMPOTENCY_KEY)? else { return Ok(None) };
+    let Some(key) = single(headers, &answer::IDEMPOTENCY_KEY)? else { return Ok(None) };
     if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY {
         return Err(invalid(
             header::IDEMPOTENCY_KEY,
@@ -131,19 +132,19 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Error
 ///
 /// # Errors
 /// `invalid-header` when it came twice or is not printable ASCII.
-pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Error> {
+pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Error> {
     let mut lines = headers.get_all(name).iter();
     let Some(first) = lines.next() else { return Ok(None) };
     if lines.next().is_some() {
-        return Err(invalid(name, "came more than once"));
+        return Err(invalid(name.as_str(), "came more than once"));
     }
-    first.to_str().map(Some).map_err(|_| invalid(name, "is not printable ASCII"))
+    first.to_str().map(Some).map_err(|_| invalid(name.as_str(), "is not printable ASCII"))
 }
 
 /// Whether the client asked for an answer without a body (`Prefer: return=minimal`).
 pub(crate) fn prefers_minimal(headers: &HeaderMap) -> bool {
     headers
-        .get_all("prefer")
+        .get_all(answer::PREFER)
         .iter()
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split([',', ';']))
@@ -160,7 +161,7 @@ pub(crate) fn invalid(name: &str, why: &str) -> Error {
 /// # Errors
 /// `invalid-header` when it is no number.
 pub(crate) fn folders_header(headers: &HeaderMap) -> Result<Option<u32>, Error> {
-    let Some(text) = single(headers, header::FOLDERS)? else { return Ok(None) };
+    let Some(text) = single(headers, &answer::FOLDERS)? else { return Ok(None) };
     let refuse = |_| invalid(header::FOLDERS, &format!("is {}; it is the number of folders, e.g. 100", shown(text)));
     text.parse().map(Some).map_err(refuse)
 }

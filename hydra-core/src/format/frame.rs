@@ -77,6 +77,7 @@ impl Frame {
             if let Record::Write { stamp, .. } = record {
                 frame.last_hlc = frame.last_hlc.max(stamp.hlc);
             }
+            frame.payload.reserve(record.size());
             record::encode(&record, &mut stamps, &mut frame.payload);
             frame.records += 1;
         }

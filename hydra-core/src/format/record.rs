@@ -50,6 +50,21 @@ pub(crate) enum Record<'a> {
     Key(KeyRecord<'a>),
 }
 
+impl Record<'_> {
+    /// About how many bytes it takes; more than a write needs, so that one allocation does.
+    pub(crate) fn size(&self) -> usize {
+        const OTHERS: usize = 64;
+        match self {
+            Record::Write { write, .. } | Record::Adopted { write, .. } => match write {
+                Write::Put { key, value, .. } => key.len() + value.len() + OTHERS,
+                Write::Del { key } => key.len() + OTHERS,
+                Write::Add { key, pointer, .. } => key.len() + pointer.len() + OTHERS,
+            },
+            Record::Sync(_) | Record::Counter(_) | Record::Key(_) => OTHERS,
+        }
+    }
+}
+
 /// What was done to one key.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Write<'a> {
