@@ -64,7 +64,8 @@ fn next_round(resident: &Arc<Resident>) -> Option<Round> {
     }
     // Writes that came while the last group was on its way wait for their own interval.
     let has_work = !desk.queue.is_empty() || !desk.waiting.is_empty() || desk.limbo.is_some() || desk.is_flush_due();
-    if !has_work && !(desk.buffer.is_empty() && removal_is_due(resident)) {
+    let is_left_empty = || desk.buffer.is_empty() && removal_is_due(resident);
+    if !(has_work || is_left_empty()) {
         desk.leading = false;
         return None;
     }
