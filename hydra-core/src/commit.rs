@@ -15,7 +15,7 @@ use crate::format::frame::Frame;
 use crate::format::record::{Record, StampCode, Write};
 use crate::hydrate::hydrate;
 use crate::layout::swamp_path;
-use crate::log::AppendError;
+use crate::log::{AppendError, Log};
 use crate::policy::Policy;
 use crate::snapshot::{self, SnapshotContent};
 use crate::stamp::{Stamp, Timestamp};
@@ -63,7 +63,8 @@ fn next_round(resident: &Arc<Resident>) -> Option<Round> {
         return None;
     }
     // Writes that came while the last group was on its way wait for their own interval.
-    let has_work = !desk.queue.is_empty() || !desk.waiting.is_empty() || desk.limbo.is_some() || desk.is_flush_due();
+    let is_owed = desk.limbo.is_some() || desk.is_flush_due() || resident.log.lock().is_touched();
+    let has_work = is_owed || !desk.queue.is_empty() || !desk.waiting.is_empty();
     let is_left_empty = || desk.buffer.is_empty() && removal_is_due(resident);
     if !(has_work || is_left_empty()) {
         desk.leading = false;
@@ -158,27 +159,37 @@ impl Resident {
     fn make_durable(&self, policy: &Policy, round: &Round, group: &Group) -> Result<(), AppendError> {
         let limbo = round.limbo.iter().flat_map(|limbo| &limbo.frames);
         let frames: Vec<&Frame> = limbo.chain(&round.adopt).chain(&round.buffer).chain(group.frames()).collect();
+        self.append(policy, &frames)
+    }
+
+    /// Appends frames; what a chunk held that somebody else touched is written again before them.
+    fn append(&self, policy: &Policy, frames: &[&Frame]) -> Result<(), AppendError> {
         let known = self.state.read().vector.clone();
         let mut log = self.log.lock();
-        match log.append(&self.shared, policy, &known, &frames) {
+        let again = |log: &mut Log, maybe| {
+            self.write_everything_again(policy, log).map_err(|error| AppendError::Failed { error, maybe })
+        };
+        if log.is_touched() {
+            again(&mut log, 0)?;
+        }
+        match log.append(&self.shared, policy, &known, frames) {
             Err(AppendError::Interference(_)) => {
-                self.write_everything_again(policy, &mut log)
-                    .map_err(|error| AppendError::Failed { error, maybe: usize::MAX })?;
-                log.append(&self.shared, policy, &known, &frames)
+                again(&mut log, usize::MAX)?;
+                log.append(&self.shared, policy, &known, frames)
             }
             result => result,
         }
     }
 
     /// Somebody replaced, removed or shortened the open chunk: what it held is in memory, and goes to a new file.
-    fn write_everything_again(&self, policy: &Policy, log: &mut crate::log::Log) -> Result<()> {
-        log.abandon();
+    fn write_everything_again(&self, policy: &Policy, log: &mut Log) -> Result<()> {
         let state = self.state.read();
         if state.copy != CopyState::Degraded {
             let shared = &self.shared;
             log.write_snapshot(shared, |log, name| {
                 encode_snapshot(log.header(shared, name, policy, VersionVector::default()), &state, policy)
             })?;
+            log.mend();
             return Ok(());
         }
         // A snapshot would stand for what the damaged file still holds elsewhere, too, and so bury it there.
@@ -186,10 +197,13 @@ impl Resident {
         let frames = own_records(&self.shared, &state);
         log.durable_hlc = 0;
         let refs: Vec<&Frame> = frames.iter().collect();
-        match log.append(&self.shared, policy, &state.vector, &refs) {
-            Ok(()) => Ok(()),
-            Err(AppendError::Failed { error, .. } | AppendError::Interference(error)) => Err(error),
-        }
+        log.mend();
+        log.append(&self.shared, policy, &state.vector, &refs).map_err(|failure| {
+            log.touch();
+            match failure {
+                AppendError::Failed { error, .. } | AppendError::Interference(error) => error,
+            }
+        })
     }
 
     /// Makes a durable group visible and tells its callers.
@@ -265,8 +279,10 @@ impl Resident {
             Job::Refresh(promise) => promise.fulfil(self.read_again()),
             Job::Destroy(promise) => promise.fulfil(self.destroy(policy)),
             Job::Seal(promise) => {
-                self.log.lock().seal(&self.shared);
-                promise.fulfil(Ok(()));
+                let mut log = self.log.lock();
+                log.seal(&self.shared);
+                let mended = if log.is_touched() { self.write_everything_again(policy, &mut log) } else { Ok(()) };
+                promise.fulfil(mended);
             }
             Job::Write(_, promise) => drop(promise),
             Job::Flush(promise) => promise.fulfil(Ok(())),
@@ -312,9 +328,8 @@ impl Resident {
             let scene = Scene { policy: &unconditional, ..scene };
             let Carried { frame, .. } =
                 carry_out(scene, &self.state.read(), &mut stage, &Batch { ops, ..Batch::default() })?;
-            let known = self.state.read().vector.clone();
             let frames: Vec<&Frame> = frame.iter().collect();
-            match self.log.lock().append(&self.shared, policy, &known, &frames) {
+            match self.append(policy, &frames) {
                 Ok(()) => stage.publish(&mut self.state.write(), scene.now),
                 Err(AppendError::Failed { error, .. } | AppendError::Interference(error)) => {
                     return Err(error.with_applied(Applied::Unknown));

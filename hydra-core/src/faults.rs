@@ -228,3 +228,42 @@ fn one_failed_sync_is_not_noticed_by_the_caller() {
     let engine = Engine::open(options(dir.path(), Duration::ZERO)).expect("opened again");
     assert!((0..5).all(|i| engine.get(&swamp(), &format!("k{i}")).expect("readable").is_some()));
 }
+
+/// Removes the chunk of the swamp, as an operator's tool might.
+fn remove_chunks(dir: &Path) {
+    for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
+        match entry.path() {
+            path if path.is_dir() => remove_chunks(&path),
+            path if path.extension().is_some_and(|extension| extension == "hyl") => {
+                std::fs::remove_file(path).expect("removed")
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn what_a_removed_chunk_held_is_written_again_however_often_that_fails() {
+    // The first three puts take 17 operations: the fault comes after them.
+    for from in 17..36 {
+        for count in [1, 2, 4] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let plan = Plan { from, count, written_eighths: 5 };
+            let disk = Arc::new(FaultyDisk::new(plan));
+            let engine = Engine::open_on(options(dir.path(), Duration::ZERO), disk).expect("opened");
+            assert!((0..3).all(|i| put(&engine, &format!("k{i}")) == Told::Done));
+            remove_chunks(dir.path());
+            let until = Instant::now() + Duration::from_secs(10);
+            while put(&engine, "after") != Told::Done {
+                assert!(Instant::now() < until, "{plan:?}: writes go on when the fault is over");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            engine.close().expect("closed");
+            let engine = Engine::open(options(dir.path(), Duration::ZERO)).expect("opened again");
+            for i in 0..3 {
+                let found = engine.get(&swamp(), &format!("k{i}"));
+                assert!(matches!(found, Ok(Some(_))), "{plan:?}: k{i} was acknowledged and is {found:?}");
+            }
+        }
+    }
+}

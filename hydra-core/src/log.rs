@@ -31,6 +31,8 @@ pub(crate) struct Log {
     next_seq: u32,
     /// Own records up to this clock value are on disk.
     pub(crate) durable_hlc: u64,
+    /// Somebody else touched a chunk: what it held has to be written again before anything else.
+    is_touched: bool,
 }
 
 /// The chunk that is appended to.
@@ -84,6 +86,7 @@ impl Log {
             open: None,
             next_seq: 1,
             durable_hlc: 0,
+            is_touched: false,
         }
     }
 
@@ -124,9 +127,16 @@ impl Log {
         if frames.is_empty() {
             return Ok(());
         }
+        let left = self.open.as_ref().map(|open| (open.path.clone(), open.facts.identity));
         let first = match self.try_append(shared, policy, known, frames) {
             Ok(()) => return Ok(()),
-            Err(TryError::Interference(error)) => return Err(AppendError::Interference(error)),
+            Err(TryError::Interference(error)) => return Err(self.touched(error)),
+            // What is given up must still hold what it held before.
+            Err(TryError::Disk { error, .. })
+                if left.is_some_and(|(path, left)| !still_holds(shared, &path, &left)) =>
+            {
+                return Err(self.touched(error));
+            }
             Err(TryError::Disk { error, maybe }) => {
                 tracing::warn!(swamp = %self.name, %error, "a chunk is given up; what it owed goes to a new one");
                 maybe
@@ -134,7 +144,7 @@ impl Log {
         };
         match self.try_append(shared, policy, known, frames) {
             Ok(()) => Ok(()),
-            Err(TryError::Interference(error)) => Err(AppendError::Interference(error)),
+            Err(TryError::Interference(error)) => Err(self.touched(error)),
             Err(TryError::Disk { error, maybe }) => Err(AppendError::Failed { error, maybe: maybe.max(first) }),
         }
     }
@@ -148,6 +158,10 @@ impl Log {
     ) -> Result<(), TryError> {
         let disk = |error| TryError::Disk { error, maybe: 0 };
         self.close_unfit(shared, policy);
+        if self.is_touched {
+            let error = Error::new(ErrorCode::Io, "a chunk that was to be closed was touched by someone else");
+            return Err(TryError::Interference(error));
+        }
         let mut bytes =
             Vec::with_capacity(frames.iter().map(|frame| frame.len() + frame::MAX_HEAD).sum::<usize>() + 256);
         let is_new = self.open.is_none();
@@ -287,17 +301,34 @@ impl Log {
         Ok(shared.handles.hold(file))
     }
 
-    /// Gives the open chunk up: nothing is appended to it any more.
-    pub(crate) fn abandon(&mut self) {
+    fn touched(&mut self, error: Error) -> AppendError {
+        self.touch();
+        AppendError::Interference(error)
+    }
+
+    /// Whether what a chunk held has to be written again, because somebody else touched it.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.is_touched
+    }
+
+    /// What a chunk held has to be written again.
+    pub(crate) fn touch(&mut self) {
         self.open = None;
+        self.is_touched = true;
+    }
+
+    /// Everything was written again.
+    pub(crate) fn mend(&mut self) {
+        self.is_touched = false;
     }
 
     /// Closes the open chunk for good with a footer. A footer that cannot be written leaves a chunk
     /// without one, which is read the same.
     pub(crate) fn seal(&mut self, shared: &Shared) {
         let Some(open) = self.open.take() else { return };
-        if let Err(error) = seal_chunk(shared, open, self.durable_hlc) {
-            tracing::warn!(swamp = %self.name, %error, "a chunk is left without its footer");
+        match seal_chunk(shared, open, self.durable_hlc) {
+            Ok(untouched) => self.is_touched |= !untouched,
+            Err(error) => tracing::warn!(swamp = %self.name, %error, "a chunk is left without its footer"),
         }
     }
 
@@ -313,6 +344,7 @@ impl Log {
     ) -> Result<()> {
         self.open = None;
         self.durable_hlc = 0;
+        self.is_touched = false;
         let mut names: Vec<String> = self.list(shared)?.iter().map(ChunkName::file_name).collect();
         if names.len() > 1 {
             let snapshot = self.write_snapshot(shared, encode)?.file_name();
@@ -366,6 +398,12 @@ fn is_as_left(now: &Identity, left: &Identity) -> bool {
     now.is_same_file(left) && now.length == left.length && now.links == 1
 }
 
+/// Whether the file at the path is the one that was left and no shorter; after a failed append it may be longer.
+fn still_holds(shared: &Shared, path: &Path, left: &Identity) -> bool {
+    let holds = |now: Identity| now.is_same_file(left) && now.length >= left.length && now.links == 1;
+    shared.disk.identity(path).is_ok_and(holds)
+}
+
 /// Puts the frames behind what is in `bytes`; answers where each ends there.
 fn place_frames(
     chunk: &ChunkFacts,
@@ -416,7 +454,8 @@ fn interfered(shared: &Shared, path: &Path, what: &str) -> TryError {
     TryError::Interference(Error::new(ErrorCode::Io, format!("{} {what} by someone else", path.display())))
 }
 
-fn seal_chunk(shared: &Shared, mut open: OpenChunk, last_hlc: u64) -> Result<()> {
+/// Answers whether the chunk was as it was left; nothing is appended to one that is not.
+fn seal_chunk(shared: &Shared, mut open: OpenChunk, last_hlc: u64) -> Result<bool> {
     let path = open.path.clone();
     let failed = |doing: &'static str| {
         let path = path.clone();
@@ -430,7 +469,7 @@ fn seal_chunk(shared: &Shared, mut open: OpenChunk, last_hlc: u64) -> Result<()>
     let now = file.file.identity().map_err(failed("stat"))?;
     if !is_as_left(&now, &open.facts.identity) || content.len() as u64 != now.length {
         shared.stats.interference(&path, "changed before it was closed");
-        return Ok(());
+        return Ok(false);
     }
     let ChunkFacts { name, records, mut vector, .. } = open.facts;
     vector.set(name.incarnation, last_hlc);
@@ -439,5 +478,6 @@ fn seal_chunk(shared: &Shared, mut open: OpenChunk, last_hlc: u64) -> Result<()>
     footer.place(frame::salt(name.incarnation, name.seq), content.len() as u64, &mut bytes);
     file.file.append(&bytes).map_err(|(_, error)| Error::io("append to", &path, error))?;
     shared.stats.synced();
-    file.file.sync().map_err(failed("sync"))
+    file.file.sync().map_err(failed("sync"))?;
+    Ok(true)
 }

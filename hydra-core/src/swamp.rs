@@ -344,7 +344,8 @@ impl Resident {
     fn leave(&self) -> Option<Option<Remembered>> {
         let desk = self.desk.try_lock()?;
         let is_clean = desk.queue.is_empty() && desk.buffer.is_empty() && !desk.leading && desk.limbo.is_none();
-        (is_clean && desk.waiting.is_empty()).then(|| self.log.lock().remember())
+        let log = self.log.lock();
+        (is_clean && desk.waiting.is_empty() && !log.is_touched()).then(|| log.remember())
     }
 }
 
