@@ -18,3 +18,5 @@ mod names;
 mod sdk;
 /// A small HTTP client that changes nothing of what it sends, and servers to send it to.
 mod support;
+/// The offline commands, on directories in every state.
+mod tools;
