@@ -176,6 +176,8 @@ impl Log {
             Some(file) => file,
             None => reopen(shared, &open)?,
         };
+        // Held until the frames are on disk: what is on its way cannot be settled.
+        let _writing = shared.takeovers.begin(shared, &self.name, &open.facts.name).map_err(disk)?;
         let start = open.facts.identity.length;
         let learned = self.place_sync(shared, &open.facts, known, start, &mut bytes);
         let ends = place_frames(&open.facts, frames, start, learned.is_none(), &mut bytes);
@@ -289,6 +291,7 @@ impl Log {
         let path = self.dir.join(name.file_name());
         let bytes = encode(self, &name);
         let mut file = self.create_file(shared, &path)?;
+        let _writing = shared.takeovers.begin(shared, &self.name, &name)?;
         file.file.append(&bytes).map_err(|(_, error)| Error::io("write", &path, error))?;
         shared.stats.synced();
         file.file.sync().map_err(|error| Error::io("sync", &path, error))?;
