@@ -161,7 +161,7 @@ impl Engine {
         Ok(Engine(Arc::new(Inner { shared: Arc::new(shared), closed: parking_lot::Mutex::new(false) })))
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.shared
     }
 

@@ -8,7 +8,7 @@
 //! The notes of folder 17 are in `.hydra/takeover/00017`, one line per file, only ever appended to and synced:
 //!
 //! ```text
-//! 5f3c09a1 s2-000000000002d-0001.hyl users/profiles/alice
+//! 6592723d s2-000000000002d-0001.hyl users/profiles/alice
 //! ```
 //!
 //! The first word is the CRC32C of the rest. Appending costs the same with one note or a hundred thousand;
@@ -309,15 +309,21 @@ impl Notes {
         if version_of(&files) != version {
             return Err(not_as_listed(file.folder, "has files or lengths other than those of this version"));
         }
-        {
-            let mut memory = self.memory.lock();
-            if memory.begun != begun {
-                return Err(not_as_listed(file.folder, "was written meanwhile"));
-            }
-            // From here on a write to one of the files is noted anew; it waits until the old notes are gone.
-            memory.noted.clear();
+        if !self.clear(begun) {
+            return Err(not_as_listed(file.folder, "was written meanwhile"));
         }
         file.remove(&*shared.disk)
+    }
+
+    /// Forgets everything in memory unless a write has begun since; answers whether it did. From then on a write
+    /// to one of the files is noted anew, and waits for the file until the old notes are gone.
+    fn clear(&self, begun: u64) -> bool {
+        let mut memory = self.memory.lock();
+        let unchanged = memory.begun == begun;
+        if unchanged {
+            memory.noted.clear();
+        }
+        unchanged
     }
 }
 
@@ -511,4 +517,124 @@ fn check(shared: &Shared, folder: FolderId, index: usize, wanted: &TakeoverFile)
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Engine, EngineOptions};
+    use crate::error::Applied;
+    use crate::folder::FolderCount;
+    use crate::policy::Policy;
+    use crate::value::Value;
+    use std::time::{Duration, Instant};
+
+    fn swamp() -> SwampName {
+        "users/profiles/alice".parse().expect("a name")
+    }
+
+    fn standby(dir: &Path) -> Engine {
+        let mut options = EngineOptions::new(dir);
+        options.server_id = Some("s2".into());
+        options.standby = FolderCount::DEFAULT.all();
+        options.default_policy = Policy { write_interval: Duration::ZERO, ..Policy::default() };
+        Engine::open(options).expect("opened")
+    }
+
+    fn put(engine: &Engine, value: &str) -> Result<()> {
+        engine.put(&swamp(), "k", Value::json(value).expect("JSON")).map(drop)
+    }
+
+    #[test]
+    fn a_note_is_one_line() {
+        let note = Note::parse(b"1ec61ebd s2-000000000002d-0001.hyl users/profiles/alice b");
+        let chunk = ChunkName::parse("s2-000000000002d-0001.hyl").expect("a name");
+        let expected = Note { swamp: "users/profiles/alice b".parse().expect("a name"), chunk };
+        assert_eq!(expected.line(), "1ec61ebd s2-000000000002d-0001.hyl users/profiles/alice b\n");
+        assert_eq!(note, Some(expected));
+        for line in [
+            "",
+            "1ec61ebd",
+            "1ec61ebd s2-000000000002d-0001.hyl users/profiles/alice",
+            "1EC61EBD s2-000000000002d-0001.hyl users/profiles/alice b",
+        ] {
+            assert_eq!(Note::parse(line.as_bytes()), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn while_a_write_is_on_its_way_nothing_is_settled() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let engine = standby(dir.path());
+        put(&engine, "1").expect("written");
+        let folder = engine.folder_of(&swamp());
+        let listed = engine.takeover(folder).expect("listed");
+        let chunk = ChunkName::parse(&listed.files[0].file).expect("a chunk");
+        let shared = engine.shared();
+        let writing = shared.takeovers.begin(shared, &swamp(), &chunk).expect("noted already");
+        let refused = engine.settle(folder, &listed.version).expect_err("a write is on its way");
+        assert_eq!((refused.code(), engine.takeover_count(folder)), (ErrorCode::VersionMismatch, 1));
+        drop(writing);
+        engine.settle(folder, &listed.version).expect("nothing was written after all");
+        assert_eq!(engine.takeover_count(folder), 0);
+    }
+
+    #[test]
+    fn a_write_that_came_and_went_while_lengths_were_compared_keeps_the_notes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let engine = standby(dir.path());
+        put(&engine, "1").expect("written");
+        let notes = engine.shared().takeovers.notes(engine.folder_of(&swamp()));
+        let (_, begun) = notes.look();
+        put(&engine, "2").expect("written");
+        assert!(!notes.clear(begun.expect("nobody writes")));
+        assert_eq!(notes.memory.lock().noted.len(), 1);
+        assert!(notes.clear(notes.look().1.expect("nobody writes")));
+    }
+
+    #[test]
+    fn without_its_note_a_write_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let engine = standby(dir.path());
+        let folder = engine.folder_of(&swamp());
+        let in_the_way = dir.path().join(".hydra/takeover");
+        for round in 0..2 {
+            fs::write(&in_the_way, "").expect("a file where the directory of the notes has to be");
+            let refused = put(&engine, "1").expect_err("it cannot be noted");
+            assert_eq!((refused.code(), refused.applied()), (ErrorCode::Io, Applied::No));
+            fs::remove_file(&in_the_way).expect("removed");
+            let until = Instant::now() + Duration::from_secs(10);
+            while put(&engine, "2").is_err() {
+                assert!(Instant::now() < until, "writes go on");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let listed = engine.takeover(folder).expect("listed");
+            assert_eq!(listed.count, 1, "round {round}: what was given up is empty or gone");
+            engine.settle(folder, &listed.version).expect("settled");
+            fs::remove_dir(&in_the_way).expect("empty");
+        }
+        drop(engine);
+        assert_eq!(standby(dir.path()).get(&swamp(), "k").expect("readable").expect("there").value.as_bytes(), b"2");
+    }
+
+    #[test]
+    fn many_swamps_that_are_taken_over_at_once_are_all_noted() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let engine = standby(dir.path());
+        let folder = engine.folder_of(&swamp());
+        let only = [folder].into_iter().collect();
+        let names: Vec<SwampName> = swamp().in_folders(&only, FolderCount::DEFAULT).take(40).collect();
+        std::thread::scope(|scope| {
+            for names in names.chunks(5) {
+                let engine = &engine;
+                scope.spawn(move || {
+                    for name in names {
+                        engine.put(name, "k", Value::json("1").expect("JSON")).expect("written");
+                    }
+                });
+            }
+        });
+        drop(engine);
+        assert_eq!(standby(dir.path()).takeover_count(folder), 40, "what was acknowledged is noted on disk");
+    }
 }
