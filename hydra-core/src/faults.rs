@@ -100,6 +100,10 @@ impl Disk for FaultyDisk {
         RealDisk.sync_dir(dir)
     }
 
+    fn sync_all(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_all(dir)
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.0.check()?;
         RealDisk.remove_file(path)

@@ -74,6 +74,8 @@ mod stats;
 mod timer;
 
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod merge_model;

@@ -341,7 +341,7 @@ impl Resident {
     }
 
     /// What to remember of the open chunk, if nothing is on its way to the disk.
-    fn leave(&self) -> Option<Option<Remembered>> {
+    pub(crate) fn leave(&self) -> Option<Option<Remembered>> {
         let desk = self.desk.try_lock()?;
         let is_clean = desk.queue.is_empty() && desk.buffer.is_empty() && !desk.leading && desk.limbo.is_none();
         let log = self.log.lock();
