@@ -9,7 +9,7 @@
 //!
 //! `HYDRA_CRASH_IMAGES=2000000 cargo test -p hydra-core --lib crash -- --nocapture` looks at more of them.
 
-mod disk;
+pub(crate) mod disk;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

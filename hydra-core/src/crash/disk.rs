@@ -17,7 +17,7 @@ const ROOT: Node = 0;
 
 /// One thing that was done to the disk.
 #[derive(Debug, Clone)]
-pub(super) enum Event {
+pub(crate) enum Event {
     Make { dir: Node, name: String, node: Node, is_dir: bool },
     Remove { dir: Node, name: String },
     Append { file: Node, bytes: Vec<u8> },
@@ -57,18 +57,18 @@ struct Content {
 
 /// Directories and files, with what is durable of them.
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(crate) struct Store {
     dirs: HashMap<Node, BTreeMap<String, Entry>>,
     files: HashMap<Node, Content>,
     next: Node,
 }
 
 impl Store {
-    pub(super) fn new() -> Store {
+    pub(crate) fn new() -> Store {
         Store { dirs: [(ROOT, BTreeMap::new())].into(), files: HashMap::new(), next: ROOT + 1 }
     }
 
-    pub(super) fn apply(&mut self, event: &Event) {
+    pub(crate) fn apply(&mut self, event: &Event) {
         match event {
             Event::Make { dir, name, node, is_dir } => {
                 self.next = self.next.max(node + 1);
@@ -106,7 +106,7 @@ impl Store {
     }
 
     /// What is not durable and could be found after the crash in more than one way.
-    pub(super) fn effects(&self) -> Vec<Effect> {
+    pub(crate) fn effects(&self) -> Vec<Effect> {
         let (mut effects, mut pending) = (Vec::new(), vec![ROOT]);
         while let Some(dir) = pending.pop() {
             for (name, entry) in self.dirs.get(&dir).into_iter().flatten() {
@@ -128,7 +128,7 @@ impl Store {
     }
 
     /// The disk after the crash, with each effect as it was decided.
-    pub(super) fn image(&self, decided: &[(Effect, usize)], seed: u64) -> Store {
+    pub(crate) fn image(&self, decided: &[(Effect, usize)], seed: u64) -> Store {
         let mut image = Store { next: self.next, ..Store::new() };
         let mut pending = vec![ROOT];
         while let Some(dir) = pending.pop() {
@@ -156,7 +156,7 @@ impl Store {
 
 /// Something that is not durable.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Effect {
+pub(crate) enum Effect {
     /// An entry of a directory: as many of its changes happened as chosen.
     Entry { dir: Node, name: String, changes: usize },
     /// The bytes of a file behind its last sync: see [`Content::crashed`].
@@ -164,7 +164,7 @@ pub(super) enum Effect {
 }
 
 impl Effect {
-    pub(super) fn choices(&self) -> usize {
+    pub(crate) fn choices(&self) -> usize {
         match self {
             Effect::Entry { changes, .. } => changes + 1,
             Effect::Tail { .. } => 9,
@@ -173,7 +173,7 @@ impl Effect {
 
     /// Whether a new chunk begins with bytes that are not its own: that looks like rot, and is reported as such
     /// rather than ignored.
-    pub(super) fn looks_like_rot(&self, choice: usize) -> bool {
+    pub(crate) fn looks_like_rot(&self, choice: usize) -> bool {
         matches!(self, Effect::Tail { is_new: true, .. }) && matches!(choice, 6 | 7)
     }
 
@@ -209,24 +209,24 @@ impl Content {
 
 /// Numbers that look random and come again with the same seed.
 #[derive(Debug, Clone)]
-pub(super) struct Random(pub(super) u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
 
-    pub(super) fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit.max(1) as u64) as usize
     }
 }
 
 /// What the disk only pretends to do: each has to be noticed by the tests.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Lie {
+pub(crate) enum Lie {
     None,
     /// A sync of a file does nothing.
     FileSyncs,
@@ -242,7 +242,7 @@ pub(super) enum Lie {
 
 /// The recording disk. Clones share everything.
 #[derive(Debug, Clone)]
-pub(super) struct RecordingDisk {
+pub(crate) struct RecordingDisk {
     root: PathBuf,
     lie: Lie,
     inner: Arc<Mutex<Recording>>,
@@ -265,25 +265,30 @@ impl Recording {
 }
 
 impl RecordingDisk {
-    pub(super) fn new(root: &Path, lie: Lie) -> RecordingDisk {
+    pub(crate) fn new(root: &Path, lie: Lie) -> RecordingDisk {
         let root = root.canonicalize().expect("the directory is there");
         let recording = Recording { store: Store::new(), trace: Vec::new(), clock: 0 };
         RecordingDisk { root, lie, inner: Arc::new(Mutex::new(recording)) }
     }
 
     /// Puts another disk in place and begins a new trace.
-    pub(super) fn load(&self, store: Store) {
+    pub(crate) fn load(&self, store: Store) {
         let mut inner = self.inner.lock();
         inner.store = store;
         inner.trace.clear();
     }
 
+    /// The disk as it is now.
+    pub(crate) fn store(&self) -> Store {
+        self.inner.lock().store.clone()
+    }
+
     /// How much was done so far.
-    pub(super) fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.inner.lock().trace.len()
     }
 
-    pub(super) fn trace(&self) -> Vec<Event> {
+    pub(crate) fn trace(&self) -> Vec<Event> {
         self.inner.lock().trace.clone()
     }
 
