@@ -276,7 +276,7 @@ fn a_buffered_write_stays_acknowledged_until_the_disk_is_well() {
 fn on_a_standby_folder_no_write_is_acknowledged_without_its_note() {
     for from in 0..26 {
         for count in [1, 2, usize::MAX] {
-            write_in_place_of_the_owner(Plan { from, count, written_eighths: 5 });
+            write_in_place_of_the_owner(Plan::writes(from, count, 5));
         }
     }
 }
