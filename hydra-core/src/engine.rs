@@ -317,6 +317,15 @@ impl Engine {
         self.shared().folders.is_copied(folder)
     }
 
+    /// Notes, durably, that another machine has or may have copies of these folders. Never taken back.
+    ///
+    /// # Errors
+    /// `invalid-config` when there is no such folder; those of the disk.
+    pub fn mark_copied(&self, folders: &FolderSet) -> Result<()> {
+        folders.check(self.folder_count())?;
+        self.shared().folders.mark_copied(folders)
+    }
+
     /// Counts what a folder holds by walking it. Blocks on the disk; for operators.
     ///
     /// # Errors

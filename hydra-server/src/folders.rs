@@ -49,6 +49,15 @@ pub(crate) async fn flush(call: &mut Call, wanted: Option<FolderSet>) -> Result<
     Ok(answer::empty(StatusCode::NO_CONTENT))
 }
 
+/// Notes that another machine has or may have copies of these folders, for as long as the data lives.
+pub(crate) async fn mark_copied(call: &mut Call, wanted: FolderSet) -> Result<Response, Error> {
+    Query::parse(call.head.uri.query(), &[])?;
+    let wanted = existing(call, Some(wanted))?;
+    let engine = call.app.engine.clone();
+    blocking(move || engine.mark_copied(&wanted)).await?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}
+
 /// The folders asked for, all by default. Folders that do not exist are an error, not an empty answer.
 fn existing(call: &mut Call, wanted: Option<FolderSet>) -> Result<FolderSet, Error> {
     let count = call.app.engine.folder_count();

@@ -30,6 +30,7 @@ pub(crate) enum Route {
     Folder(FolderSet),
     FlushFolder(FolderSet),
     FlushAll,
+    MarkCopied(FolderSet),
 }
 
 impl Route {
@@ -62,6 +63,9 @@ impl Route {
             [Some("v1"), Some("folders"), Some(set), Some("flush")] if pieces.next().is_none() => {
                 Ok(Route::FlushFolder(folders(set)?))
             }
+            [Some("v1"), Some("folders"), Some(set), Some("copied")] if pieces.next().is_none() => {
+                Ok(Route::MarkCopied(folders(set)?))
+            }
             [Some("v1"), Some("policies"), ..] => policy(&path["/v1/policies/".len()..]),
             [Some("v1"), Some("resolve"), Some(_), _] => whole_name(&path["/v1/resolve/".len()..]).map(Route::Resolve),
             _ => Err(not_found(path)),
@@ -75,6 +79,7 @@ impl Route {
             Route::Swamp(_) => "GET, HEAD, DELETE",
             Route::Policy(_) => "GET, HEAD, PUT, DELETE",
             Route::Batch(_) | Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
+            Route::MarkCopied(_) => "POST",
             _ => "GET, HEAD",
         }
     }
@@ -122,7 +127,7 @@ impl Route {
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => Label::Flush,
             Route::Policies | Route::Policy(_) => Label::Policies,
             Route::Resolve(_) => Label::Resolve,
-            Route::Folders | Route::Folder(_) => Label::Folders,
+            Route::Folders | Route::Folder(_) | Route::MarkCopied(_) => Label::Folders,
             _ => Label::Service,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -151,6 +151,19 @@ impl Target {
     }
 
     pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Answer {
+        let answer = self.send_to_any(method, path, headers, body);
+        answer.check();
+        answer
+    }
+
+    /// The same, for something that need not be a router.
+    pub(crate) fn send_to_any(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Answer {
         let body = body.as_ref();
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: hydra\r\n");
         for (name, value) in headers {
@@ -160,9 +173,7 @@ impl Target {
             request.push_str(&format!("Content-Length: {}\r\n", body.len()));
         }
         request.push_str("\r\n");
-        let answer = self.raw(&[request.as_bytes(), body].concat()).expect("an answer");
-        answer.check();
-        answer
+        self.raw(&[request.as_bytes(), body].concat()).expect("an answer")
     }
 
     /// Sends bytes as they are and reads one answer.
@@ -226,7 +237,7 @@ impl Node {
         Node::start_with(id, |_| {})
     }
 
-    fn start_with(id: &'static str, change: impl FnOnce(&mut EngineOptions)) -> Node {
+    pub(crate) fn start_with(id: &'static str, change: impl FnOnce(&mut EngineOptions)) -> Node {
         let dir = TempDir::new().expect("a directory");
         let mut options = EngineOptions::new(dir.path());
         options.server_id = Some(id.into());
@@ -239,11 +250,21 @@ impl Node {
         &self.url
     }
 
+    /// Its data directory.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Ends the server: its port refuses connections from now on.
     pub(crate) fn stop(&mut self) {
         if let Some(server) = self.server.take() {
             block_on(server.shutdown()).expect("it ends");
         }
+    }
+
+    /// Asks the server itself, without the router.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
+        self.target().send_to_any(method, path, &[], body)
     }
 
     /// The server itself, without the router.

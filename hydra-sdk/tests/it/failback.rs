@@ -88,7 +88,8 @@ fn standby(notes: Arc<AtomicUsize>) -> impl Fn(&Asked) -> Reply + Send + Sync + 
 }
 
 fn takeover(notes: usize) -> String {
-    let files: Vec<Json> = (0..notes).map(|n| json!({"swamp": "a/b/c", "file": format!("s2-{n}"), "bytes": 9})).collect();
+    let files: Vec<Json> =
+        (0..notes).map(|n| json!({"swamp": "a/b/c", "file": format!("s2-{n}"), "bytes": 9})).collect();
     json!({"folder": 0, "count": notes, "version": notes.to_string(), "files": files}).to_string()
 }
 
@@ -152,7 +153,9 @@ async fn a_write_that_comes_meanwhile_keeps_the_folder() {
 #[tokio::test]
 async fn one_question_is_under_way_at_a_time_and_calls_do_not_wait_for_it() {
     let mut pair = Pair::start(Failback::WhenSynced).await;
-    pair.s1.behave(|asked| if asked.target.ends_with("/holds") { Reply::Stall } else { with_folder(fine("s1")(asked), 0) });
+    pair.s1.behave(
+        |asked| if asked.target.ends_with("/holds") { Reply::Stall } else { with_folder(fine("s1")(asked), 0) },
+    );
     pair.fail_over().await;
     until("the question is put", || count(&pair.s1, "/holds") == 1).await;
     for _ in 0..20 {
