@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::disk::{Disk, DiskFile, Identity, RealDisk, Space};
 use crate::engine::{Engine, EngineOptions};
 use crate::error::{Applied, ErrorCode};
+use crate::folder::FolderCount;
 use crate::name::SwampName;
 use crate::policy::Policy;
 use crate::value::Value;
@@ -213,6 +214,39 @@ fn a_buffered_write_stays_acknowledged_until_the_disk_is_well() {
             run(Plan { from, count, written_eighths: 5 }, Duration::from_millis(1));
         }
     }
+}
+
+#[test]
+fn on_a_standby_folder_no_write_is_acknowledged_without_its_note() {
+    for from in 0..26 {
+        for count in [1, 2, usize::MAX] {
+            write_in_place_of_the_owner(Plan { from, count, written_eighths: 5 });
+        }
+    }
+}
+
+fn standby_options(dir: &Path) -> EngineOptions {
+    EngineOptions { standby: FolderCount::DEFAULT.all(), ..options(dir, Duration::ZERO) }
+}
+
+/// Puts and settles in turn with the fault in between. After a restart every file with an acknowledged write that
+/// was not settled is noted.
+fn write_in_place_of_the_owner(plan: Plan) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = Engine::open_on(standby_options(dir.path()), Arc::new(FaultyDisk::new(plan))).expect("opened");
+    let folder = engine.folder_of(&swamp());
+    let mut is_owed = false;
+    for i in 0..8 {
+        is_owed |= put(&engine, &format!("k{i}")) == Told::Done;
+        if i == 3 {
+            let version = engine.takeover(folder).map(|listed| listed.version).unwrap_or_default();
+            is_owed &= engine.settle(folder, &version).is_err();
+        }
+    }
+    drop(engine);
+    let engine = Engine::open(standby_options(dir.path())).expect("opened again");
+    let listed = engine.takeover(folder).expect("listed");
+    assert!(!is_owed || listed.count > 0, "{plan:?}: acknowledged, and not noted");
 }
 
 #[test]

@@ -25,10 +25,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use hydra_core::FolderId;
-use hydra_core::wire::header;
+use hydra_core::wire::{HoldsBody, MissingBody, SettleBody, TakeoverBody, folder_path, header};
 use reqwest::Method;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::cluster::Announce;
 use crate::delay::Delays;
@@ -38,8 +38,6 @@ use crate::request::Request;
 use crate::server::{Server, pause_between_probes};
 use crate::settings::{Failback, OpClass};
 
-/// How a fallback says how many files it wrote to in the primary's place.
-const TAKEOVER: &str = "hydra-takeover";
 /// How many files the primary is asked about at once.
 const FILES_AT_ONCE: usize = 1_000;
 
@@ -191,7 +189,7 @@ pub(crate) fn heed(primary: &Arc<Server>, holder: &Arc<Server>, folder: FolderId
         return;
     }
     let stays = &primary.stays;
-    if answer.header(TAKEOVER).and_then(|count| count.parse::<u64>().ok()).is_some_and(|count| count > 0) {
+    if answer.header(header::TAKEOVER).and_then(|count| count.parse::<u64>().ok()).is_some_and(|count| count > 0) {
         if stays.told(folder, holder, primary) {
             tracing::info!(%folder, primary = primary.label(), fallback = holder.label(),
                 "the fallback took writes of this folder; calls stay with it until the primary has them");
@@ -242,35 +240,6 @@ async fn look(primary: &Server, due: &Due) {
     }
 }
 
-/// The files a fallback wrote to in the primary's place.
-#[derive(Debug, Deserialize)]
-struct TakeoverBody {
-    version: String,
-    files: Vec<FileBody>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct FileBody {
-    swamp: String,
-    file: String,
-    bytes: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct HoldsBody<'f> {
-    files: &'f [FileBody],
-}
-
-#[derive(Debug, Deserialize)]
-struct MissingBody {
-    missing: Vec<serde_json::Value>,
-}
-
-#[derive(Debug, Serialize)]
-struct SettleBody {
-    version: String,
-}
-
 /// Asks a fallback what it took over, the primary whether it has it, and when nothing is missing
 /// tells the fallback that this is settled.
 pub(crate) async fn settle(
@@ -279,19 +248,18 @@ pub(crate) async fn settle(
     folder: FolderId,
     announce: Announce<'_>,
 ) -> Result<Settlement> {
-    let path = |rest: &str| format!("/v1/folders/{folder}/{rest}");
-    let asked = Request::new(OpClass::Read, Method::GET, path("takeover"));
+    let asked = Request::new(OpClass::Read, Method::GET, folder_path(folder, "takeover"));
     let takeover: TakeoverBody = read(&fallback.ask(&asked, None, announce).await?)?;
-    let mut settlement = Settlement { files: takeover.files.len(), missing: 0, settled: takeover.files.is_empty() };
+    let mut settlement = Settlement { files: takeover.files.len(), missing: 0, settled: takeover.count == 0 };
     for files in takeover.files.chunks(FILES_AT_ONCE) {
-        let asked = with_body(path("holds"), &HoldsBody { files })?;
+        let asked = with_body(folder_path(folder, "holds"), &HoldsBody { files: files.to_vec() })?;
         let answer: MissingBody = read(&primary.ask(&asked, None, announce).await?)?;
         settlement.missing += answer.missing.len();
     }
     if settlement.settled || settlement.missing > 0 {
         return Ok(settlement);
     }
-    let asked = with_body(path("takeover/settle"), &SettleBody { version: takeover.version })?;
+    let asked = with_body(folder_path(folder, "takeover/settle"), &SettleBody { version: takeover.version })?;
     let answer = fallback.ask(&asked, None, announce).await?;
     match answer.status {
         200..=299 => Ok(Settlement { settled: true, ..settlement }),
