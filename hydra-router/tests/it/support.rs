@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use hydra_core::EngineOptions;
+use hydra_core::{Engine, EngineOptions};
 use hydra_router::Config;
 use hydra_sdk::{ClientMap, Hydra, MapBuilder, Settings, SwampName};
 use hydra_server::Server;
@@ -219,6 +219,8 @@ pub(crate) struct Node {
     id: &'static str,
     dir: TempDir,
     server: Option<Server>,
+    /// The same, at the address it had before.
+    revived: Option<(Engine, oneshot::Sender<()>, JoinHandle<io::Result<()>>)>,
     url: String,
 }
 
@@ -243,7 +245,23 @@ impl Node {
         options.server_id = Some(id.into());
         change(&mut options);
         let server = block_on(Server::start(options)).expect("a server");
-        Node { id, dir, url: server.url().to_owned(), server: Some(server) }
+        Node { id, dir, url: server.url().to_owned(), server: Some(server), revived: None }
+    }
+
+    /// Comes back at the address it had.
+    pub(crate) fn revive(&mut self, change: impl FnOnce(&mut EngineOptions)) {
+        let mut options = EngineOptions::new(self.dir.path());
+        change(&mut options);
+        let engine = Engine::open(options).expect("opened");
+        let (stop, stopped) = oneshot::channel();
+        let address = self.target().0;
+        let serving = block_on(async {
+            let listener = tokio::net::TcpListener::bind(address).await.expect("the same port");
+            tokio::spawn(hydra_server::run(listener, engine.clone(), hydra_server::Config::default(), async {
+                let _ = stopped.await;
+            }))
+        });
+        self.revived = Some((engine, stop, serving));
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -259,6 +277,11 @@ impl Node {
     pub(crate) fn stop(&mut self) {
         if let Some(server) = self.server.take() {
             block_on(server.shutdown()).expect("it ends");
+        }
+        if let Some((engine, stop, serving)) = self.revived.take() {
+            drop(stop);
+            block_on(serving).expect("no panic").expect("it ends");
+            engine.close().expect("closed");
         }
     }
 

@@ -8,11 +8,13 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use hydra_core::wire::treasure_path;
-use hydra_core::{FolderCount, SwampName, folder_of, swamp_dir};
+use hydra_core::{EngineOptions, FolderCount, SwampName, folder_of, swamp_dir};
+use hydra_router::Config;
+use hydra_sdk::ClientMap;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Node, file, name_in, nobody, program};
+use crate::support::{Node, Router, file, name_in, nobody, program};
 
 /// Whether rsync is here. Where nothing may be skipped, it has to be.
 fn has_rsync() -> bool {
@@ -34,13 +36,18 @@ struct Pair {
 
 impl Pair {
     fn start() -> Pair {
-        let s1 = Node::start_with("s1", |options| options.owned = Some("0-49".parse().expect("folders")));
+        Pair::start_with("")
+    }
+
+    /// With more lines in the map.
+    fn start_with(client: &str) -> Pair {
+        let s1 = Node::start_with("s1", owner);
         let s2 = Node::start_with("s2", |options| {
             options.owned = Some("50-99".parse().expect("folders"));
             options.standby = "0-49".parse().expect("folders");
         });
         let text = map_text((s1.url(), s1.dir().display()), (s2.url(), s2.dir().display()));
-        let (map_dir, map) = file(&text);
+        let (map_dir, map) = file(&format!("{text}{client}"));
         Pair { s1, s2, _map_dir: map_dir, map }
     }
 
@@ -58,6 +65,11 @@ impl Pair {
         self.s1.stop();
         self.s2.stop();
     }
+}
+
+/// What s1 is.
+fn owner(options: &mut EngineOptions) {
+    options.owned = Some("0-49".parse().expect("folders"));
 }
 
 fn map_text(s1: (&str, impl std::fmt::Display), s2: (&str, impl std::fmt::Display)) -> String {
@@ -403,5 +415,89 @@ fn a_server_that_is_somebody_else_is_not_told_anything() {
     let (_dir, map) = file(&text);
     let run = Run::of(program().args(["sync", "--map"]).arg(&map).args(S1_TO_S2));
     assert!(run.code == Some(1) && run.err.contains("is \"s2\", the map says \"s1\""), "{run:?}");
+    pair.stop();
+}
+
+/// Waits until something holds.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// s1 goes, s2 takes writes for it, s1 comes back without them.
+fn taken_over(pair: &mut Pair) -> (Router, SwampName) {
+    let router = Router::start(ClientMap::from_file(&pair.map).expect("a map"), Config::default());
+    let name = name_in("0-49", "a/b/c");
+    let path = |key: &str| format!("{}?sync=true", treasure_path(&name, key));
+    assert_eq!(router.put(&path("k"), "1").server(), Some("s1"));
+    assert_eq!(pair.sync(&S1_TO_S2).code, Some(0));
+    pair.s1.stop();
+    let put = router.put(&path("k"), "2");
+    assert_eq!((put.server(), put.header("hydra-takeover")), (Some("s2"), Some("1")), "{put:?}");
+    pair.s1.revive(owner);
+    (router, name)
+}
+
+const HASTY: &str = "[client]\nhold_down = \"200ms\"\n";
+
+#[test]
+fn a_router_stays_with_the_fallback_until_its_files_are_at_the_primary() {
+    if !has_rsync() {
+        return;
+    }
+    let mut pair = Pair::start_with(HASTY);
+    let (router, name) = taken_over(&mut pair);
+    let path = treasure_path(&name, "k");
+    // The primary knows the swamp as it was, so only looking again shows what comes.
+    assert_eq!(pair.s1.ask("GET", &path, "").text(), "1");
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        let got = router.get(&path);
+        assert_eq!((got.server(), got.text().as_str()), (Some("s2"), "2"), "nothing was copied back");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let counter = format!("{}?incr=1&sync=true", treasure_path(&name, "n"));
+    assert_eq!(router.post(&counter, "").server(), Some("s2"), "writes stay as well");
+    assert_eq!(pair.sync(&["--from", "s2", "--to", "s1"]).code, Some(0));
+    let mut got = router.get(&path);
+    until("the folder returns", || {
+        assert_eq!(got.text(), "2", "whoever answers has it: {got:?}");
+        got = router.get(&path);
+        got.server() == Some("s1")
+    });
+    assert_eq!((got.text().as_str(), got.header("hydra-takeover")), ("2", None), "the first answer has it");
+    assert_eq!(router.post(&counter, "").json()["value"], 2);
+    let folder = folder_of(&name, FolderCount::DEFAULT);
+    assert_eq!(pair.s2.ask("GET", &format!("/v1/folders/{folder}/takeover"), "").json()["count"], 0);
+    drop(router);
+    pair.stop();
+}
+
+#[test]
+fn a_sync_settles_what_was_taken_over() {
+    if !has_rsync() {
+        return;
+    }
+    let mut pair = Pair::start_with(&format!("{HASTY}failback = \"manual\"\n"));
+    let (router, name) = taken_over(&mut pair);
+    let folder = folder_of(&name, FolderCount::DEFAULT);
+    let back = ["--from", "s2", "--to", "s1", "--settle", "--output", "json"];
+    // An rsync that copies nothing: what is missing is not settled.
+    let (_dir, path) = failing_first("0");
+    let early = Run::of(pair.command(&back).env("PATH", path));
+    assert_eq!(early.code, Some(1), "{early:?}");
+    let takeover = &early.json()["takeovers"][0];
+    assert_eq!((takeover["folder"].as_u64(), takeover["missing"].as_u64()), (Some(folder.get().into()), Some(1)));
+    assert!(early.err.contains("1 folder could not be settled"), "{early:?}");
+    let settled = pair.sync(&back);
+    assert_eq!(settled.code, Some(0), "{settled:?}");
+    assert_eq!(settled.json()["takeovers"][0]["settled"], true);
+    assert!(pair.sync(&back).json().get("takeovers").is_none(), "nothing is left");
+    assert_eq!(pair.s2.ask("GET", &format!("/v1/folders/{folder}/takeover"), "").json()["count"], 0);
+    assert_eq!(pair.s1.ask("GET", &treasure_path(&name, "k"), "").text(), "2");
+    drop(router);
     pair.stop();
 }

@@ -237,6 +237,17 @@ async fn by_hand_means_that_nobody_asks() {
 }
 
 #[tokio::test]
+async fn a_map_that_does_not_wait_ends_every_stay() {
+    let mut pair = Pair::start(Failback::WhenSynced).await;
+    pair.fail_over().await;
+    assert_eq!(pair.reader().await, "s2");
+    let text = pair.hydra.map().expect("a map").to_toml();
+    let next = text.replace("epoch = 1", "epoch = 2").replace("\"when_synced\"", "\"after_hold_down\"");
+    pair.hydra.set_map(next.parse().expect("a map")).expect("in force");
+    assert_eq!((pair.reader().await, pair.hydra.staying().len()), ("s1".into(), 0));
+}
+
+#[tokio::test]
 async fn what_depends_on_stored_data_is_for_the_primary_also_then() {
     let mut pair = Pair::start(Failback::WhenSynced).await;
     pair.fail_over().await;
