@@ -151,6 +151,9 @@ impl Engine {
         };
         let root = Root::open(&options.data_dir, &expected)?;
         let (owned, standby) = divide_folders(&root, options.owned, options.standby)?;
+        // A process that was killed leaves directories and records that can be read and are not durable. Whatever is
+        // built upon them from here on must not lose its ground when the power goes.
+        disk.sync_all(&root.path).map_err(|error| Error::io("sync", &root.path, error))?;
         let clock = Clock::open(root.local(layout::CLOCK_FILE));
         let shared = Shared {
             base_hlc: clock.next(0)?,
@@ -674,7 +677,7 @@ pub struct EngineStats {
 
 /// A swamp in memory. While a handle lives the swamp stays there.
 #[derive(Debug, Clone)]
-pub struct Swamp(Arc<Resident>);
+pub struct Swamp(pub(crate) Arc<Resident>);
 
 impl Swamp {
     /// Its name.

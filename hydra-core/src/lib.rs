@@ -79,6 +79,8 @@ mod sweep;
 mod timer;
 
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod merge_model;
