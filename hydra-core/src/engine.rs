@@ -341,6 +341,15 @@ impl Engine {
         self.shared().folders.is_copied(folder)
     }
 
+    /// Notes, durably, that another machine has or may have copies of these folders. Never taken back.
+    ///
+    /// # Errors
+    /// `invalid-config` when there is no such folder; those of the disk.
+    pub fn mark_copied(&self, folders: &FolderSet) -> Result<()> {
+        folders.check(self.folder_count())?;
+        self.shared().folders.mark_copied(folders)
+    }
+
     /// Counts what a folder holds by walking it. Blocks on the disk; for operators.
     ///
     /// # Errors
@@ -377,13 +386,21 @@ impl Engine {
         self.shared().takeovers.list(self.shared(), folder)
     }
 
-    /// Which of these files of a folder are not here, or not as long as they are elsewhere. Blocks on the disk.
+    /// Which of these files of a folder are not here, or not as long as they are elsewhere. What is here is
+    /// seen by every request that begins after this. Blocks on the disk.
     ///
     /// # Errors
     /// `invalid-body` for more than [`MAX_HOLDS_FILES`](crate::MAX_HOLDS_FILES) files, and for one that is no
     /// chunk of a swamp of this folder; `io` when a file cannot be looked at.
     pub fn holds(&self, folder: FolderId, files: &[TakeoverFile]) -> Result<Vec<MissingFile>> {
-        takeover::missing(self.shared(), folder, files)
+        let missing = takeover::missing(self.shared(), folder, files)?;
+        // Whoever asks sends its readers here next: they are not to wait until files are looked for anyway.
+        self.shared().folders.set_copied(folder)?;
+        files
+            .iter()
+            .filter_map(|file| self.shared().residents.get(&file.swamp))
+            .for_each(|resident| resident.look_soon());
+        Ok(missing)
     }
 
     /// Forgets what was taken over in a folder, durably, if it is still what was listed with this version:

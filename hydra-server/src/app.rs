@@ -126,6 +126,7 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Folder(set) => folders::list(call, Some(set)).await,
         Route::FlushFolder(set) => folders::flush(call, Some(set)).await,
         Route::FlushAll => folders::flush(call, None).await,
+        Route::MarkCopied(set) => folders::mark_copied(call, set).await,
         Route::HoldFolder(folder) => upkeep::hold(call, folder).await,
         Route::CollectFolder(set) => upkeep::collect(call, set).await,
         Route::CompactFolder(set) => upkeep::compact(call, set).await,

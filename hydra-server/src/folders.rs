@@ -46,6 +46,15 @@ pub(crate) async fn flush(call: &mut Call, wanted: Option<FolderSet>) -> Result<
     Ok(answer::empty(StatusCode::NO_CONTENT))
 }
 
+/// Notes that another machine has or may have copies of these folders, for as long as the data lives.
+pub(crate) async fn mark_copied(call: &mut Call, wanted: FolderSet) -> Result<Response, Error> {
+    Query::parse(call.head.uri.query(), &[])?;
+    let wanted = existing(call, Some(wanted))?;
+    let engine = call.app.engine.clone();
+    blocking(move || engine.mark_copied(&wanted)).await?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}
+
 /// The folders, which all have to be on this server, owned or as copies.
 pub(crate) fn present(call: &mut Call, wanted: FolderSet) -> Result<FolderSet, Error> {
     let wanted = existing(call, Some(wanted))?;

@@ -30,6 +30,7 @@ pub(crate) enum Route {
     Folder(FolderSet),
     FlushFolder(FolderSet),
     FlushAll,
+    MarkCopied(FolderSet),
     Takeover(FolderId),
     Holds(FolderId),
     Settle(FolderId),
@@ -82,7 +83,7 @@ impl Route {
             Route::Swamp(_) => "GET, HEAD, DELETE",
             Route::Policy(_) => "GET, HEAD, PUT, DELETE",
             Route::Batch(_) | Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
-            Route::Holds(_) | Route::Settle(_) => "POST",
+            Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
             Route::HoldFolder(_) => "POST, DELETE",
             _ => "GET, HEAD",
@@ -132,7 +133,7 @@ impl Route {
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => Label::Flush,
             Route::Policies | Route::Policy(_) => Label::Policies,
             Route::Resolve(_) => Label::Resolve,
-            Route::Folders | Route::Folder(_) => Label::Folders,
+            Route::Folders | Route::Folder(_) | Route::MarkCopied(_) => Label::Folders,
             Route::Takeover(_) | Route::Holds(_) | Route::Settle(_) => Label::Takeover,
             Route::HoldFolder(_) | Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => {
                 Label::Upkeep
@@ -197,6 +198,7 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
 fn folder_verb(set: &str, verb: [Option<&str>; 3], path: &str) -> Result<Route, Error> {
     match verb {
         [Some("flush"), None, _] => folders(set).map(Route::FlushFolder),
+        [Some("copied"), None, _] => folders(set).map(Route::MarkCopied),
         [Some("hold"), None, _] => folder(set).map(Route::HoldFolder),
         [Some("gc"), None, _] => folders(set).map(Route::CollectFolder),
         [Some("compact"), None, _] => folders(set).map(Route::CompactFolder),
