@@ -231,7 +231,12 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(data: &Path, flags: &[&str]) -> Process {
-        let mut child = program()
+        Process::start_as(&mut program(), data, flags)
+    }
+
+    /// Starts the server by a command that may be wrapped or have its stderr elsewhere.
+    pub(crate) fn start_as(command: &mut Command, data: &Path, flags: &[&str]) -> Process {
+        let mut child = command
             .args(["--listen", "127.0.0.1:0", "--log", "warn", "--data"])
             .arg(data)
             .args(flags)
