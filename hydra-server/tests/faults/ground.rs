@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use crate::support::{Process, program};
 
 /// Starts a server whose complaints about what is done to it are shown only with `HYDRA_FAULTS_LOG` set.
@@ -84,6 +86,15 @@ fn attempt(tool: &str, arguments: &[&str]) -> Result<String, String> {
         true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
         false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
     }
+}
+
+/// A directory for images, in memory where there is room for them: there a sync costs little, so that more
+/// of them are tried.
+pub(crate) fn quick_dir() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let free = rustix::fs::statvfs(memory).map_or(0, |room| room.f_bavail * room.f_frsize);
+    let dir = if free > 4 << 30 { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    dir.expect("a directory for images")
 }
 
 /// A loop device over an image file.

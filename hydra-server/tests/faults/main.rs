@@ -11,6 +11,8 @@ mod client;
 mod ground;
 /// What was sent and what was acknowledged, kept outside the server.
 mod ledger;
+/// The power fails, and the kernel finds what the disk had.
+mod power_cut;
 /// Real rsync in eight ways, from and onto a live server.
 mod rsync;
 /// Two servers that both take writes, with real rsync between them.
