@@ -3,7 +3,8 @@
 //!
 //! In the end both answer the same; every acknowledged write is shown, was replaced by somebody who
 //! had seen it, or is listed as a conflict; sums are exact; nothing deleted comes back.
-//! `HYDRA_SOAK_SECONDS=300` goes on for that long, `HYDRA_SEED` chooses another course.
+//! `HYDRA_SOAK_SECONDS=300` goes on for that long, `HYDRA_SEED` chooses another course,
+//! `HYDRA_FAULTS_KEEP` keeps the directories.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -30,7 +31,7 @@ fn swamp_names(time: Duration) -> Vec<String> {
 /// One of the two servers, wherever it listens at the moment.
 struct Site {
     id: &'static str,
-    flags: [&'static str; 4],
+    flags: [&'static str; 5],
     dir: TempDir,
     process: Mutex<Option<Process>>,
     target: Mutex<Target>,
@@ -38,8 +39,9 @@ struct Site {
 
 impl Site {
     fn new(id: &'static str, folders: [&'static str; 2]) -> Site {
-        let dir = tempfile::tempdir().expect("a directory");
-        let flags = ["--folders", folders[0], "--standby", folders[1]];
+        let keep = std::env::var_os("HYDRA_FAULTS_KEEP").is_some();
+        let dir = tempfile::Builder::new().disable_cleanup(keep).tempdir().expect("a directory");
+        let flags = ["--copied", "--folders", folders[0], "--standby", folders[1]];
         let process = start(dir.path(), &[&["--id", id], &flags[..]].concat());
         synced(process.target, "*/*/*");
         Site { id, flags, dir, target: Mutex::new(process.target), process: Mutex::new(Some(process)) }
@@ -466,7 +468,7 @@ fn check_sums(ledger: &Ledger, shown: &Shown) -> Vec<String> {
     wrong.collect()
 }
 
-fn check_all(sites: &[Site; 2], ledger: &Ledger, when: &str) {
+fn check_all(sites: &[Site; 2], ledger: &Ledger, when: &str) -> Vec<String> {
     let (left, right) = (Shown::by(&sites[0], sites, &ledger.swamps), Shown::by(&sites[1], sites, &ledger.swamps));
     let mut wrong = differences(&left, &right);
     for shown in [&left, &right] {
@@ -477,7 +479,7 @@ fn check_all(sites: &[Site; 2], ledger: &Ledger, when: &str) {
     let own = ledger.own.lock().expect("no panic");
     let deleted = own.iter().filter(|key| key.deleted_for_certain).count();
     println!("two_way {when}: {} conflicts listed, {deleted} of {} keys were deleted", left.lost.len(), own.len());
-    expect_nothing(&wrong, when);
+    wrong.into_iter().map(|what| format!("{when}: {what}")).collect()
 }
 
 #[test]
@@ -496,12 +498,13 @@ fn two_servers_that_both_take_writes_agree_in_the_end_and_lose_nothing() {
         sync(&sites[1], &sites[0]);
     }
     std::thread::sleep(Duration::from_millis(1_200));
-    check_all(&sites, &ledger, "when the copies have met");
+    let mut wrong = check_all(&sites, &ledger, "when the copies have met");
     sites.iter().for_each(|site| {
         site.kill();
         site.revive();
     });
-    check_all(&sites, &ledger, "after a restart");
+    wrong.extend(check_all(&sites, &ledger, "after a restart"));
+    expect_nothing(&wrong, &format!("in {:?}", [sites[0].dir.path(), sites[1].dir.path()]));
     println!("two_way: all in {:.1?}", begun.elapsed());
     assert!(ledger.acknowledged.load(Ordering::Relaxed) > 300, "the test tried too little");
 }
