@@ -54,7 +54,9 @@ mod slot;
 mod state;
 
 // Between the two: the one way to the disk, and the way back.
+mod collect;
 mod commit;
+mod compact;
 mod directories;
 mod disk;
 mod handles;
@@ -66,11 +68,13 @@ mod walk;
 // What the swamps of an engine share.
 mod clock;
 mod engine;
+mod hold;
 mod pool;
 mod residents;
 mod root;
 mod shared;
 mod stats;
+mod sweep;
 mod timer;
 
 #[cfg(test)]
@@ -79,7 +83,8 @@ mod faults;
 mod merge_model;
 
 pub use engine::{
-    CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, ListQuery, Page, Swamp, SwampInfo,
+    Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, ListQuery, Page,
+    Swamp, SwampInfo,
 };
 pub use error::{Applied, Error, ErrorCode, Result};
 pub use folder::{FolderCount, FolderId, FolderSet, folder_of};
