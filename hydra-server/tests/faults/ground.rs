@@ -10,6 +10,9 @@ use tempfile::TempDir;
 
 use crate::support::{Process, program};
 
+/// Flags of a server that compacts and collects all the time, and looks for the files of others often.
+pub(crate) const TIDY: [&str; 6] = ["--sweep", "200ms", "--gc-delay", "5s", "--foreign-poll", "200ms"];
+
 /// Starts a server whose complaints about what is done to it are shown only with `HYDRA_FAULTS_LOG` set.
 pub(crate) fn start(data: &Path, flags: &[&str]) -> Process {
     let shown = std::env::var_os("HYDRA_FAULTS_LOG").is_some();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, metric};
-use crate::ground::{command, has, start, text};
+use crate::ground::{TIDY, command, has, start, text};
 use crate::ledger::{Library, Mark, Pace, StopOnDrop, expect_nothing, names, synced, wanted};
 use crate::support::{Process, Target};
 
@@ -93,7 +93,7 @@ fn every_rsync_copy_of_a_live_server_holds_what_was_acknowledged_before_it() {
     }
     let passes = wanted("HYDRA_RSYNC_PASSES", 2);
     let dir = tempfile::tempdir().expect("a directory");
-    let server = start(dir.path(), &["--id", "s1", "--copied"]);
+    let server = start(dir.path(), &[&["--id", "s1", "--copied"][..], &TIDY].concat());
     let (target, library, begun) = (server.target, library(), Instant::now());
     synced(target, "pay/*/*");
     library.touch_all(target);

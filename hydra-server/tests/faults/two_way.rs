@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::{Client, Contents};
-use crate::ground::{has, run, start, text};
+use crate::ground::{TIDY, has, run, start, text};
 use crate::ledger::{Dice, StopOnDrop, expect_nothing, synced, wanted};
 use crate::support::{Answer, Process, Target};
 
@@ -31,7 +31,7 @@ fn swamp_names(time: Duration) -> Vec<String> {
 /// One of the two servers, wherever it listens at the moment.
 struct Site {
     id: &'static str,
-    flags: [&'static str; 5],
+    flags: Vec<&'static str>,
     dir: TempDir,
     process: Mutex<Option<Process>>,
     target: Mutex<Target>,
@@ -41,7 +41,7 @@ impl Site {
     fn new(id: &'static str, folders: [&'static str; 2]) -> Site {
         let keep = std::env::var_os("HYDRA_FAULTS_KEEP").is_some();
         let dir = tempfile::Builder::new().disable_cleanup(keep).tempdir().expect("a directory");
-        let flags = ["--copied", "--folders", folders[0], "--standby", folders[1]];
+        let flags = [&["--copied", "--folders", folders[0], "--standby", folders[1]][..], &TIDY].concat();
         let process = start(dir.path(), &[&["--id", id], &flags[..]].concat());
         synced(process.target, "*/*/*");
         Site { id, flags, dir, target: Mutex::new(process.target), process: Mutex::new(Some(process)) }
