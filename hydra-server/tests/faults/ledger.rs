@@ -170,7 +170,12 @@ impl Book {
     /// Sends an increment again that was not answered, so that the sum is known exactly.
     pub(crate) fn settle(&mut self, client: &mut Client) {
         while self.sums.2.is_some() {
-            assert_eq!(self.increment(client), Fate::Acknowledged, "{}: the increment cannot be sent again", self.swamp);
+            assert_eq!(
+                self.increment(client),
+                Fate::Acknowledged,
+                "{}: the increment cannot be sent again",
+                self.swamp
+            );
         }
     }
 
@@ -276,7 +281,7 @@ impl Library {
 
     /// What a server lacks of everything acknowledged; to be called while nobody writes.
     pub(crate) fn check_exactly(&self, target: Target) -> Vec<String> {
-        let mut client = Client::new(target);
+        let mut client = client(target);
         let mut wrong = Vec::new();
         self.each(|book| wrong.extend(book.check_exactly(&mut client)));
         wrong
@@ -302,7 +307,7 @@ impl Library {
     }
 
     fn fill(&self, target: Target, writer: usize, pace: Pace, stop: &AtomicBool) {
-        let mut client = Client::new(target);
+        let mut client = client(target);
         for book in self.books.iter().skip(writer).step_by(pace.writers).cycle() {
             if stop.load(Ordering::Relaxed) {
                 return;
@@ -319,6 +324,11 @@ impl Library {
             std::thread::sleep(pace.rest);
         }
     }
+}
+
+/// A client that says that somebody else did not answer, so that copies take its writes, too.
+fn client(target: Target) -> Client {
+    Client::new(target).with_header("Hydra-Fallback-For", "another")
 }
 
 /// Sets the flag, also when what it waits for panics: the scope would wait for ever.

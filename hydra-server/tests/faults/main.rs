@@ -15,9 +15,11 @@ mod ledger;
 mod power_cut;
 /// Real rsync in eight ways, from and onto a live server.
 mod rsync;
-/// Two servers that both take writes, with real rsync between them.
-mod two_way;
 /// Servers that are processes of their own, shared with the other tests.
 #[path = "../it/support.rs"]
 #[allow(dead_code, reason = "the other test target uses the rest")]
 mod support;
+/// Real Syncthing between two servers.
+mod syncthing;
+/// Two servers that both take writes, with real rsync between them.
+mod two_way;

@@ -156,14 +156,7 @@ impl<'a> Worker<'a> {
     }
 
     /// One exchange with a site; `None` when nobody knows what became of it.
-    fn send(
-        &mut self,
-        side: usize,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &str,
-    ) -> Option<Answer> {
+    fn send(&mut self, side: usize, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Option<Answer> {
         let answer = self.clients[side].send(method, path, headers, body).ok();
         if answer.is_none() {
             std::thread::sleep(Duration::from_millis(20));
@@ -397,7 +390,9 @@ impl Shown {
         let mut lost = HashSet::new();
         for (name, _) in &swamps {
             let answer = client.get(&format!("/v1/swamps/{name}/conflicts"));
-            if answer.status == 404 { continue; }
+            if answer.status == 404 {
+                continue;
+            }
             let conflicts = answer.json()["conflicts"].as_array().expect("conflicts").clone();
             lost.extend(conflicts.iter().filter_map(|conflict| conflict["lost"]["value"].as_u64()));
         }
@@ -432,13 +427,15 @@ fn check_shared_keys(ledger: &Ledger, shown: &Shown) -> Vec<String> {
     let links = ledger.links.lock().expect("no panic");
     let value = |link: &Link| shown.value(&link.swamp, &link.key).and_then(Value::as_u64);
     let winners: HashSet<u64> = links.values().filter_map(value).collect();
-    let accounted: HashSet<u64> =
-        winners.iter().chain(&shown.lost).flat_map(|&id| ancestors(&links, id)).collect();
+    let accounted: HashSet<u64> = winners.iter().chain(&shown.lost).flat_map(|&id| ancestors(&links, id)).collect();
     let mut wrong = Vec::new();
     for (id, link) in links.iter().filter(|(_, link)| link.acknowledged) {
         let Link { swamp, key, .. } = link;
         if std::env::var_os("NOCONF").is_none() && !accounted.contains(id) {
-            wrong.push(format!("{swamp}/{key}: {id} is neither shown, replaced, nor a conflict; shown is {:?}", value(link)));
+            wrong.push(format!(
+                "{swamp}/{key}: {id} is neither shown, replaced, nor a conflict; shown is {:?}",
+                value(link)
+            ));
         }
         if ancestors(&links, *id).skip(1).any(|older| winners.contains(&older)) {
             wrong.push(format!("{swamp}/{key}: shows {:?}, which {id} had replaced", value(link)));
