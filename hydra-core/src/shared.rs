@@ -23,6 +23,7 @@ use crate::residents::Residents;
 use crate::root::{Root, replace_file};
 use crate::stats::Stats;
 use crate::sweep::Sweeper;
+use crate::takeover::Takeovers;
 use crate::timer::Timer;
 
 /// Writes are refused below this much free space, or a hundredth of the file system if that is less.
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) base_hlc: u64,
     pub(crate) policies: Policies,
     pub(crate) folders: Folders,
+    pub(crate) takeovers: Takeovers,
     pub(crate) directories: Directories,
     pub(crate) handles: Handles,
     pub(crate) stats: Stats,

@@ -26,6 +26,7 @@ mod running;
 mod serve;
 mod service;
 mod swamps;
+mod takeover;
 mod treasures;
 
 pub use app::app;
