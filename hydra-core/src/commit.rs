@@ -362,8 +362,13 @@ impl Resident {
         let shared = &self.shared;
         let vector = self.state.read().vector.clone();
         self.log.lock().remove_files(shared, |log, name| {
-            let nothing =
-                SnapshotContent { writes: Vec::new(), counters: Vec::new(), keys: Vec::new(), vector: &vector };
+            let nothing = SnapshotContent {
+                writes: Vec::new(),
+                counters: Vec::new(),
+                keys: Vec::new(),
+                conflicts: Vec::new(),
+                vector: &vector,
+            };
             snapshot::encode(log.header(shared, name, policy, VersionVector::default()), nothing, policy.compression)
         })?;
         self.state.write().forget_files();
@@ -394,6 +399,7 @@ fn encode_snapshot(header: crate::format::header::Header, state: &State, policy:
         writes: state.slots().map(|slot| (slot.stamp(), slot.write())).collect(),
         counters: state.counters().collect(),
         keys: state.keys().collect(),
+        conflicts: state.conflicts(Timestamp::now()).collect(),
         vector: &state.vector,
     };
     snapshot::encode(header, content, policy.compression)

@@ -16,6 +16,7 @@ use crate::layout::{self, ChunkKind, ChunkName};
 use crate::merge::{Chunk, Merged, merge};
 use crate::name::SwampName;
 use crate::shared::Shared;
+use crate::stamp::Timestamp;
 use crate::state::State;
 use crate::stats::count;
 
@@ -104,7 +105,8 @@ pub(crate) fn hydrate(shared: &Shared, name: &SwampName, folder: FolderId) -> Re
     let names = files.iter().map(|file| file.name.clone()).collect();
     let is_newer = loader.is_newer;
     let written = merged.written.get(shared.root.incarnation);
-    let state = State::of_merged(merged, copy, loader.findings);
+    let mut state = State::of_merged(merged, copy, loader.findings);
+    state.date_conflicts(Timestamp::now());
     count(&shared.stats.hydrations);
     Ok(Hydrated { state, names, written, adopt, settings, has_foreign, has_torn_tail, is_newer, watch })
 }
@@ -273,6 +275,6 @@ fn adoptable(shared: &Shared, merged: &Merged<'_>, chunks: &[Chunk<'_>]) -> Vec<
 fn adopted(record: Record<'_>) -> Option<Record<'_>> {
     match record {
         Record::Write { stamp, write } | Record::Adopted { stamp, write } => Some(Record::Adopted { stamp, write }),
-        Record::Sync(_) | Record::Counter(_) | Record::Key(_) => None,
+        Record::Sync(_) | Record::Counter(_) | Record::Key(_) | Record::Conflict(_) => None,
     }
 }

@@ -39,6 +39,7 @@ mod write;
 
 // On disk: where things are, what their bytes mean, and how a set of files becomes a state. Pure.
 mod base32;
+mod conflict;
 mod counter;
 mod format;
 mod layout;
@@ -78,6 +79,7 @@ mod faults;
 #[cfg(test)]
 mod merge_model;
 
+pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use engine::{
     CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, ListQuery, Page, Swamp, SwampInfo,
 };

@@ -11,6 +11,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::conflict::Lost;
 use crate::counter::{Counter, SingleAdd, Sum};
 use crate::format::frame::FrameKey;
 use crate::format::record::{self, CounterRecord, KeyRecord, Record, StampCode, StampCursor, Subtotal, Write};
@@ -139,6 +140,8 @@ pub(crate) struct Merged<'a> {
     pub(crate) unusable: Vec<usize>,
     /// Indexes of chunks with a record that this version does not understand.
     pub(crate) not_understood: Vec<usize>,
+    /// Writes that lost against a write that had not seen them, the newest first.
+    pub(crate) conflicts: Vec<Lost>,
 }
 
 impl Merged<'_> {
@@ -206,7 +209,7 @@ impl<'a> Merger<'a> {
                 owns(part.incarnation) && !others.iter().any(|other| other.dropped_sum(&counter, part))
             }),
             Record::Key(key) => self.take_key(&key),
-            Record::Write { .. } | Record::Sync(_) => {}
+            Record::Write { .. } | Record::Sync(_) | Record::Conflict(_) => {}
         }
     }
 
@@ -388,7 +391,7 @@ impl<'a> Merger<'a> {
                         self.take_counter(&counter, &|part| owned.contains(&part.incarnation));
                     }
                     Record::Key(key) => self.take_key(&key),
-                    Record::Sync(_) => {}
+                    Record::Sync(_) | Record::Conflict(_) => {}
                 }
             }
         }
@@ -592,6 +595,7 @@ mod tests {
                 writes: winners.map(|winner| (winner.stamp, winner.write)).collect(),
                 counters: merged.counters.iter().map(|(key, counter)| (*key, counter)).collect(),
                 keys: merged.keys.iter().map(|(key, memory)| (*key, memory)).collect(),
+                conflicts: merged.conflicts.iter().collect(),
                 vector: &merged.vector,
             };
             snapshot::encode_marked(header, content, mark, Compression::None)

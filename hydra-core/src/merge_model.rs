@@ -1069,6 +1069,7 @@ fn encode_snapshot(header: Header, merged: &Merged<'_>, mark: Option<Stamp>, lef
         writes: winners.map(|winner| (winner.stamp, winner.write)).collect(),
         counters: merged.counters.iter().map(|(key, counter)| (*key, counter)).collect(),
         keys: merged.keys.iter().map(|(key, memory)| (*key, memory)).collect(),
+        conflicts: merged.conflicts.iter().collect(),
         vector: &merged.vector,
     };
     snapshot::encode_marked(header, content, mark, Compression::None)
