@@ -5,7 +5,6 @@ use std::time::Duration;
 use crate::base32;
 use crate::counter::{Counter, Sum};
 use crate::format::record::{ConflictRecord, Write};
-use crate::merge::Winner;
 use crate::slot::Slot;
 use crate::stamp::{Stamp, Timestamp, Version};
 use crate::state::integer;
@@ -94,21 +93,6 @@ pub(crate) struct Lost {
 }
 
 impl Lost {
-    pub(crate) fn of_record(record: &ConflictRecord<'_>) -> Lost {
-        let ConflictRecord { key, stamp, write, found, server, sums, rivals, winner } = record;
-        let sum = |(pointer, part): &(&str, _)| Sum { base: *stamp, pointer: (*pointer).into(), part: *part };
-        Lost {
-            key: (*key).into(),
-            stamp: *stamp,
-            write: write.map(|write| Slot::of_winner(&Winner { stamp: *stamp, write })),
-            sums: sums.iter().map(sum).collect(),
-            rivals: rivals.clone(),
-            found: (*found > 0).then(|| Timestamp::from_millis(*found)),
-            server: (*server).into(),
-            winner: (*winner).into(),
-        }
-    }
-
     pub(crate) fn record(&self) -> ConflictRecord<'_> {
         ConflictRecord {
             key: &self.key,

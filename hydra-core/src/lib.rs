@@ -44,6 +44,7 @@ mod counter;
 mod format;
 mod layout;
 mod merge;
+mod rivalry;
 mod snapshot;
 mod vector;
 
