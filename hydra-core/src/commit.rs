@@ -189,7 +189,7 @@ impl Resident {
             let shared = &self.shared;
             log.write_snapshot(shared, |log, name| {
                 let header = log.header(shared, name, policy, VersionVector::default());
-                compact::encode(header, &state, &[], None, policy.compression)
+                compact::encode(header, &state, &[], None, Timestamp::now(), policy.compression)
             })?;
             log.mend();
             return Ok(());
@@ -393,8 +393,13 @@ impl Resident {
         let shared = &self.shared;
         let vector = self.state.read().vector.clone();
         let all_gone = self.log.lock().remove_files(shared, |log, name| {
-            let nothing =
-                SnapshotContent { writes: Vec::new(), counters: Vec::new(), keys: Vec::new(), vector: &vector };
+            let nothing = SnapshotContent {
+                writes: Vec::new(),
+                counters: Vec::new(),
+                keys: Vec::new(),
+                conflicts: Vec::new(),
+                vector: &vector,
+            };
             snapshot::encode(log.header(shared, name, policy, VersionVector::default()), nothing, policy.compression)
         })?;
         if all_gone {

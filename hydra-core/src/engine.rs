@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::apply::doubtful_absence;
 use crate::clock::Clock;
 use crate::collect::Collector;
+use crate::conflict::Conflict;
 use crate::directories::Directories;
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Applied, Error, ErrorCode, Result};
@@ -506,7 +507,11 @@ impl Engine {
             ..EngineStats::default()
         };
         for resident in residents {
-            stats.resident_bytes += resident.state.read().footprint() as u64;
+            {
+                let state = resident.state.read();
+                stats.resident_bytes += state.footprint() as u64;
+                stats.conflicts += state.conflicts(Timestamp::now()).count() as u64;
+            }
             let desk = resident.desk.lock();
             stats.dirty_swamps += u64::from(!desk.buffer.is_empty());
             stats.read_only_swamps += u64::from(desk.refused.is_some());
@@ -673,6 +678,8 @@ pub struct EngineStats {
     pub read_only_swamps: u64,
     /// Free bytes of the file system.
     pub free_bytes: u64,
+    /// Conflicts that the swamps in memory list; see [`Swamp::conflicts`].
+    pub conflicts: u64,
 }
 
 /// A swamp in memory. While a handle lives the swamp stays there.
@@ -809,6 +816,13 @@ impl Swamp {
             Ok(()) => self.0.ask(Job::Destroy),
             Err(error) => Ticket::ready(Err(error.with_applied(Applied::No))),
         }
+    }
+
+    /// Writes that lost against a write that had not seen them, the newest first; see [`Conflict`].
+    #[must_use]
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        let now = Timestamp::now();
+        self.0.state.read().conflicts(now).map(|lost| lost.conflict(now)).collect()
     }
 
     /// Whether all files of the swamp are here and whole.

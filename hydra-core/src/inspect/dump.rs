@@ -198,6 +198,12 @@ fn record_json(record: &Record<'_>) -> Json {
         Record::Key(key) => {
             json!({"kind": "key", "idempotencyKey": format!("{:032x}", key.key), "stamp": stamp_json(key.stamp), "increments": key.adds.len()})
         }
+        Record::Conflict(conflict) => {
+            let lost = conflict.write.as_ref().map(|write| write_json(conflict.stamp, write));
+            let sums: i128 = conflict.sums.iter().map(|(_, sum)| sum.total).sum();
+            let rivals: Vec<Json> = conflict.rivals.iter().map(|rival| stamp_json(*rival)).collect();
+            json!({"kind": "conflict", "key": conflict.key, "stamp": stamp_json(conflict.stamp), "lost": lost, "increments": sums.to_string(), "above": rivals, "server": conflict.server})
+        }
     }
 }
 
