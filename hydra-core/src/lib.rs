@@ -39,10 +39,12 @@ mod write;
 
 // On disk: where things are, what their bytes mean, and how a set of files becomes a state. Pure.
 mod base32;
+mod conflict;
 mod counter;
 mod format;
 mod layout;
 mod merge;
+mod rivalry;
 mod snapshot;
 mod vector;
 
@@ -63,6 +65,7 @@ mod handles;
 mod hydrate;
 mod log;
 mod swamp;
+mod takeover;
 mod walk;
 
 // What the swamps of an engine share.
@@ -78,10 +81,13 @@ mod sweep;
 mod timer;
 
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod merge_model;
 
+pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use engine::{
     Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, ListQuery, Page,
     Swamp, SwampInfo,
@@ -93,6 +99,7 @@ pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};
 pub use pattern::Pattern;
 pub use policy::{Compression, MAX_VALUE_BYTES, Policy, PolicyTable};
 pub use stamp::{Stamp, Timestamp, Version};
+pub use takeover::{MAX_HOLDS_FILES, MissingFile, Takeover, TakeoverFile};
 pub use value::{Treasure, Value};
 pub use write::{
     Batch, Committed, Condition, Durability, Idempotency, MAX_BATCH_BYTES, MAX_BATCH_OPS, Op, OpResult, Ticket,

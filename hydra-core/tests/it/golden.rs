@@ -414,6 +414,26 @@ fn cases() -> Vec<Case> {
             });
             sync(peer.path(), m.path());
         }),
+        ("conflicts", "A snapshot that records which write of a split was lost, and increments with it.", &[S], |m| {
+            m.closed("s1", |e| {
+                five(e);
+                put(e, S, "n", "100");
+            });
+            let peer = m.peer();
+            sync(m.path(), peer.path());
+            m.closed("s1", |e| {
+                put(e, S, "k0", "\"s1\"");
+                add(e, "n", 5);
+            });
+            peer.closed("s2", |e| {
+                put(e, S, "k0", "\"s2\"");
+                put(e, S, "n", "200");
+                delete(e, "k1");
+            });
+            sync(peer.path(), m.path());
+            m.compact("s1", true);
+            m.compact("s1", true);
+        }),
         ("sync", "A log with a SYNC record: files of another server came while it was open.", &[S], |m| {
             let peer = Maker::new();
             m.closed("s1", |e| put(e, S, "mine", "1"));
