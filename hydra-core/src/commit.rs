@@ -215,6 +215,7 @@ impl Resident {
                 limbo.stage.publish(&mut state, now);
             }
             stage.publish(&mut state, now);
+            self.account(&state, 0);
         }
         self.desk.lock().refused = None;
         for CarriedWrite { result, promise } in carried {
@@ -298,7 +299,9 @@ impl Resident {
         self.log.lock().found(&self.shared, &hydrated.names, hydrated.written, None);
         self.desk.lock().adopt = hydrated.adopt;
         *self.watch.lock() = hydrated.watch;
-        *self.state.write() = hydrated.state;
+        let mut state = self.state.write();
+        *state = hydrated.state;
+        self.account(&state, 0);
         Ok(())
     }
 
@@ -313,6 +316,7 @@ impl Resident {
             let dir = swamp_path(&self.shared.root.path, self.folder(), self.name());
             sync_nearest(&*self.shared.disk, &self.shared.root.path, &dir)?;
         }
+        self.account(&self.state.read(), 0);
         Ok(existed)
     }
 
@@ -366,7 +370,9 @@ impl Resident {
                 SnapshotContent { writes: Vec::new(), counters: Vec::new(), keys: Vec::new(), vector: &vector };
             snapshot::encode(log.header(shared, name, policy, VersionVector::default()), nothing, policy.compression)
         })?;
-        self.state.write().forget_files();
+        let mut state = self.state.write();
+        state.forget_files();
+        self.account(&state, 0);
         Ok(())
     }
 }

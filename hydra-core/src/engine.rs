@@ -14,6 +14,7 @@ use crate::error::{Applied, Error, ErrorCode, Result};
 use crate::folder::{FolderCount, FolderId, FolderSet, folder_of};
 use crate::handles::Handles;
 use crate::layout::{self, ChunkName};
+use crate::memory::{Memory, PATIENCE, default_budget};
 use crate::name::SwampName;
 use crate::pattern::Pattern;
 use crate::policy::Policy;
@@ -62,6 +63,13 @@ pub struct EngineOptions {
     /// How many threads write and sync. They block on the disk, so this is more than the number of
     /// cores: 16 by default.
     pub commit_threads: usize,
+    /// How many bytes the swamps in memory should take together. Above it, swamps that are not in use are
+    /// evicted, those first that were not used lately; what is not on disk yet goes there before. A tenth
+    /// above it further swamps and writes wait up to 2 s for room and are refused then (`busy`); reads of
+    /// swamps in memory and deletes are not. One swamp counts for at most the whole budget, so a larger one
+    /// can be used all the same. Default: half of the memory of the machine, or of the control group of this
+    /// process where that is less.
+    pub memory_budget: u64,
 }
 
 impl EngineOptions {
@@ -79,6 +87,7 @@ impl EngineOptions {
             default_policy: Policy::default(),
             foreign_poll: Duration::from_secs(1),
             commit_threads: 16,
+            memory_budget: default_budget(),
         }
     }
 }
@@ -147,6 +156,7 @@ impl Engine {
             directories: Directories::new(),
             handles: Handles::new(),
             stats: Stats::default(),
+            memory: Memory::new(options.memory_budget),
             residents: Residents::new(),
             pool: Pool::new(options.commit_threads),
             timer: Timer::new(),
@@ -171,14 +181,33 @@ impl Engine {
         (!stale).then_some(Swamp(resident))
     }
 
-    /// The swamp, read from disk if it is not in memory. Blocks on the disk. Creates nothing: a swamp
-    /// that does not exist is an empty one.
+    /// The swamp, read from disk if it is not in memory. Blocks on the disk, and up to 2 s while the memory
+    /// budget is used up. Creates nothing: a swamp that does not exist is an empty one.
     ///
     /// # Errors
-    /// `io` when a file cannot be read, `draining` when the engine is closed.
+    /// `io` when a file cannot be read, `busy` when memory or open files stay short, `draining` when the engine
+    /// is closed.
     pub fn hydrate(&self, name: &SwampName) -> Result<Swamp> {
         self.shared().check_open()?;
-        let resident = self.shared().residents.get_or_hydrate(self.shared(), name)?;
+        self.refreshed(name, self.shared().residents.get_or_hydrate(self.shared(), name)?)
+    }
+
+    /// [`Engine::hydrate`] without waiting for memory: for callers that wait in their own way.
+    ///
+    /// # Errors
+    /// Those of [`Engine::hydrate`], `busy` at once.
+    pub fn hydrate_now(&self, name: &SwampName) -> Result<Swamp> {
+        self.shared().check_open()?;
+        self.refreshed(name, self.shared().residents.hydrate_now(self.shared(), name)?)
+    }
+
+    /// Whether the memory budget leaves room for another swamp or a write. Costs next to nothing.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.shared().memory.has_room()
+    }
+
+    fn refreshed(&self, name: &SwampName, resident: Arc<Resident>) -> Result<Swamp> {
         if resident.touch() {
             // What is in memory stays right without the news, so a failure here is no reason not to serve it.
             if let Err(error) = resident.refresh() {
@@ -237,12 +266,22 @@ impl Engine {
             .unwrap_or_else(|| Err(Error::new(ErrorCode::Internal, "an operation has no result")))
     }
 
-    /// Carries out a batch on one swamp. Blocks until it is acknowledged.
+    /// Carries out a batch on one swamp. Blocks until it is acknowledged, and before up to 2 s while the
+    /// memory budget is used up.
     ///
     /// # Errors
     /// Those of [`Swamp::write`]; failures of single operations stand in the results.
     pub fn batch(&self, name: &SwampName, batch: Batch) -> Result<Committed> {
-        self.swamp(name)?.write(batch).wait()
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let swamp = self.swamp(name)?;
+            if !batch.adds() || self.has_room() || Instant::now() >= until {
+                return swamp.write(batch).wait();
+            }
+            // Whoever waits must not keep a swamp in memory.
+            drop(swamp);
+            self.shared().memory.wait_for_room(until);
+        }
     }
 
     /// Everything acknowledged before is on disk when this returns. With a folder, only what is in it.
@@ -366,6 +405,9 @@ impl Engine {
             open_files: shared.handles.open(),
             hydrations: read(&shared.stats.hydrations),
             evictions: read(&shared.stats.evictions),
+            memory_budget: shared.memory.budget(),
+            memory_evictions: read(&shared.stats.memory_evictions),
+            memory_refusals: read(&shared.stats.memory_refusals),
             syncs: read(&shared.stats.syncs),
             writes: read(&shared.stats.writes),
             reads: read(&shared.stats.reads),
@@ -491,6 +533,12 @@ pub struct EngineStats {
     pub hydrations: u64,
     /// Swamps dropped from memory.
     pub evictions: u64,
+    /// Bytes the swamps may take together, see [`EngineOptions::memory_budget`].
+    pub memory_budget: u64,
+    /// Those of the evictions that made room for others.
+    pub memory_evictions: u64,
+    /// Writes and hydrations refused because the budget was used up.
+    pub memory_refusals: u64,
     /// Syncs of chunk files.
     pub syncs: u64,
     /// Batches taken in.
@@ -542,7 +590,7 @@ impl Swamp {
     ///
     /// # Errors
     /// In the ticket, when nothing of the batch was done: `batch-too-large`, `batch-aborted`,
-    /// `idempotency-reuse`, `disk-full`, `swamp-read-only`, `draining`. With `applied` unknown: the disk
+    /// `idempotency-reuse`, `disk-full`, `busy`, `swamp-read-only`, `draining`. With `applied` unknown: the disk
     /// failed after the records may have reached it. Failures of single operations stand in the results.
     pub fn write(&self, batch: Batch) -> Ticket<Result<Committed>> {
         self.0.write(batch)
@@ -558,7 +606,9 @@ impl Swamp {
             return Err(Error::new(ErrorCode::InvalidParameter, "limit is 0; at least 1 is needed"));
         }
         if !self.0.state.read().is_ordered() {
-            self.0.state.write().build_order();
+            let mut state = self.0.state.write();
+            state.build_order();
+            self.0.account(&state, 0);
         }
         let state = self.0.state.read();
         let end = query.prefix.as_deref().and_then(after_prefix);

@@ -66,6 +66,7 @@ mod walk;
 // What the swamps of an engine share.
 mod clock;
 mod engine;
+mod memory;
 mod pool;
 mod residents;
 mod root;

@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::folder::{FolderId, FolderSet};
 use crate::handles::Handles;
 use crate::layout;
+use crate::memory::Memory;
 use crate::name::SwampName;
 use crate::pattern::Pattern;
 use crate::policy::{Policy, PolicyTable};
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) directories: Directories,
     pub(crate) handles: Handles,
     pub(crate) stats: Stats,
+    pub(crate) memory: Memory,
     pub(crate) residents: Residents,
     pub(crate) pool: Pool,
     pub(crate) timer: Timer,

@@ -132,6 +132,11 @@ impl Batch {
     pub fn of(op: Op) -> Batch {
         Batch { ops: vec![op], ..Batch::default() }
     }
+
+    /// Whether it needs room: reads do not, and deletes make some.
+    pub(crate) fn adds(&self) -> bool {
+        self.ops.iter().any(|op| matches!(op, Op::Put { .. } | Op::Increment { .. }))
+    }
 }
 
 /// What one operation did.

@@ -6,4 +6,5 @@ mod common; // directories, names, short cuts
 mod copies; // chunks of other servers: merge, increments, retries on two servers
 mod damage; // cut, flipped and missing bytes
 mod folders; // the vectors every implementation has to agree with
+mod memory; // more swamps in use than fit
 mod restart; // what is there after closing, dropping, killing; files and directories that stay or go
