@@ -21,9 +21,11 @@ use crate::policy::Policy;
 use crate::pool::Pool;
 use crate::residents::Residents;
 use crate::root::{Expected, Root};
-use crate::shared::{Folders, Policies, Shared, SpaceWatch};
+use crate::shared::{Folders, Policies, Shared};
+use crate::space::{BALLAST_MOST, Ballast, SpaceWatch};
 use crate::stamp::Timestamp;
 use crate::stats::{Stats, count, read};
+use crate::strait::StraitDisk;
 use crate::swamp::{Job, Resident};
 use crate::timer::Timer;
 use crate::value::{Treasure, Value};
@@ -146,15 +148,17 @@ impl Engine {
         };
         let root = Root::open(&options.data_dir, &expected)?;
         let (owned, standby) = divide_folders(&root, options.owned, options.standby)?;
-        let clock = Clock::open(root.local(layout::CLOCK_FILE));
+        let handles = Arc::new(Handles::new());
+        let ballast = Arc::new(Ballast::open(root.local(layout::BALLAST_FILE), BALLAST_MOST));
+        let clock = Clock::open(root.local(layout::CLOCK_FILE), Arc::clone(&ballast));
         let shared = Shared {
             base_hlc: clock.next(0)?,
             clock,
             policies: Policies::open(&root, options.default_policy)?,
             folders: Folders::open(&root, owned, standby, options.copied)?,
-            disk,
+            disk: Arc::new(StraitDisk { disk, handles: Arc::clone(&handles), ballast: Arc::clone(&ballast) }),
             directories: Directories::new(),
-            handles: Handles::new(),
+            handles,
             stats: Stats::default(),
             memory: Memory::new(options.memory_budget),
             residents: Residents::new(),
@@ -163,10 +167,12 @@ impl Engine {
             foreign_poll: options.foreign_poll,
             closing: AtomicBool::new(false),
             started: Instant::now(),
-            space: SpaceWatch::default(),
+            space: SpaceWatch::new(ballast),
             root,
         };
-        Ok(Engine(Arc::new(Inner { shared: Arc::new(shared), closed: parking_lot::Mutex::new(false) })))
+        let shared = Arc::new(shared);
+        shared.space.attach(&shared);
+        Ok(Engine(Arc::new(Inner { shared, closed: parking_lot::Mutex::new(false) })))
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -303,6 +309,11 @@ impl Engine {
         self.0.close()
     }
 
+    /// Closes files that are only kept open to make writes quicker: for a process that can open no more.
+    pub fn close_kept_files(&self) {
+        self.shared().handles.close_kept();
+    }
+
     /// The data directory.
     #[must_use]
     pub fn data_dir(&self) -> &Path {
@@ -400,6 +411,7 @@ impl Engine {
     pub fn stats(&self) -> EngineStats {
         let shared = self.shared();
         let residents = shared.residents.all();
+        let (space, inodes) = shared.space.look().unzip();
         let mut stats = EngineStats {
             resident_swamps: residents.len() as u64,
             open_files: shared.handles.open(),
@@ -413,7 +425,10 @@ impl Engine {
             reads: read(&shared.stats.reads),
             damaged_files: read(&shared.stats.damaged_files),
             external_interference: read(&shared.stats.external_interference),
-            free_bytes: shared.space.look(&*shared.disk, &shared.root).map_or(0, |space| space.free),
+            kept_files: shared.handles.kept(),
+            free_bytes: space.map_or(0, |space| space.free),
+            free_inodes: inodes.filter(|inodes| inodes.total > 0).map(|inodes| inodes.free),
+            ballast: shared.space.ballast.is_present(),
             ..EngineStats::default()
         };
         for resident in residents {
@@ -551,8 +566,14 @@ pub struct EngineStats {
     pub external_interference: u64,
     /// Swamps that take no writes for now.
     pub read_only_swamps: u64,
+    /// Those of the open files that are kept open between writes.
+    pub kept_files: u64,
     /// Free bytes of the file system.
     pub free_bytes: u64,
+    /// Free inodes of the file system; `None` where they are not counted.
+    pub free_inodes: Option<u64>,
+    /// Whether there is room enough for the reserve that lets a full disk take what it has to.
+    pub ballast: bool,
 }
 
 /// A swamp in memory. While a handle lives the swamp stays there.

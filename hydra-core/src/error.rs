@@ -223,6 +223,7 @@ impl Error {
         let code = match source.raw_os_error() {
             Some(code) if code == rustix::io::Errno::NOSPC.raw_os_error() => ErrorCode::DiskFull,
             Some(code) if code == rustix::io::Errno::DQUOT.raw_os_error() => ErrorCode::DiskFull,
+            Some(code) if crate::handles::is_out_of_files(code) => ErrorCode::Busy,
             _ => ErrorCode::Io,
         };
         let mut error = Error::new(code, format!("cannot {doing} {}: {source}", path.display()));

@@ -22,6 +22,8 @@ pub(crate) const CLOCK_FILE: &str = "clock";
 pub(crate) const FOLDERS_FILE: &str = "folders.json";
 /// Below [`LOCAL_DIR`]: the registered policies.
 pub(crate) const POLICIES_FILE: &str = "policies.json";
+/// Below [`LOCAL_DIR`]: takes space for as long as there is plenty.
+pub(crate) const BALLAST_FILE: &str = "ballast";
 /// In a folder or above: the marker by which Syncthing knows a directory it keeps in sync.
 pub(crate) const SYNCTHING_MARKER: &str = ".stfolder";
 

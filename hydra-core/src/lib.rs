@@ -60,6 +60,7 @@ mod disk;
 mod handles;
 mod hydrate;
 mod log;
+mod strait;
 mod swamp;
 mod walk;
 
@@ -71,6 +72,7 @@ mod pool;
 mod residents;
 mod root;
 mod shared;
+mod space;
 mod stats;
 mod timer;
 

@@ -284,6 +284,7 @@ impl Resident {
         if let Some(frame) = frame {
             let first = desk.buffer.is_empty();
             desk.buffer_bytes += frame.len();
+            self.shared.space.owe(frame.len());
             desk.buffer.push(frame);
             if desk.buffer_bytes >= BUFFER_EARLY {
                 self.lead_soon(desk);
@@ -319,7 +320,7 @@ impl Resident {
             return Ok(());
         }
         self.shared.check_memory()?;
-        self.shared.space.check(&*self.shared.disk, &self.shared.root)
+        self.shared.space.check(&self.shared.root, batch.bytes())
     }
 
     /// Asks the leader for something.
@@ -449,7 +450,10 @@ impl Desk {
 
 /// The answer to a write while the disk refuses.
 pub(crate) fn read_only(reason: &Error) -> Error {
-    let code = if reason.code() == ErrorCode::DiskFull { ErrorCode::DiskFull } else { ErrorCode::SwampReadOnly };
+    let code = match reason.code() {
+        code @ (ErrorCode::DiskFull | ErrorCode::Busy) => code,
+        _ => ErrorCode::SwampReadOnly,
+    };
     Error::new(code, format!("the swamp takes no writes for now: {}", reason.detail()))
         .with_hint("a fresh file is tried every 5 seconds")
 }
