@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::apply::{Carried, Scene, Stage, carry_out};
+use crate::compact;
 use crate::directories::sync_nearest;
 use crate::engine::CopyState;
 use crate::error::{Applied, Error, ErrorCode, Result};
@@ -22,7 +23,7 @@ use crate::stamp::{Stamp, Timestamp};
 use crate::state::State;
 use crate::swamp::{Job, Limbo, Resident, read_only};
 use crate::vector::VersionVector;
-use crate::write::{Batch, Committed, Durability, MAX_BATCH_OPS, Op, Promise};
+use crate::write::{Batch, Committed, Durability, MAX_BATCH_OPS, Op, Promise, Ticket};
 
 /// A swamp whose disk failed tries a fresh chunk this often; tests are less patient.
 const TRY_AGAIN: Duration = if cfg!(test) { Duration::from_millis(30) } else { Duration::from_secs(5) };
@@ -117,7 +118,7 @@ fn refuse(job: Job, reason: &Error) {
     match job {
         Job::Write(_, promise) => promise.fulfil(Err(error)),
         Job::Flush(promise) | Job::Refresh(promise) | Job::Seal(promise) => promise.fulfil(Err(error)),
-        Job::Destroy(promise) => promise.fulfil(Err(error)),
+        Job::Destroy(promise) | Job::Compact(promise) => promise.fulfil(Err(error)),
     }
 }
 
@@ -184,12 +185,13 @@ impl Resident {
     }
 
     /// Somebody replaced, removed or shortened the open chunk: what it held is in memory, and goes to a new file.
-    fn write_everything_again(&self, policy: &Policy, log: &mut Log) -> Result<()> {
+    pub(crate) fn write_everything_again(&self, policy: &Policy, log: &mut Log) -> Result<()> {
         let state = self.state.read();
         if state.copy != CopyState::Degraded {
             let shared = &self.shared;
             log.write_snapshot(shared, |log, name| {
-                encode_snapshot(log.header(shared, name, policy, VersionVector::default()), &state, policy)
+                let header = log.header(shared, name, policy, VersionVector::default());
+                compact::encode(header, &state, &[], None, policy.compression)
             })?;
             log.mend();
             return Ok(());
@@ -230,7 +232,18 @@ impl Resident {
         round.flushes.into_iter().for_each(|promise| promise.fulfil(Ok(())));
         match round.special {
             Some(special) => self.run_special(special, &round.policy),
-            None => self.remove_if_empty(&round.policy),
+            None => {
+                self.remove_if_empty(&round.policy);
+                self.compact_soon_if_due();
+            }
+        }
+    }
+
+    /// Asks for a snapshot when one is worth its while; everything at the desk goes to disk before it.
+    fn compact_soon_if_due(&self) {
+        if self.is_compaction_due(false) {
+            let (promise, _) = Ticket::pending();
+            self.desk.lock().queue.push_back(Job::Compact(promise));
         }
     }
 
@@ -291,6 +304,7 @@ impl Resident {
         match job {
             Job::Refresh(promise) => promise.fulfil(self.read_again()),
             Job::Destroy(promise) => promise.fulfil(self.destroy(policy)),
+            Job::Compact(promise) => promise.fulfil(self.compact(policy)),
             Job::Seal(promise) => {
                 let mut log = self.log.lock();
                 log.seal(&self.shared);
@@ -308,7 +322,7 @@ impl Resident {
         if hydrated.has_foreign {
             self.shared.folders.set_copied(self.folder())?;
         }
-        self.log.lock().found(&self.shared, &hydrated.names, hydrated.written, None);
+        self.log.lock().found(&self.shared, &hydrated.names, hydrated.pile, hydrated.written, None);
         self.desk.lock().adopt = hydrated.adopt;
         *self.watch.lock() = hydrated.watch;
         let mut state = self.state.write();
@@ -404,17 +418,6 @@ impl Group {
     fn frames(&self) -> impl Iterator<Item = &Frame> {
         self.carried.iter().filter_map(|write| write.result.as_ref().ok()?.frame.as_ref())
     }
-}
-
-/// The state as a snapshot.
-fn encode_snapshot(header: crate::format::header::Header, state: &State, policy: &Policy) -> Vec<u8> {
-    let content = SnapshotContent {
-        writes: state.slots().map(|slot| (slot.stamp(), slot.write())).collect(),
-        counters: state.counters().collect(),
-        keys: state.keys().collect(),
-        vector: &state.vector,
-    };
-    snapshot::encode(header, content, policy.compression)
 }
 
 /// What this process wrote and what still counts of it, as records with their own stamps.

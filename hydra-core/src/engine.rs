@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use crate::apply::doubtful_absence;
 use crate::clock::Clock;
+use crate::collect::Collector;
 use crate::directories::Directories;
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Applied, Error, ErrorCode, Result};
 use crate::folder::{FolderCount, FolderId, FolderSet, folder_of};
 use crate::handles::Handles;
+use crate::hold::Holds;
 use crate::layout::{self, ChunkName};
 use crate::memory::{Memory, PATIENCE, default_budget};
 use crate::name::SwampName;
@@ -27,10 +29,13 @@ use crate::stamp::Timestamp;
 use crate::stats::{Stats, count, read};
 use crate::strait::StraitDisk;
 use crate::swamp::{Job, Resident};
+use crate::sweep::Sweeper;
 use crate::timer::Timer;
 use crate::value::{Treasure, Value};
 use crate::write::{Batch, Committed, Condition, Op, OpResult, Ticket};
 
+/// The first sweep leaves a start at least this much time.
+const SWEEP_WAITS: Duration = Duration::from_secs(60);
 /// How long closing waits for swamps that are being read from disk.
 const CLOSE_WAITS: Duration = Duration::from_secs(10);
 
@@ -72,6 +77,12 @@ pub struct EngineOptions {
     /// can be used all the same. Default: half of the memory of the machine, or of the control group of this
     /// process where that is less.
     pub memory_budget: u64,
+    /// How long a file stays after a snapshot superseded it, so that a copy under way still finds it. A
+    /// copy tool's pass has to be shorter, or run under [`Engine::hold`]. Default 1 h.
+    pub gc_delay: Duration,
+    /// How often all folders are walked for swamps to compact, files to remove and expired treasures to
+    /// drop; first one `gc_delay` after the engine was opened. Zero: never. Default 24 h.
+    pub sweep: Duration,
 }
 
 impl EngineOptions {
@@ -90,6 +101,8 @@ impl EngineOptions {
             foreign_poll: Duration::from_secs(1),
             commit_threads: 16,
             memory_budget: default_budget(),
+            gc_delay: Duration::from_secs(3_600),
+            sweep: Duration::from_secs(86_400),
         }
     }
 }
@@ -168,10 +181,15 @@ impl Engine {
             closing: AtomicBool::new(false),
             started: Instant::now(),
             space: SpaceWatch::new(ballast),
+            holds: Holds::open(&root)?,
+            collector: Collector::default(),
+            sweeper: Sweeper::default(),
+            gc_delay: options.gc_delay,
             root,
         };
         let shared = Arc::new(shared);
         shared.space.attach(&shared);
+        Sweeper::schedule(&shared, options.gc_delay.max(SWEEP_WAITS), options.sweep);
         Ok(Engine(Arc::new(Inner { shared, closed: parking_lot::Mutex::new(false) })))
     }
 
@@ -383,6 +401,51 @@ impl Engine {
         Ok(sizes)
     }
 
+    /// Writes a snapshot of every swamp of a folder that consists of more than one, now. The files it
+    /// supersedes are removed after [`EngineOptions::gc_delay`]. Damaged and incomplete swamps are left as
+    /// they are. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `io` and `disk-full` from the disk; what was compacted before stays so.
+    pub fn compact(&self, folder: FolderId) -> Result<Compacted> {
+        self.shared().check_open()?;
+        crate::sweep::compact_folder(self.shared(), folder)
+    }
+
+    /// Removes the files of a folder that snapshots of at least [`EngineOptions::gc_delay`] of age
+    /// supersede, now. Does nothing while the folder is held. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `io` from the disk; what was removed before stays so.
+    pub fn collect(&self, folder: FolderId) -> Result<Collected> {
+        self.shared().check_open()?;
+        crate::sweep::collect_folder(self.shared(), folder)
+    }
+
+    /// Walks all folders now, at full speed: what [`EngineOptions::sweep`] does from time to time. What
+    /// cannot be tidied is logged and left. Blocks on the disk.
+    pub fn sweep(&self) {
+        crate::sweep::sweep(self.shared(), 0);
+    }
+
+    /// Keeps every file of a folder for a while, also those a snapshot supersedes: for a backup that takes
+    /// longer than [`EngineOptions::gc_delay`]. Answers until when; a longer hold in force stays. It
+    /// survives a restart.
+    ///
+    /// # Errors
+    /// `io` from the disk.
+    pub fn hold(&self, folder: FolderId, ttl: Duration) -> Result<Timestamp> {
+        self.shared().holds.hold(folder, ttl)
+    }
+
+    /// Ends a hold; answers whether there was one.
+    ///
+    /// # Errors
+    /// `io` from the disk.
+    pub fn release(&self, folder: FolderId) -> Result<bool> {
+        self.shared().holds.release(folder)
+    }
+
     /// Registers a policy for the swamps that match a pattern, durably. It holds from the next write
     /// of each on. Answers whether the pattern is new.
     ///
@@ -425,6 +488,10 @@ impl Engine {
             reads: read(&shared.stats.reads),
             damaged_files: read(&shared.stats.damaged_files),
             external_interference: read(&shared.stats.external_interference),
+            compactions: read(&shared.stats.compactions),
+            collected_files: read(&shared.stats.collected_files),
+            collected_bytes: read(&shared.stats.collected_bytes),
+            sweeps: read(&shared.stats.sweeps),
             kept_files: shared.handles.kept(),
             free_bytes: space.map_or(0, |space| space.free),
             free_inodes: inodes.filter(|inodes| inodes.total > 0).map(|inodes| inodes.free),
@@ -455,6 +522,7 @@ impl Inner {
         let sealed = wait_all(residents.iter().map(|resident| resident.ask(Job::Seal)));
         drop(residents);
         shared.timer.close();
+        shared.sweeper.close();
         shared.pool.close();
         shared.residents.clear();
         let clock = shared.clock.close();
@@ -532,6 +600,34 @@ pub struct FolderSizes {
     pub bytes: u64,
 }
 
+/// What a compaction did. The files it supersedes are still there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Compacted {
+    /// Swamps of which a snapshot was written.
+    pub swamps: u64,
+    /// Their files before.
+    pub files_before: u64,
+    /// Their files after, with those that go later.
+    pub files_after: u64,
+    /// Bytes of their files before.
+    pub bytes_before: u64,
+    /// Bytes of their files after, with those that go later.
+    pub bytes_after: u64,
+}
+
+/// What a collection removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Collected {
+    /// Swamps of which files were removed.
+    pub swamps: u64,
+    /// Files that were removed.
+    pub files_removed: u64,
+    /// Their bytes.
+    pub bytes_removed: u64,
+}
+
 /// Numbers about a running engine; counts are since it was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -564,6 +660,14 @@ pub struct EngineStats {
     pub damaged_files: u64,
     /// Chunks of this server that someone else replaced, removed, linked or shortened.
     pub external_interference: u64,
+    /// Snapshots that were written to stand for other files.
+    pub compactions: u64,
+    /// Superseded files that were removed.
+    pub collected_files: u64,
+    /// Bytes of superseded files that were removed.
+    pub collected_bytes: u64,
+    /// Walks over all folders that were finished.
+    pub sweeps: u64,
     /// Swamps that take no writes for now.
     pub read_only_swamps: u64,
     /// Those of the open files that are kept open between writes.
@@ -661,10 +765,10 @@ impl Swamp {
         let chunks: Vec<String> = listed.into_iter().filter(|name| ChunkName::parse(name).is_some()).collect();
         let bytes =
             chunks.iter().filter_map(|name| shared.disk.identity(&dir.join(name)).ok()).map(|found| found.length).sum();
-        let (settings, dirty) = {
-            let mut desk = self.0.desk.lock();
-            desk.refresh_settings(&self.0);
-            (desk.settings.clone(), !desk.buffer.is_empty() || desk.limbo.is_some())
+        let (policy, policy_from) = self.0.settings();
+        let dirty = {
+            let desk = self.0.desk.lock();
+            !desk.buffer.is_empty() || desk.limbo.is_some()
         };
         let state = self.0.state.read();
         if state.is_empty() && chunks.is_empty() {
@@ -676,8 +780,8 @@ impl Swamp {
             bytes,
             files: chunks.len() as u64,
             dirty,
-            policy: (*settings.policy).clone(),
-            policy_from: settings.from,
+            policy: (*policy).clone(),
+            policy_from,
             created_at: state.oldest(),
             copy_state: state.copy,
             findings: state.findings.clone(),
@@ -687,14 +791,22 @@ impl Swamp {
     /// Its effective policy, and the pattern it comes from; `None` for its own files or the default.
     #[must_use]
     pub fn policy(&self) -> (Policy, Option<Pattern>) {
-        let mut desk = self.0.desk.lock();
-        desk.refresh_settings(&self.0);
-        ((*desk.settings.policy).clone(), desk.settings.from.clone())
+        let (policy, from) = self.0.settings();
+        ((*policy).clone(), from)
     }
 
     /// Everything acknowledged before is on disk when the ticket is done.
     pub fn flush(&self) -> Ticket<Result<()>> {
         self.0.ask(Job::Flush)
+    }
+
+    /// Writes a snapshot that stands for all files of the swamp so far; they are removed after
+    /// [`EngineOptions::gc_delay`]. The ticket answers whether there was anything to gain.
+    pub fn compact(&self) -> Ticket<Result<bool>> {
+        match self.0.shared.check_open() {
+            Ok(()) => self.0.ask(Job::Compact),
+            Err(error) => Ticket::ready(Err(error.with_applied(Applied::No))),
+        }
     }
 
     /// Removes every treasure; the files too, where no other machine has copies of the folder. The

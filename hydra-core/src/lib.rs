@@ -54,7 +54,9 @@ mod slot;
 mod state;
 
 // Between the two: the one way to the disk, and the way back.
+mod collect;
 mod commit;
+mod compact;
 mod directories;
 mod disk;
 mod handles;
@@ -67,6 +69,7 @@ mod walk;
 // What the swamps of an engine share.
 mod clock;
 mod engine;
+mod hold;
 mod memory;
 mod pool;
 mod residents;
@@ -74,6 +77,7 @@ mod root;
 mod shared;
 mod space;
 mod stats;
+mod sweep;
 mod timer;
 
 #[cfg(test)]
@@ -82,7 +86,8 @@ mod faults;
 mod merge_model;
 
 pub use engine::{
-    CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, ListQuery, Page, Swamp, SwampInfo,
+    Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, ListQuery, Page,
+    Swamp, SwampInfo,
 };
 pub use error::{Applied, Error, ErrorCode, Result};
 pub use folder::{FolderCount, FolderId, FolderSet, folder_of};

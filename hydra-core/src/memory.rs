@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::residents::Sweep;
+use crate::residents::Reclaimed;
 use crate::shared::Shared;
 use crate::stats::count;
 
@@ -195,22 +195,22 @@ impl Shared {
     }
 
     fn reclaim(self: &Arc<Self>) {
-        let sweep = self.residents.sweep(self);
+        let reclaimed = self.residents.reclaim(self);
         let memory = &self.memory;
         memory.reclaiming.store(false, Ordering::Release);
         if memory.excess() > 0 {
-            self.reclaim_again(sweep);
+            self.reclaim_again(reclaimed);
         } else {
             memory.vain.store(0, Ordering::Relaxed);
         }
     }
 
     /// What is in the way now, somebody's use or a flush, is soon over.
-    fn reclaim_again(self: &Arc<Self>, sweep: Sweep) {
+    fn reclaim_again(self: &Arc<Self>, reclaimed: Reclaimed) {
         let memory = &self.memory;
-        let vain = match sweep {
-            Sweep::Vain => memory.vain.fetch_add(1, Ordering::Relaxed).min(16) as u32,
-            Sweep::Progress => {
+        let vain = match reclaimed {
+            Reclaimed::Vain => memory.vain.fetch_add(1, Ordering::Relaxed).min(16) as u32,
+            Reclaimed::Progress => {
                 memory.vain.store(0, Ordering::Relaxed);
                 0
             }

@@ -49,7 +49,7 @@ struct Seats {
 
 /// Whether a pass of the eviction got nearer to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sweep {
+pub(crate) enum Reclaimed {
     Progress,
     Vain,
 }
@@ -134,8 +134,8 @@ impl Residents {
 
     /// One pass of the eviction: every swamp is looked at once, until enough are gone. Those that are cold and
     /// have nothing to write leave; of those that have, as many are flushed as the next pass needs.
-    pub(crate) fn sweep(&self, shared: &Shared) -> Sweep {
-        let mut sweep = Sweep::Vain;
+    pub(crate) fn reclaim(&self, shared: &Shared) -> Reclaimed {
+        let mut reclaimed = Reclaimed::Vain;
         let mut left: Vec<usize> = self.shards.iter().map(|shard| shard.seats.lock().ring.len()).collect();
         let mut all: usize = left.iter().sum();
         let mut dirty: Vec<Arc<Resident>> = Vec::new();
@@ -148,13 +148,13 @@ impl Residents {
             left[at] -= steps;
             all -= steps;
             let Some(resident) = cold else {
-                sweep = if spared { Sweep::Progress } else { sweep };
+                reclaimed = if spared { Reclaimed::Progress } else { reclaimed };
                 continue;
             };
             if self.evict(&resident, Resident::leave) {
                 count(&shared.stats.evictions);
                 count(&shared.stats.memory_evictions);
-                sweep = Sweep::Progress;
+                reclaimed = Reclaimed::Progress;
             } else if resident.waits_for_flush() {
                 dirty.push(resident);
             }
@@ -165,10 +165,10 @@ impl Residents {
                 break;
             }
             excess = excess.saturating_sub(resident.held());
-            sweep = Sweep::Progress;
+            reclaimed = Reclaimed::Progress;
             drop(resident.ask(Job::Flush));
         }
-        sweep
+        reclaimed
     }
 
     /// Drops a swamp from memory if nobody uses it and `is_clean` agrees; answers whether it is gone.

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 
 use crate::clock::Clock;
+use crate::collect::Collector;
 use crate::directories::Directories;
 use crate::disk::Disk;
 use crate::error::{Error, ErrorCode, Result};
 use crate::folder::{FolderId, FolderSet};
 use crate::handles::Handles;
+use crate::hold::Holds;
 use crate::layout;
 use crate::memory::Memory;
 use crate::name::SwampName;
@@ -22,6 +24,7 @@ use crate::residents::Residents;
 use crate::root::{Root, replace_file};
 use crate::space::SpaceWatch;
 use crate::stats::Stats;
+use crate::sweep::Sweeper;
 use crate::timer::Timer;
 
 /// Shared by everything in one engine.
@@ -45,6 +48,11 @@ pub(crate) struct Shared {
     pub(crate) closing: AtomicBool,
     pub(crate) started: Instant,
     pub(crate) space: SpaceWatch,
+    pub(crate) holds: Holds,
+    pub(crate) collector: Collector,
+    pub(crate) sweeper: Sweeper,
+    /// How long a superseded file stays for copies that are under way.
+    pub(crate) gc_delay: Duration,
 }
 
 impl Shared {
@@ -191,7 +199,7 @@ impl Policies {
     }
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(file: &std::path::Path) -> Result<Option<T>> {
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(file: &std::path::Path) -> Result<Option<T>> {
     let text = match std::fs::read(file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -203,7 +211,7 @@ fn read_json<T: serde::de::DeserializeOwned>(file: &std::path::Path) -> Result<O
     })
 }
 
-fn write_json<T: serde::Serialize>(file: &std::path::Path, content: &T) -> Result<()> {
+pub(crate) fn write_json<T: serde::Serialize>(file: &std::path::Path, content: &T) -> Result<()> {
     let text = serde_json::to_vec_pretty(content)
         .map_err(|error| Error::new(ErrorCode::Internal, format!("{} cannot be written: {error}", file.display())))?;
     replace_file(file, &text)

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use crate::apply::{Carried, Scene, Stage, carry_out};
+use crate::collect;
 use crate::commit;
 use crate::error::{Error, ErrorCode, Result};
 use crate::folder::{FolderId, folder_of};
@@ -23,7 +24,7 @@ use crate::name::SwampName;
 use crate::pattern::Pattern;
 use crate::policy::Policy;
 use crate::shared::Shared;
-use crate::stamp::Timestamp;
+use crate::stamp::{Stamp, Timestamp};
 use crate::state::State;
 use crate::stats::count;
 use crate::write::{Batch, Committed, Durability, Promise, Ticket};
@@ -120,6 +121,8 @@ pub(crate) enum Job {
     Refresh(Promise<()>),
     /// Close the open chunk for good.
     Seal(Promise<()>),
+    /// Write a snapshot; the answer is whether there was anything to gain.
+    Compact(Promise<bool>),
 }
 
 impl Settings {
@@ -146,13 +149,13 @@ impl Resident {
     ) -> Result<Arc<Resident>> {
         let folder = folder_of(name, shared.root.folders);
         shared.folders.search(&shared.root, folder)?;
-        let Hydrated { state, names, written, adopt, settings, has_foreign, has_torn_tail, is_newer, watch } =
+        let Hydrated { state, names, pile, written, adopt, settings, has_foreign, has_torn_tail, is_newer, watch } =
             hydrate(shared, name, folder)?;
         if has_foreign {
             shared.folders.set_copied(folder)?;
         }
         let mut log = Log::new(shared, name, folder);
-        log.found(shared, &names, written, remembered);
+        log.found(shared, &names, pile, written, remembered);
         let desk = Desk {
             settings: Settings::look_up(shared, name, settings),
             queue: VecDeque::new(),
@@ -202,6 +205,13 @@ impl Resident {
 
     pub(crate) fn folder(&self) -> FolderId {
         self.folder
+    }
+
+    /// The policy in force and the pattern it comes from.
+    pub(crate) fn settings(&self) -> (Arc<Policy>, Option<Pattern>) {
+        let mut desk = self.desk.lock();
+        desk.refresh_settings(self);
+        (Arc::clone(&desk.settings.policy), desk.settings.from.clone())
     }
 
     /// Notes that somebody uses the swamp; answers whether files of others may have come unseen.
@@ -351,12 +361,16 @@ impl Resident {
         });
     }
 
-    /// Whether the swamp holds nothing and nobody else may have copies of it: its files can go.
+    /// Whether the swamp holds nothing and its files can go: nobody else may have copies of it, or
+    /// whoever has would have heard of the removal long ago.
     pub(crate) fn is_removable(&self) -> bool {
         let state = self.state.read();
+        let last = Stamp { hlc: state.max_hlc, incarnation: 0 }.timestamp();
+        let is_old = || Timestamp::now().as_millis().saturating_sub(last.as_millis()) > millis(collect::REMNANT_KEPT);
         state.is_empty()
             && state.copy == crate::engine::CopyState::Complete
-            && !self.shared.folders.is_copied(self.folder)
+            && (!self.shared.folders.is_copied(self.folder) || is_old())
+            && !self.shared.holds.is_held(self.folder)
     }
 
     fn schedule_eviction(self: &Arc<Self>, after: Duration) {
@@ -374,7 +388,10 @@ impl Resident {
         let stays = if self.state.read().is_empty() { stays.min(ABSENT_STAYS) } else { stays };
         let shared = Arc::clone(&self.shared);
         let again = stays.checked_sub(idle).filter(|left| !left.is_zero()).unwrap_or(EVICT_AGAIN);
-        if idle >= stays && shared.residents.evict(&self, Resident::leave) {
+        if idle >= stays && self.is_compaction_due(true) {
+            drop(self.ask(Job::Compact));
+            self.schedule_eviction(EVICT_AGAIN);
+        } else if idle >= stays && shared.residents.evict(&self, Resident::leave) {
             count(&shared.stats.evictions);
         } else {
             self.schedule_eviction(again);

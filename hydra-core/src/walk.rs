@@ -1,11 +1,16 @@
 //! Walking the directories of a folder: for counting and checking, never for serving.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::format::header::Header;
 use crate::layout::ChunkName;
+use crate::name::SwampName;
+
+/// A header with the longest name and the longest vector is shorter than this.
+const HEAD_MOST: u64 = 128 << 10;
 
 /// What is done with the directory of a swamp, and the names and lengths of its chunks.
 pub(crate) type EachSwamp<'a> = dyn FnMut(&Path, &[(ChunkName, u64)]) -> Result<()> + 'a;
@@ -39,6 +44,24 @@ pub(crate) fn chunks(swamp: &Path) -> Result<Vec<(ChunkName, u64)>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// The name of the swamp in a directory, as the header of one of its chunks says; `None` when none is readable.
+pub(crate) fn name_of(swamp: &Path, chunks: &[(ChunkName, u64)]) -> Result<Option<SwampName>> {
+    for (chunk, _) in chunks {
+        let path = swamp.join(chunk.file_name());
+        let mut head = Vec::new();
+        let read = fs::File::open(&path).and_then(|file| file.take(HEAD_MOST).read_to_end(&mut head));
+        match read {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::io("read", &path, error)),
+        }
+        if let Ok((header, _)) = Header::decode(&head) {
+            return Ok(Some(header.name));
+        }
+    }
+    Ok(None)
 }
 
 fn directories(parent: &Path) -> Result<Vec<PathBuf>> {

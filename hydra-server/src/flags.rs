@@ -73,6 +73,18 @@ pub(crate) struct Settings {
     /// Other machines hold copies of the folders here
     #[arg(long, env = "HYDRA_COPIED", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) copied: Option<bool>,
+    /// How often a swamp in use looks for files that came from elsewhere, where a folder has copies [default: 1s]
+    #[arg(long, env = "HYDRA_FOREIGN_POLL", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub(crate) foreign_poll: Option<Duration>,
+    /// How long a file stays after a snapshot superseded it; longer than one pass of any copy tool [default: 1h]
+    #[arg(long, env = "HYDRA_GC_DELAY", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub(crate) gc_delay: Option<Duration>,
+    /// How often all folders are walked for what is superseded or expired; 0s is never [default: 24h]
+    #[arg(long, env = "HYDRA_SWEEP", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub(crate) sweep: Option<Duration>,
     /// Pool this server belongs to [default: default]
     #[arg(long, env = "HYDRA_POOL", value_name = "NAME")]
     pub(crate) pool: Option<String>,
@@ -131,6 +143,9 @@ impl Settings {
             folders: self.folders.or(file.folders),
             standby: self.standby.or(file.standby),
             copied: self.copied.or(file.copied),
+            foreign_poll: self.foreign_poll.or(file.foreign_poll),
+            gc_delay: self.gc_delay.or(file.gc_delay),
+            sweep: self.sweep.or(file.sweep),
             pool: self.pool.or(file.pool),
             shutdown_grace: self.shutdown_grace.or(file.shutdown_grace),
             insecure_no_auth: self.insecure_no_auth.or(file.insecure_no_auth),

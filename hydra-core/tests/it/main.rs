@@ -3,6 +3,7 @@
 
 mod basics; // what each operation does, without faults
 mod common; // directories, names, short cuts
+mod compaction; // snapshots, what they supersede, holds, the sweep
 mod copies; // chunks of other servers: merge, increments, retries on two servers
 mod damage; // cut, flipped and missing bytes
 mod folders; // the vectors every implementation has to agree with
