@@ -140,7 +140,8 @@ impl Batch {
     }
 
     /// Whether it needs room: reads do not, and deletes make some.
-    pub(crate) fn adds(&self) -> bool {
+    #[must_use]
+    pub fn adds(&self) -> bool {
         self.ops.iter().any(|op| matches!(op, Op::Put { .. } | Op::Increment { .. }))
     }
 }
