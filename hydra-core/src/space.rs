@@ -301,6 +301,24 @@ mod tests {
     }
 
     #[test]
+    fn writes_need_a_reserve_the_ballast_and_inodes_beside_their_own_bytes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let watch = SpaceWatch::new(Arc::new(Ballast::open(dir.path().join("ballast"), 50)));
+        let look = |free, inodes, owed| {
+            let inodes = Inodes { free: inodes, total: 1_000 };
+            Look { at: Instant::now(), space: Space { free, total: 10_000 }, inodes, owed }
+        };
+        // A hundredth is kept, 50 are the ballast's, which is not there.
+        assert!(watch.lacks(&look(160, 10, 0), 10).is_none());
+        assert!(watch.lacks(&look(160, 10, 0), 11).is_some());
+        assert!(watch.lacks(&look(160, 10, 5), 6).is_some(), "what is acknowledged and not on disk comes first");
+        assert!(watch.lacks(&look(5_000, 9, 0), 1).is_some_and(|what| what.contains("inodes")));
+        watch.ballast.take_in(50);
+        assert!(watch.lacks(&look(110, 10, 0), 10).is_none(), "its space is taken already");
+        assert!(!Inodes::default().are_short(), "where they are not counted there is no limit");
+    }
+
+    #[test]
     fn quotas_and_full_disks_are_both_full() {
         assert!(is_full(&io::Error::from_raw_os_error(28)) && is_full(&io::Error::from_raw_os_error(122)));
         assert!(!is_full(&io::Error::from_raw_os_error(5)));
