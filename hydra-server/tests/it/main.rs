@@ -14,6 +14,8 @@ mod idle;
 mod limits;
 /// Every rule of names and keys, before and after percent-decoding, as raw bytes.
 mod names;
+/// Too little memory, too few files, a full disk: refused while it lasts, and nothing lost.
+mod resources;
 /// The real client, against the server and in its own process.
 mod sdk;
 /// A small HTTP client that changes nothing of what it sends, and servers to send it to.
