@@ -228,6 +228,8 @@ impl Log {
                 }
             },
         };
+        // Held until the frames are on disk: what is on its way cannot be settled.
+        let _writing = shared.takeovers.begin(shared, &self.name, &open.facts.name).map_err(disk)?;
         let start = open.facts.identity.length;
         let learned = self.place_sync(shared, &open.facts, known, start, &mut bytes);
         let ends = place_frames(&open.facts, frames, start, learned.is_none(), &mut bytes);
@@ -350,7 +352,7 @@ impl Log {
         let name = self.next_name(shared, ChunkKind::Snap);
         let path = self.dir.join(name.file_name());
         let bytes = encode(self, &name);
-        let written = self.write_whole(shared, &path, &bytes);
+        let written = self.write_whole(shared, &name, &path, &bytes);
         if written.is_err() {
             // Without its end it counts for nothing; on a disk that is full it should not stay.
             let _ = shared.disk.remove_file(&path);
@@ -360,8 +362,9 @@ impl Log {
         Ok(name)
     }
 
-    fn write_whole(&self, shared: &Shared, path: &Path, bytes: &[u8]) -> Result<()> {
+    fn write_whole(&self, shared: &Shared, name: &ChunkName, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = self.create_file(shared, path)?;
+        let _writing = shared.takeovers.begin(shared, &self.name, name)?;
         file.file.append(bytes).map_err(|(_, error)| Error::io("write", path, error))?;
         shared.stats.synced();
         file.file.sync().map_err(|error| Error::io("sync", path, error))?;
@@ -406,32 +409,43 @@ impl Log {
 
     /// Removes every chunk of a swamp that holds nothing any more, and the directories that are empty then.
     ///
-    /// One file goes at once. Of several, first a snapshot is written that knows of all and holds
+    /// One file goes alone. Of several, first a snapshot is written that knows of all and holds
     /// nothing (`encode`); with it on disk the others can go in any order, and a crash between them
-    /// brings nothing back.
+    /// brings nothing back. Where a chunk of somebody else stands, which came unseen, nothing is removed: answers no.
     pub(crate) fn remove_files(
         &mut self,
         shared: &Shared,
         encode: impl FnOnce(&Log, &ChunkName) -> Vec<u8>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        let chunks = self.list(shared)?;
+        if chunks.iter().any(|chunk| !shared.root.is_mine(chunk.incarnation)) {
+            return Ok(false);
+        }
         self.open = None;
         self.durable_hlc = 0;
         self.is_touched = false;
         self.pile = Pile::default();
-        let mut names: Vec<String> = self.list(shared)?.iter().map(ChunkName::file_name).collect();
+        let mut names: Vec<String> = chunks.iter().map(ChunkName::file_name).collect();
         if names.len() > 1 {
             let snapshot = self.write_snapshot(shared, encode)?.file_name();
             for name in &names {
                 self.remove(shared, name)?;
             }
-            shared.disk.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
             names = vec![snapshot];
+        }
+        if !names.is_empty() {
+            // What was removed before, by a collection for example, must not come back without what stood for it.
+            shared.disk.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
         }
         for name in &names {
             self.remove(shared, name)?;
         }
         self.pile = Pile::default();
-        shared.directories.remove_empty(&*shared.disk, &shared.root.path, &self.dir)
+        // An empty directory says the same as none, so it is no failure when it stays.
+        if let Err(error) = shared.directories.remove_empty(&*shared.disk, &shared.root.path, &self.dir) {
+            tracing::warn!(swamp = %self.name, %error, "the directory of an emptied swamp stays");
+        }
+        Ok(true)
     }
 
     fn remove(&self, shared: &Shared, file_name: &str) -> Result<()> {

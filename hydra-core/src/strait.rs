@@ -59,6 +59,10 @@ impl Disk for StraitDisk {
         self.handles.with_room(|| self.disk.sync_dir(dir))
     }
 
+    fn sync_all(&self, dir: &Path) -> io::Result<()> {
+        self.handles.with_room(|| self.disk.sync_all(dir))
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.attempt(|disk| disk.remove_file(path))
     }

@@ -20,3 +20,5 @@ mod resources;
 mod sdk;
 /// A small HTTP client that changes nothing of what it sends, and servers to send it to.
 mod support;
+/// Two servers and copied files: what the fallback took over is noted, asked for at the owner, and settled.
+mod takeover;

@@ -231,17 +231,18 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(data: &Path, flags: &[&str]) -> Process {
-        Process::start_by(program(), data, flags)
+        Process::start_as(&mut program(), data, flags)
     }
 
     /// A server that may open so many files.
     pub(crate) fn start_with_files(files: usize, data: &Path, flags: &[&str]) -> Process {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]).arg(program().get_program());
-        Process::start_by(shell, data, flags)
+        Process::start_as(&mut shell, data, flags)
     }
 
-    fn start_by(mut command: Command, data: &Path, flags: &[&str]) -> Process {
+    /// Starts the server by a command that may be wrapped or have its stderr elsewhere.
+    pub(crate) fn start_as(command: &mut Command, data: &Path, flags: &[&str]) -> Process {
         let mut child = command
             .args(["--listen", "127.0.0.1:0", "--log", "warn", "--data"])
             .arg(data)
@@ -251,7 +252,9 @@ impl Process {
             .expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("stdout"));
         let mut greeting = String::new();
-        while !greeting.contains("try: ") && lines.read_line(&mut greeting).expect("a line") > 0 {}
+        // A server that owns no folder has nothing to try.
+        let is_whole = |text: &str| text.contains("try: ") || text.contains("folders none of");
+        while !is_whole(&greeting) && lines.read_line(&mut greeting).expect("a line") > 0 {}
         let address = greeting.split("listening on http://").nth(1).and_then(|rest| rest.split(' ').next());
         let address = address.and_then(|text| text.parse().ok());
         Process { child, target: Target(address.unwrap_or_else(|| panic!("no address in {greeting:?}"))), greeting }
