@@ -2,6 +2,8 @@
 
 /// The command line: flags, settings, exit codes, and the commands that need no server.
 mod cli;
+/// Two servers that wrote without knowing of each other: what lost is listed, on both.
+mod conflicts;
 /// What was acknowledged survives: kill -9, SIGTERM under load, restarts.
 mod durability;
 /// Whose folder it is: 409 for another folder count, 421 for another server, copies and fallback.
