@@ -24,3 +24,5 @@ mod sdk;
 mod support;
 /// Two servers and copied files: what the fallback took over is noted, asked for at the owner, and settled.
 mod takeover;
+/// The offline commands, on directories in every state.
+mod tools;
