@@ -144,6 +144,11 @@ impl Mount {
         Mount { dir: dir.to_owned(), _device: None }
     }
 
+    /// Gives a file system in memory more room, or less.
+    pub(crate) fn resize(&self, mebibytes: u64) {
+        run("mount", &["-o", &format!("remount,size={mebibytes}m"), text(&self.dir)]);
+    }
+
     /// Unmounts in order: nobody uses it any more.
     pub(crate) fn unmount(self) {
         persist("umount", || attempt("umount", &[text(&self.dir)]));
