@@ -189,7 +189,7 @@ impl Resident {
             let shared = &self.shared;
             log.write_snapshot(shared, |log, name| {
                 let header = log.header(shared, name, policy, VersionVector::default());
-                compact::encode(header, &state, &[], None, policy.compression)
+                compact::encode(header, &state, &[], None, Timestamp::now(), policy.compression)
             })?;
             log.mend();
             return Ok(());
@@ -317,21 +317,29 @@ impl Resident {
     }
 
     /// Removes every treasure; answers whether there was one.
+    ///
+    /// The marks of the deletes are on disk before any file goes: however the removal fails, what is in memory and
+    /// what the files say stay the same. What cannot be removed now is removed like any emptied swamp, later.
     fn destroy(self: &Arc<Self>, policy: &Policy) -> Result<bool> {
         let keys = self.state.read().live_keys();
         let existed = !keys.is_empty();
-        if self.shared.folders.is_copied(self.folder()) || self.state.read().copy != CopyState::Complete {
-            self.delete_keys(keys, policy)?;
-        } else {
-            self.remove_all(policy)?;
-            let dir = swamp_path(&self.shared.root.path, self.folder(), self.name());
-            sync_nearest(&*self.shared.disk, &self.shared.root.path, &dir)?;
+        self.delete_keys(keys, policy)?;
+        if removal_is_due(self)
+            && let Err(error) = self.remove_durably(policy)
+        {
+            tracing::warn!(swamp = %self.name(), %error, "files of a destroyed swamp are still to be removed");
         }
         Ok(existed)
     }
 
+    fn remove_durably(&self, policy: &Policy) -> Result<()> {
+        self.remove_all(policy)?;
+        let dir = swamp_path(&self.shared.root.path, self.folder(), self.name());
+        sync_nearest(&*self.shared.disk, &self.shared.root.path, &dir)
+    }
+
     /// Deletes keys one by one: on a folder with copies only a mark in a file tells the others.
-    fn delete_keys(&self, keys: Vec<String>, policy: &Policy) -> Result<()> {
+    fn delete_keys(self: &Arc<Self>, keys: Vec<String>, policy: &Policy) -> Result<()> {
         let scene = self.scene(policy);
         let mut keys = keys.into_iter().peekable();
         while keys.peek().is_some() {
@@ -346,11 +354,20 @@ impl Resident {
             match self.append(policy, &frames) {
                 Ok(()) => stage.publish(&mut self.state.write(), scene.now),
                 Err(AppendError::Failed { error, .. } | AppendError::Interference(error)) => {
+                    self.owe(frame, stage, &error);
                     return Err(error.with_applied(Applied::Unknown));
                 }
             }
         }
         Ok(())
+    }
+
+    /// Keeps what may be on disk or not, so that it is before anything else is done.
+    fn owe(self: &Arc<Self>, frame: Option<Frame>, stage: Stage, error: &Error) {
+        let mut desk = self.desk.lock();
+        let until = Instant::now() + TRY_AGAIN;
+        desk.limbo = Some(Limbo { frames: frame.into_iter().collect(), stage });
+        desk.refused = Some((until, error.clone()));
     }
 
     fn remove_if_empty(self: &Arc<Self>, policy: &Policy) {
@@ -375,13 +392,21 @@ impl Resident {
     fn remove_all(&self, policy: &Policy) -> Result<()> {
         let shared = &self.shared;
         let vector = self.state.read().vector.clone();
-        self.log.lock().remove_files(shared, |log, name| {
-            let nothing =
-                SnapshotContent { writes: Vec::new(), counters: Vec::new(), keys: Vec::new(), vector: &vector };
+        let all_gone = self.log.lock().remove_files(shared, |log, name| {
+            let nothing = SnapshotContent {
+                writes: Vec::new(),
+                counters: Vec::new(),
+                keys: Vec::new(),
+                conflicts: Vec::new(),
+                vector: &vector,
+            };
             snapshot::encode(log.header(shared, name, policy, VersionVector::default()), nothing, policy.compression)
         })?;
-        self.state.write().forget_files();
-        Ok(())
+        if all_gone {
+            self.state.write().forget_files();
+            return Ok(());
+        }
+        self.shared.folders.set_copied(self.folder())
     }
 }
 

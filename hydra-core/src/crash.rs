@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::disk::{Effect, Event, Lie, Random, RecordingDisk, Store};
+use crate::collect::collect;
 use crate::disk::Disk;
 use crate::engine::{CopyState, Engine, EngineOptions, Swamp};
 use crate::folder::{FolderCount, folder_of};
@@ -131,7 +132,8 @@ impl User<'_> {
             50..62 => self.write(at, 5),
             62..70 => self.burst(at),
             70..78 => self.flush(at),
-            78..84 => self.evict(at),
+            78..82 => self.evict(at),
+            82..84 => self.compact(at),
             84..87 => drop(self.swamp(at).0.ask(Job::Seal).wait()),
             87..91 => self.empty(at),
             91..94 => self.destroy(at),
@@ -225,6 +227,15 @@ impl User<'_> {
         let shared = self.engine.shared();
         if let Some(resident) = shared.residents.get(&self.names[at]) {
             shared.residents.evict(&resident, Resident::leave);
+        }
+    }
+
+    /// Writes a snapshot, and removes at once what it stands for.
+    fn compact(&mut self, at: usize) {
+        self.swamp(at).compact().wait().expect("compacted");
+        self.histories[at].told_safe(self.disk.length());
+        if self.random.below(3) > 0 {
+            collect(self.engine.shared(), &self.names[at], Duration::ZERO).expect("collected");
         }
     }
 

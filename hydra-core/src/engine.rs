@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::apply::doubtful_absence;
 use crate::clock::Clock;
 use crate::collect::Collector;
+use crate::conflict::Conflict;
 use crate::directories::Directories;
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Applied, Error, ErrorCode, Result};
@@ -341,6 +342,15 @@ impl Engine {
         self.shared().folders.is_copied(folder)
     }
 
+    /// Notes, durably, that another machine has or may have copies of these folders. Never taken back.
+    ///
+    /// # Errors
+    /// `invalid-config` when there is no such folder; those of the disk.
+    pub fn mark_copied(&self, folders: &FolderSet) -> Result<()> {
+        folders.check(self.folder_count())?;
+        self.shared().folders.mark_copied(folders)
+    }
+
     /// Counts what a folder holds by walking it. Blocks on the disk; for operators.
     ///
     /// # Errors
@@ -377,13 +387,21 @@ impl Engine {
         self.shared().takeovers.list(self.shared(), folder)
     }
 
-    /// Which of these files of a folder are not here, or not as long as they are elsewhere. Blocks on the disk.
+    /// Which of these files of a folder are not here, or not as long as they are elsewhere. What is here is
+    /// seen by every request that begins after this. Blocks on the disk.
     ///
     /// # Errors
     /// `invalid-body` for more than [`MAX_HOLDS_FILES`](crate::MAX_HOLDS_FILES) files, and for one that is no
     /// chunk of a swamp of this folder; `io` when a file cannot be looked at.
     pub fn holds(&self, folder: FolderId, files: &[TakeoverFile]) -> Result<Vec<MissingFile>> {
-        takeover::missing(self.shared(), folder, files)
+        let missing = takeover::missing(self.shared(), folder, files)?;
+        // Whoever asks sends its readers here next: they are not to wait until files are looked for anyway.
+        self.shared().folders.set_copied(folder)?;
+        files
+            .iter()
+            .filter_map(|file| self.shared().residents.get(&file.swamp))
+            .for_each(|resident| resident.look_soon());
+        Ok(missing)
     }
 
     /// Forgets what was taken over in a folder, durably, if it is still what was listed with this version:
@@ -489,7 +507,11 @@ impl Engine {
             ..EngineStats::default()
         };
         for resident in residents {
-            stats.resident_bytes += resident.state.read().footprint() as u64;
+            {
+                let state = resident.state.read();
+                stats.resident_bytes += state.footprint() as u64;
+                stats.conflicts += state.conflicts(Timestamp::now()).count() as u64;
+            }
             let desk = resident.desk.lock();
             stats.dirty_swamps += u64::from(!desk.buffer.is_empty());
             stats.read_only_swamps += u64::from(desk.refused.is_some());
@@ -656,6 +678,8 @@ pub struct EngineStats {
     pub read_only_swamps: u64,
     /// Free bytes of the file system.
     pub free_bytes: u64,
+    /// Conflicts that the swamps in memory list; see [`Swamp::conflicts`].
+    pub conflicts: u64,
 }
 
 /// A swamp in memory. While a handle lives the swamp stays there.
@@ -792,6 +816,13 @@ impl Swamp {
             Ok(()) => self.0.ask(Job::Destroy),
             Err(error) => Ticket::ready(Err(error.with_applied(Applied::No))),
         }
+    }
+
+    /// Writes that lost against a write that had not seen them, the newest first; see [`Conflict`].
+    #[must_use]
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        let now = Timestamp::now();
+        self.0.state.read().conflicts(now).map(|lost| lost.conflict(now)).collect()
     }
 
     /// Whether all files of the swamp are here and whole.

@@ -7,13 +7,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::collect::collect;
 use crate::crash::disk::{Lie, Random, RecordingDisk, Store};
 use crate::disk::{Disk, DiskFile, Identity, RealDisk, Space};
 use crate::engine::{CopyState, Engine, EngineOptions};
@@ -42,11 +43,13 @@ struct Plan {
     errno: i32,
     /// Whether reading, listing and looking fail as well.
     reads: bool,
+    /// Of the script.
+    seed: u64,
 }
 
 impl Plan {
     fn writes(from: usize, count: usize, written_eighths: usize) -> Plan {
-        Plan { from, count, written_eighths, errno: EIO, reads: false }
+        Plan { from, count, written_eighths, errno: EIO, reads: false, seed: 1 }
     }
 }
 
@@ -56,7 +59,7 @@ struct Faults {
     operations: AtomicUsize,
     healed: std::sync::atomic::AtomicBool,
     /// Files of which a sync failed: the system holds their bytes for written and syncs them never again.
-    spoilt: Mutex<HashSet<PathBuf>>,
+    spoilt: Mutex<HashSet<u64>>,
 }
 
 impl Faults {
@@ -89,7 +92,7 @@ struct FaultyDisk {
 #[derive(Debug)]
 struct FaultyFile {
     file: Box<dyn DiskFile>,
-    path: PathBuf,
+    inode: u64,
     faults: Arc<Faults>,
 }
 
@@ -107,20 +110,21 @@ impl FaultyDisk {
         self.faults.healed.store(true, Ordering::Relaxed);
     }
 
-    fn file(&self, path: &Path, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
-        Box::new(FaultyFile { file, path: path.to_owned(), faults: Arc::clone(&self.faults) })
+    fn file(&self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
+        let inode = file.identity().expect("an open file").inode;
+        Box::new(FaultyFile { file, inode, faults: Arc::clone(&self.faults) })
     }
 }
 
 impl Disk for FaultyDisk {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         self.faults.check()?;
-        self.below.create_new(path).map(|file| self.file(path, file))
+        self.below.create_new(path).map(|file| self.file(file))
     }
 
     fn open_append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         self.faults.check()?;
-        self.below.open_append(path).map(|file| self.file(path, file))
+        self.below.open_append(path).map(|file| self.file(file))
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
@@ -179,11 +183,11 @@ impl DiskFile for FaultyFile {
 
     fn sync(&mut self) -> io::Result<()> {
         if self.faults.strike() {
-            self.faults.spoilt.lock().insert(self.path.clone());
+            self.faults.spoilt.lock().insert(self.inode);
             return Err(self.faults.error());
         }
         // The second sync of such a file succeeds, and does nothing.
-        if self.faults.spoilt.lock().contains(&self.path) { Ok(()) } else { self.file.sync() }
+        if self.faults.spoilt.lock().contains(&self.inode) { Ok(()) } else { self.file.sync() }
     }
 
     fn identity(&self) -> io::Result<Identity> {
@@ -394,7 +398,7 @@ impl User {
             8 => drop(self.engine.flush(None)),
             9 => self.evict(at),
             10 if at != BROUGHT => self.destroy(at),
-            _ => {}
+            _ => self.compact(at),
         }
         self.look(at);
     }
@@ -463,6 +467,13 @@ impl User {
                     self.possible(at, "n").extend(after);
                 }
             }
+        }
+    }
+
+    fn compact(&self, at: usize) {
+        let compacted = self.engine.hydrate(&self.names[at]).map(|swamp| swamp.compact().wait());
+        if let Err(error) = compacted.and_then(|_| collect(self.engine.shared(), &self.names[at], Duration::ZERO)) {
+            assert!(is_fault(&error), "{:?}: {error}", self.plan);
         }
     }
 
@@ -556,7 +567,7 @@ fn bring(disk: &RecordingDisk, engine: &Engine, name: &SwampName, (file, bytes):
 }
 
 /// Runs a script with a fault; answers how many operations it did.
-fn run_script(plan: Plan, seed: u64, foreign: &(String, Vec<u8>)) -> usize {
+fn run_script(plan: Plan, foreign: &(String, Vec<u8>)) -> usize {
     let dir = tempfile::tempdir().expect("a directory");
     let memory = RecordingDisk::new(dir.path(), Lie::None);
     let disk = FaultyDisk::over(Arc::new(memory.clone()), plan);
@@ -566,7 +577,7 @@ fn run_script(plan: Plan, seed: u64, foreign: &(String, Vec<u8>)) -> usize {
         let policy = Policy { write_interval, idle_evict: Duration::from_secs(3_600), ..Policy::default() };
         engine.set_policy(name.as_str().parse().expect("a pattern"), policy).expect("stored");
     }
-    let mut user = User { engine, names: names.clone(), random: Random(seed), plan, possible: BTreeMap::new() };
+    let mut user = User { engine, names: names.clone(), random: Random(plan.seed), plan, possible: BTreeMap::new() };
     for step in 0..STEPS {
         if step == STEPS / 2 {
             bring(&memory, &user.engine, &names[BROUGHT], foreign);
@@ -611,7 +622,7 @@ fn check_after_restart(dir: &Path, survived: Store, user: &User) {
 fn whatever_fails_in_a_long_script_no_acknowledged_write_is_lost_and_no_wrong_value_shown() {
     let points = std::env::var("HYDRA_FAULT_POINTS").ok().and_then(|text| text.parse().ok()).unwrap_or(400);
     let foreign = brought(&script_names()[BROUGHT]);
-    let operations = run_script(Plan { reads: true, ..Plan::writes(usize::MAX, 0, 0) }, 1, &foreign);
+    let operations = run_script(Plan { reads: true, ..Plan::writes(usize::MAX, 0, 0) }, &foreign);
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..6 {
@@ -628,8 +639,9 @@ fn whatever_fails_in_a_long_script_no_acknowledged_write_is_lost_and_no_wrong_va
                         written_eighths: [0, 1, 5, 8][random.below(4)],
                         errno: [EIO, ENOSPC][random.below(2)],
                         reads: random.below(2) == 0,
+                        seed: point as u64 % 16,
                     };
-                    run_script(plan, point as u64 % 16, &foreign);
+                    run_script(plan, &foreign);
                 }
             });
         }

@@ -376,32 +376,43 @@ impl Log {
 
     /// Removes every chunk of a swamp that holds nothing any more, and the directories that are empty then.
     ///
-    /// One file goes at once. Of several, first a snapshot is written that knows of all and holds
+    /// One file goes alone. Of several, first a snapshot is written that knows of all and holds
     /// nothing (`encode`); with it on disk the others can go in any order, and a crash between them
-    /// brings nothing back.
+    /// brings nothing back. Where a chunk of somebody else stands, which came unseen, nothing is removed: answers no.
     pub(crate) fn remove_files(
         &mut self,
         shared: &Shared,
         encode: impl FnOnce(&Log, &ChunkName) -> Vec<u8>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        let chunks = self.list(shared)?;
+        if chunks.iter().any(|chunk| !shared.root.is_mine(chunk.incarnation)) {
+            return Ok(false);
+        }
         self.open = None;
         self.durable_hlc = 0;
         self.is_touched = false;
         self.pile = Pile::default();
-        let mut names: Vec<String> = self.list(shared)?.iter().map(ChunkName::file_name).collect();
+        let mut names: Vec<String> = chunks.iter().map(ChunkName::file_name).collect();
         if names.len() > 1 {
             let snapshot = self.write_snapshot(shared, encode)?.file_name();
             for name in &names {
                 self.remove(shared, name)?;
             }
-            shared.disk.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
             names = vec![snapshot];
+        }
+        if !names.is_empty() {
+            // What was removed before, by a collection for example, must not come back without what stood for it.
+            shared.disk.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
         }
         for name in &names {
             self.remove(shared, name)?;
         }
         self.pile = Pile::default();
-        shared.directories.remove_empty(&*shared.disk, &shared.root.path, &self.dir)
+        // An empty directory says the same as none, so it is no failure when it stays.
+        if let Err(error) = shared.directories.remove_empty(&*shared.disk, &shared.root.path, &self.dir) {
+            tracing::warn!(swamp = %self.name, %error, "the directory of an emptied swamp stays");
+        }
+        Ok(true)
     }
 
     fn remove(&self, shared: &Shared, file_name: &str) -> Result<()> {

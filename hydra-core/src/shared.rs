@@ -124,11 +124,18 @@ impl Folders {
         if self.is_copied(folder) {
             return Ok(());
         }
-        let mut copied = self.copied.write();
-        let wider: FolderSet = copied.iter().chain([folder]).collect();
-        write_json(&self.file, &FoldersFile { copied: vec![wider.clone()] })?;
         tracing::info!(%folder, "files of another server are here: the folder counts as copied from now on");
-        *copied = wider;
+        self.mark_copied(&FolderSet::from_iter([folder]))
+    }
+
+    /// The same for many folders at once, also for those that count as copied without a note.
+    pub(crate) fn mark_copied(&self, folders: &FolderSet) -> Result<()> {
+        let mut copied = self.copied.write();
+        let wider: FolderSet = copied.iter().chain(folders.iter()).collect();
+        if wider != *copied {
+            write_json(&self.file, &FoldersFile { copied: vec![wider.clone()] })?;
+            *copied = wider;
+        }
         Ok(())
     }
 }

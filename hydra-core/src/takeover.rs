@@ -522,6 +522,7 @@ fn check(shared: &Shared, folder: FolderId, index: usize, wanted: &TakeoverFile)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crash::disk::{Lie, RecordingDisk};
     use crate::engine::{Engine, EngineOptions};
     use crate::error::Applied;
     use crate::folder::FolderCount;
@@ -534,11 +535,15 @@ mod tests {
     }
 
     fn standby(dir: &Path) -> Engine {
+        Engine::open(options(dir)).expect("opened")
+    }
+
+    fn options(dir: &Path) -> EngineOptions {
         let mut options = EngineOptions::new(dir);
         options.server_id = Some("s2".into());
         options.standby = FolderCount::DEFAULT.all();
         options.default_policy = Policy { write_interval: Duration::ZERO, ..Policy::default() };
-        Engine::open(options).expect("opened")
+        options
     }
 
     fn put(engine: &Engine, value: &str) -> Result<()> {
@@ -636,5 +641,38 @@ mod tests {
         });
         drop(engine);
         assert_eq!(standby(dir.path()).takeover_count(folder), 40, "what was acknowledged is noted on disk");
+    }
+
+    /// What is noted when the power is lost now: nothing that was not synced is there.
+    fn noted_after_a_crash(disk: &RecordingDisk, dir: &Path, engine: &Engine) -> Vec<SwampName> {
+        let after = RecordingDisk::new(dir, Lie::None);
+        after.load(disk.store().image(&[], 0));
+        let folder = engine.folder_of(&swamp());
+        let notes = after.read(&engine.data_dir().join(".hydra/takeover").join(layout::folder_dir(folder)));
+        let parsed = parse(&notes.unwrap_or_default(), &engine.shared().root, folder);
+        assert!(parsed.is_whole);
+        parsed.noted.into_iter().map(|note| note.swamp).collect()
+    }
+
+    #[test]
+    fn a_loss_of_power_right_after_the_acknowledgement_leaves_the_note() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = RecordingDisk::new(dir.path(), Lie::None);
+        disk.create_dir(&dir.path().canonicalize().expect("there").join(".hydra")).expect("created");
+        let engine = Engine::open_on(options(dir.path()), Arc::new(disk.clone())).expect("opened");
+        disk.sync_dir(engine.data_dir()).expect("synced");
+        let folder = engine.folder_of(&swamp());
+        let only = [folder].into_iter().collect();
+        let mut names: Vec<SwampName> = swamp().in_folders(&only, FolderCount::DEFAULT).take(3).collect();
+        for round in ["1", "2"] {
+            for (at, name) in names.iter().enumerate() {
+                engine.put(name, "k", Value::json(round).expect("JSON")).expect("written");
+                let noted = noted_after_a_crash(&disk, dir.path(), &engine);
+                assert!(noted.len() == at + 1 && noted.contains(name), "round {round}: {noted:?}");
+            }
+            engine.settle(folder, &engine.takeover(folder).expect("listed").version).expect("settled");
+            assert_eq!(noted_after_a_crash(&disk, dir.path(), &engine), [], "settled for good");
+            names.reverse();
+        }
     }
 }

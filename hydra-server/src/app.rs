@@ -27,7 +27,7 @@ use crate::conditions::{folders_header, idempotency_key, single};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
 use crate::metrics::Metrics;
 use crate::route::{Label, Route};
-use crate::{batches, folders, lists, policies, service, swamps, takeover, treasures};
+use crate::{batches, folders, lists, policies, service, swamps, takeover, treasures, upkeep};
 
 /// The engine as an axum router, for programs that bring their own listener or more routes.
 ///
@@ -126,7 +126,11 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Folder(set) => folders::list(call, Some(set)).await,
         Route::FlushFolder(set) => folders::flush(call, Some(set)).await,
         Route::FlushAll => folders::flush(call, None).await,
-        Route::VerifyFolder(set) => folders::verify(call, set).await,
+        Route::MarkCopied(set) => folders::mark_copied(call, set).await,
+        Route::HoldFolder(folder) => upkeep::hold(call, folder).await,
+        Route::CollectFolder(set) => upkeep::collect(call, set).await,
+        Route::CompactFolder(set) => upkeep::compact(call, set).await,
+        Route::VerifyFolder(set) => upkeep::verify(call, set).await,
         Route::Takeover(folder) => takeover::list(call, folder).await,
         Route::Holds(folder) => takeover::holds(call, folder).await,
         Route::Settle(folder) => takeover::settle(call, folder).await,

@@ -1,7 +1,6 @@
 //! Folders of this server, and where a name lives: `/v1/folders`, `/v1/resolve`, `/v1/flush`.
 
 use http::StatusCode;
-use hydra_core::inspect;
 use hydra_core::wire::{FolderBody, FoldersBody, ResolveBody};
 use hydra_core::{Engine, Error, ErrorCode, FolderId, FolderSet, FolderState, SwampName, swamp_dir};
 
@@ -47,13 +46,13 @@ pub(crate) async fn flush(call: &mut Call, wanted: Option<FolderSet>) -> Result<
     Ok(answer::empty(StatusCode::NO_CONTENT))
 }
 
-/// Reads and checks every byte of these folders, while they are in use.
-pub(crate) async fn verify(call: &mut Call, wanted: FolderSet) -> Result<Response, Error> {
+/// Notes that another machine has or may have copies of these folders, for as long as the data lives.
+pub(crate) async fn mark_copied(call: &mut Call, wanted: FolderSet) -> Result<Response, Error> {
     Query::parse(call.head.uri.query(), &[])?;
-    let wanted = present(call, wanted)?;
+    let wanted = existing(call, Some(wanted))?;
     let engine = call.app.engine.clone();
-    let verified = blocking(move || inspect::verify(engine.data_dir(), Some(&wanted), &mut |_| {})).await?;
-    answer::json(StatusCode::OK, &verified)
+    blocking(move || engine.mark_copied(&wanted)).await?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
 }
 
 /// The folders, which all have to be on this server, owned or as copies.

@@ -28,6 +28,7 @@ mod service;
 mod swamps;
 mod takeover;
 mod treasures;
+mod upkeep;
 
 pub use app::app;
 pub use config::Config;

@@ -30,9 +30,13 @@ pub(crate) enum Route {
     Folder(FolderSet),
     FlushFolder(FolderSet),
     FlushAll,
+    MarkCopied(FolderSet),
     Takeover(FolderId),
     Holds(FolderId),
     Settle(FolderId),
+    HoldFolder(FolderId),
+    CollectFolder(FolderSet),
+    CompactFolder(FolderSet),
     VerifyFolder(FolderSet),
 }
 
@@ -79,7 +83,9 @@ impl Route {
             Route::Swamp(_) => "GET, HEAD, DELETE",
             Route::Policy(_) => "GET, HEAD, PUT, DELETE",
             Route::Batch(_) | Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
-            Route::Holds(_) | Route::Settle(_) | Route::VerifyFolder(_) => "POST",
+            Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
+            Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
+            Route::HoldFolder(_) => "POST, DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -127,8 +133,11 @@ impl Route {
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => Label::Flush,
             Route::Policies | Route::Policy(_) => Label::Policies,
             Route::Resolve(_) => Label::Resolve,
-            Route::Folders | Route::Folder(_) | Route::VerifyFolder(_) => Label::Folders,
-            Route::Takeover(_) | Route::Holds(_) | Route::Settle(_) => Label::Folders,
+            Route::Folders | Route::Folder(_) | Route::MarkCopied(_) => Label::Folders,
+            Route::Takeover(_) | Route::Holds(_) | Route::Settle(_) => Label::Takeover,
+            Route::HoldFolder(_) | Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => {
+                Label::Upkeep
+            }
             _ => Label::Service,
         }
     }
@@ -149,11 +158,15 @@ pub(crate) enum Label {
     Policies,
     Resolve,
     Folders,
+    Takeover,
+    Upkeep,
 }
 
 impl Label {
-    pub(crate) const NAMES: [&str; 10] =
-        ["none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders"];
+    pub(crate) const NAMES: [&str; 12] = [
+        "none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders", "takeover",
+        "upkeep",
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         Label::NAMES[self as usize]
@@ -185,6 +198,10 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
 fn folder_verb(set: &str, verb: [Option<&str>; 3], path: &str) -> Result<Route, Error> {
     match verb {
         [Some("flush"), None, _] => folders(set).map(Route::FlushFolder),
+        [Some("copied"), None, _] => folders(set).map(Route::MarkCopied),
+        [Some("hold"), None, _] => folder(set).map(Route::HoldFolder),
+        [Some("gc"), None, _] => folders(set).map(Route::CollectFolder),
+        [Some("compact"), None, _] => folders(set).map(Route::CompactFolder),
         [Some("verify"), None, _] => folders(set).map(Route::VerifyFolder),
         [Some("takeover"), None, _] => folder(set).map(Route::Takeover),
         [Some("takeover"), Some("settle"), None] => folder(set).map(Route::Settle),
@@ -334,7 +351,7 @@ mod tests {
         for path in ["/v1/swamps/a/b/c", "/v1/swamps/a/b/c/batch", "/v1/folders/7/flush", "/v1/swamps/a/b/c/policy"] {
             Route::parse(path).expect(path);
         }
-        for path in ["/takeover", "/takeover/settle", "/holds", "/verify"] {
+        for path in ["/takeover", "/takeover/settle", "/holds", "/hold", "/gc", "/compact", "/verify"] {
             Route::parse(&format!("/v1/folders/7{path}")).expect(path);
         }
         for path in

@@ -3,6 +3,7 @@
 //! `GET /v1/folders/{F}/takeover` here, `POST /v1/folders/{F}/holds` at the owner, and when nothing is missing
 //! there `POST /v1/folders/{F}/takeover/settle` here.
 
+use bytes::Bytes;
 use http::StatusCode;
 use hydra_core::wire::{HoldsBody, MissingBody, MissingFileBody, SettleBody, TakeoverBody, TakeoverFileBody};
 use hydra_core::{Error, ErrorCode, FolderId, MissingFile, SwampName, TakeoverFile};
@@ -22,15 +23,15 @@ const SETTLE_LIMIT: Limit = Limit { bytes: MAX_SMALL_BODY_BYTES, code: ErrorCode
 
 /// Every file that this server wrote and nobody has settled.
 pub(crate) async fn list(call: &mut Call, folder: FolderId) -> Result<Response, Error> {
-    check(call, folder)?;
+    admit(call, folder)?;
     let engine = call.app.engine.clone();
-    let bytes = blocking(move || {
+    let listed = blocking(move || {
         let listed = engine.takeover(folder)?;
         let files = listed.files.into_iter().map(file_body).collect();
         let body = TakeoverBody { folder, count: listed.count, version: listed.version, files };
         answer::json(StatusCode::OK, &body)
     });
-    bytes.await
+    listed.await
 }
 
 fn file_body(file: TakeoverFile) -> TakeoverFileBody {
@@ -39,9 +40,8 @@ fn file_body(file: TakeoverFile) -> TakeoverFileBody {
 
 /// Which of the files are not here, or shorter.
 pub(crate) async fn holds(call: &mut Call, folder: FolderId) -> Result<Response, Error> {
-    check(call, folder)?;
-    plain_body(&call.head.headers)?;
-    let body = call.read_body(HOLDS_LIMIT).await?;
+    admit(call, folder)?;
+    let body = read_body(call, HOLDS_LIMIT).await?;
     let engine = call.app.engine.clone();
     let answered = blocking(move || {
         let wanted: HoldsBody = read(&body, r#"{"files":[{"swamp":"a/b/c","file":"s2-….hyl","bytes":1234}]}"#)?;
@@ -65,9 +65,8 @@ fn missing_body(MissingFile { wanted, held, .. }: MissingFile) -> MissingFileBod
 
 /// The owner holds what was listed with this version.
 pub(crate) async fn settle(call: &mut Call, folder: FolderId) -> Result<Response, Error> {
-    check(call, folder)?;
-    plain_body(&call.head.headers)?;
-    let body = call.read_body(SETTLE_LIMIT).await?;
+    admit(call, folder)?;
+    let body = read_body(call, SETTLE_LIMIT).await?;
     let SettleBody { version } = read(&body, r#"{"version":"…"}"#)?;
     let engine = call.app.engine.clone();
     blocking(move || engine.settle(folder, &version)).await?;
@@ -75,10 +74,15 @@ pub(crate) async fn settle(call: &mut Call, folder: FolderId) -> Result<Response
     Ok(answer::empty(StatusCode::NO_CONTENT))
 }
 
-fn check(call: &mut Call, folder: FolderId) -> Result<(), Error> {
+fn admit(call: &mut Call, folder: FolderId) -> Result<(), Error> {
     Query::parse(call.head.uri.query(), &[])?;
-    no_conditions(&call.head.headers)?;
     present(call, [folder].into_iter().collect()).map(drop)
+}
+
+async fn read_body(call: &mut Call, limit: Limit) -> Result<Bytes, Error> {
+    no_conditions(&call.head.headers)?;
+    plain_body(&call.head.headers)?;
+    call.read_body(limit).await
 }
 
 fn read<T: DeserializeOwned>(body: &[u8], form: &str) -> Result<T, Error> {
