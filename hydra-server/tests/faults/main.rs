@@ -9,6 +9,8 @@
 mod btrfs_snapshots;
 /// A client that keeps its connection.
 mod client;
+/// The order of writes, syncs and answers, as the kernel sees it.
+mod fsync_audit;
 /// Disks that are full, and disks that fail.
 mod full_disk;
 /// Loop devices, file systems and mounts that go away with their guards.
