@@ -10,6 +10,12 @@ use tempfile::TempDir;
 
 use crate::support::{Process, program};
 
+/// A directory for data, that stays when `HYDRA_FAULTS_KEEP` is set.
+pub(crate) fn data_dir() -> TempDir {
+    let keep = std::env::var_os("HYDRA_FAULTS_KEEP").is_some();
+    tempfile::Builder::new().disable_cleanup(keep).tempdir().expect("a directory")
+}
+
 /// Flags of a server that compacts and collects all the time, and looks for the files of others often.
 pub(crate) const TIDY: [&str; 6] = ["--sweep", "200ms", "--gc-delay", "5s", "--foreign-poll", "200ms"];
 
