@@ -27,6 +27,7 @@ use crate::stamp::Timestamp;
 use crate::stats::{Stats, count, read};
 use crate::swamp::{Job, Resident};
 use crate::sweep::Sweeper;
+use crate::takeover::{self, MissingFile, Takeover, TakeoverFile, Takeovers};
 use crate::timer::Timer;
 use crate::value::{Treasure, Value};
 use crate::write::{Batch, Committed, Condition, Op, OpResult, Ticket};
@@ -159,6 +160,7 @@ impl Engine {
             clock,
             policies: Policies::open(&root, options.default_policy)?,
             folders: Folders::open(&root, owned, standby, options.copied)?,
+            takeovers: Takeovers::open(&root)?,
             disk,
             directories: Directories::new(),
             handles: Handles::new(),
@@ -339,6 +341,15 @@ impl Engine {
         self.shared().folders.is_copied(folder)
     }
 
+    /// Notes, durably, that another machine has or may have copies of these folders. Never taken back.
+    ///
+    /// # Errors
+    /// `invalid-config` when there is no such folder; those of the disk.
+    pub fn mark_copied(&self, folders: &FolderSet) -> Result<()> {
+        folders.check(self.folder_count())?;
+        self.shared().folders.mark_copied(folders)
+    }
+
     /// Counts what a folder holds by walking it. Blocks on the disk; for operators.
     ///
     /// # Errors
@@ -353,6 +364,55 @@ impl Engine {
             Ok(())
         })?;
         Ok(sizes)
+    }
+
+    /// How many files this server has noted as written in place of the owner of a folder. A quick look at
+    /// memory; files that are gone count until [`Engine::takeover`] is asked.
+    #[must_use]
+    pub fn takeover_count(&self, folder: FolderId) -> u64 {
+        self.shared().takeovers.count(folder)
+    }
+
+    /// What this server wrote in a standby folder in place of its owner, and nobody has settled: every file
+    /// with its length. What was acknowledged before is flushed, so that it counts. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `io` when a file cannot be looked at.
+    pub fn takeover(&self, folder: FolderId) -> Result<Takeover> {
+        if let Err(error) = self.flush(Some(folder)) {
+            // It is noted as soon as it is on disk, and until then nothing can be settled.
+            tracing::warn!(%folder, %error, "the list of what was taken over lacks what is not on disk yet");
+        }
+        self.shared().takeovers.list(self.shared(), folder)
+    }
+
+    /// Which of these files of a folder are not here, or not as long as they are elsewhere. What is here is
+    /// seen by every request that begins after this. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `invalid-body` for more than [`MAX_HOLDS_FILES`](crate::MAX_HOLDS_FILES) files, and for one that is no
+    /// chunk of a swamp of this folder; `io` when a file cannot be looked at.
+    pub fn holds(&self, folder: FolderId, files: &[TakeoverFile]) -> Result<Vec<MissingFile>> {
+        let missing = takeover::missing(self.shared(), folder, files)?;
+        // Whoever asks sends its readers here next: they are not to wait until files are looked for anyway.
+        self.shared().folders.set_copied(folder)?;
+        files
+            .iter()
+            .filter_map(|file| self.shared().residents.get(&file.swamp))
+            .for_each(|resident| resident.look_soon());
+        Ok(missing)
+    }
+
+    /// Forgets what was taken over in a folder, durably, if it is still what was listed with this version:
+    /// the owner holds all of it. Where nothing is noted there is nothing to do, whatever the version.
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// `version-mismatch` when something was written since; `io` when that cannot be found out, or when
+    /// the notes cannot be removed for good.
+    pub fn settle(&self, folder: FolderId, version: &str) -> Result<()> {
+        self.flush(Some(folder))?;
+        self.shared().takeovers.settle(self.shared(), folder, version)
     }
 
     /// Writes a snapshot of every swamp of a folder that consists of more than one, now. The files it

@@ -63,6 +63,7 @@ mod handles;
 mod hydrate;
 mod log;
 mod swamp;
+mod takeover;
 mod walk;
 
 // What the swamps of an engine share.
@@ -97,6 +98,7 @@ pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};
 pub use pattern::Pattern;
 pub use policy::{Compression, MAX_VALUE_BYTES, Policy, PolicyTable};
 pub use stamp::{Stamp, Timestamp, Version};
+pub use takeover::{MAX_HOLDS_FILES, MissingFile, Takeover, TakeoverFile};
 pub use value::{Treasure, Value};
 pub use write::{
     Batch, Committed, Condition, Durability, Idempotency, MAX_BATCH_BYTES, MAX_BATCH_OPS, Op, OpResult, Ticket,

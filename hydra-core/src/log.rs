@@ -201,6 +201,8 @@ impl Log {
             Some(file) => file,
             None => reopen(shared, &open)?,
         };
+        // Held until the frames are on disk: what is on its way cannot be settled.
+        let _writing = shared.takeovers.begin(shared, &self.name, &open.facts.name).map_err(disk)?;
         let start = open.facts.identity.length;
         let learned = self.place_sync(shared, &open.facts, known, start, &mut bytes);
         let ends = place_frames(&open.facts, frames, start, learned.is_none(), &mut bytes);
@@ -317,7 +319,7 @@ impl Log {
         let name = self.next_name(shared, ChunkKind::Snap);
         let path = self.dir.join(name.file_name());
         let bytes = encode(self, &name);
-        let written = self.write_whole(shared, &path, &bytes);
+        let written = self.write_whole(shared, &name, &path, &bytes);
         if written.is_err() {
             // Without its end it counts for nothing; on a disk that is full it should not stay.
             let _ = shared.disk.remove_file(&path);
@@ -327,8 +329,9 @@ impl Log {
         Ok(name)
     }
 
-    fn write_whole(&self, shared: &Shared, path: &Path, bytes: &[u8]) -> Result<()> {
+    fn write_whole(&self, shared: &Shared, name: &ChunkName, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = self.create_file(shared, path)?;
+        let _writing = shared.takeovers.begin(shared, &self.name, name)?;
         file.file.append(bytes).map_err(|(_, error)| Error::io("write", path, error))?;
         shared.stats.synced();
         file.file.sync().map_err(|error| Error::io("sync", path, error))?;

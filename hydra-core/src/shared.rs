@@ -23,6 +23,7 @@ use crate::residents::Residents;
 use crate::root::{Root, replace_file};
 use crate::stats::Stats;
 use crate::sweep::Sweeper;
+use crate::takeover::Takeovers;
 use crate::timer::Timer;
 
 /// Writes are refused below this much free space, or a hundredth of the file system if that is less.
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) base_hlc: u64,
     pub(crate) policies: Policies,
     pub(crate) folders: Folders,
+    pub(crate) takeovers: Takeovers,
     pub(crate) directories: Directories,
     pub(crate) handles: Handles,
     pub(crate) stats: Stats,
@@ -122,11 +124,18 @@ impl Folders {
         if self.is_copied(folder) {
             return Ok(());
         }
-        let mut copied = self.copied.write();
-        let wider: FolderSet = copied.iter().chain([folder]).collect();
-        write_json(&self.file, &FoldersFile { copied: vec![wider.clone()] })?;
         tracing::info!(%folder, "files of another server are here: the folder counts as copied from now on");
-        *copied = wider;
+        self.mark_copied(&FolderSet::from_iter([folder]))
+    }
+
+    /// The same for many folders at once, also for those that count as copied without a note.
+    pub(crate) fn mark_copied(&self, folders: &FolderSet) -> Result<()> {
+        let mut copied = self.copied.write();
+        let wider: FolderSet = copied.iter().chain(folders.iter()).collect();
+        if wider != *copied {
+            write_json(&self.file, &FoldersFile { copied: vec![wider.clone()] })?;
+            *copied = wider;
+        }
         Ok(())
     }
 }

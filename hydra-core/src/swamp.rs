@@ -206,6 +206,11 @@ impl Resident {
         self.shared.folders.is_copied(self.folder) && now >= self.poll_ms.load(Ordering::Relaxed)
     }
 
+    /// Files of others are looked for when it is used next.
+    pub(crate) fn look_soon(&self) {
+        self.poll_ms.store(0, Ordering::Relaxed);
+    }
+
     /// Looks for files of others and reads them in.
     pub(crate) fn refresh(self: &Arc<Self>) -> Result<()> {
         let watch = self.watch.lock().clone();

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use hydra_core::duration::parse_duration;
 use hydra_core::wire::DEFAULT_SERVER;
 use hydra_core::{FolderCount, FolderSet};
 use serde::{Deserialize, Deserializer};
 
 use crate::Failure;
+use crate::commands::Command;
 
 /// Serves swamps of treasures over HTTP/JSON from one data directory.
 #[derive(Debug, Parser)]
@@ -21,18 +22,6 @@ pub(crate) struct Cli {
     pub(crate) command: Option<Command>,
     #[command(flatten)]
     pub(crate) serve: ServeFlags,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Serve a data directory (what happens without a command, too)
-    Serve(Box<ServeFlags>),
-    /// Read and check every byte of a data directory; exit 1 if anything is wrong
-    Verify(VerifyFlags),
-    /// Print the header and the records of a file, or of every file of a swamp directory
-    Inspect(InspectFlags),
-    /// Tell where a name lives: hash, folder and path on disk
-    Resolve(ResolveFlags),
 }
 
 #[derive(Debug, Default, Args)]
@@ -157,61 +146,6 @@ impl Settings {
     pub(crate) fn listen(&self) -> &str {
         self.listen.as_deref().unwrap_or(DEFAULT_SERVER)
     }
-}
-
-/// How data is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    /// For people.
-    Table,
-    /// One JSON value.
-    Json,
-    /// One JSON value per line.
-    Ndjson,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct VerifyFlags {
-    /// Data directory; it may be in use
-    #[arg(long, env = "HYDRA_DATA", value_name = "DIR", default_value = "./hydra-data")]
-    pub(crate) data: PathBuf,
-    /// Only these folders, e.g. 0-49
-    #[arg(long, value_name = "SET")]
-    pub(crate) folder: Option<FolderSet>,
-    /// How the report is printed
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    pub(crate) output: Output,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct InspectFlags {
-    /// A chunk file, or the directory of a swamp
-    pub(crate) path: PathBuf,
-    /// How the records are printed
-    #[arg(long, value_enum, default_value_t = Output::Ndjson)]
-    pub(crate) output: Output,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ResolveFlags {
-    /// A name, sanctuary/realm/swamp
-    #[arg(required_unless_present = "find")]
-    pub(crate) name: Option<String>,
-    /// How many folders there are
-    #[arg(long, value_name = "N", default_value_t = FolderCount::DEFAULT)]
-    pub(crate) folders_total: FolderCount,
-    /// Find names that land in --in: this one, or it with -1, -2, … behind it
-    #[arg(long, value_name = "PREFIX", requires = "folders", conflicts_with = "name")]
-    pub(crate) find: Option<String>,
-    /// The folders for --find
-    #[arg(long = "in", id = "folders", value_name = "SET", requires = "find")]
-    pub(crate) folders: Option<FolderSet>,
-    /// How many names to find
-    #[arg(long, value_name = "COUNT", default_value_t = 5)]
-    pub(crate) count: usize,
-    /// How the places are printed
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    pub(crate) output: Output,
 }
 
 #[cfg(test)]

@@ -8,3 +8,4 @@ mod copies; // chunks of other servers: merge, increments, retries on two server
 mod damage; // cut, flipped and missing bytes
 mod folders; // the vectors every implementation has to agree with
 mod restart; // what is there after closing, dropping, killing; files and directories that stay or go
+mod takeover; // what a standby server writes in place of the owner
