@@ -87,8 +87,10 @@ impl Bench {
         let name = ChunkName::parse(file).expect("a chunk");
         let scan = scan(&name, before).expect("readable");
         let first = before.iter().zip(after).take_while(|(a, b)| a == b).count();
-        let (header, is_open) = (scan.frames[0].offset as usize, scan.footer.is_none());
         let is_intact = |from: usize, to: usize| after.get(from..to) == Some(&before[from..to]);
+        let header = scan.frames[0].offset as usize;
+        let footer = scan.frames.last().map_or(0, |span| span.end() as usize);
+        let is_open = scan.footer.is_none() || !is_intact(footer, before.len());
         let behind = scan.frames.iter().map(|span| (span.offset as usize, span.end() as usize));
         let proven = behind.filter(|(from, _)| *from >= first).any(|(from, to)| is_intact(from, to));
         name.kind == ChunkKind::Log && is_open && first >= header && !proven
@@ -199,9 +201,11 @@ fn rearranged(bytes: &[u8], cuts: &[usize]) -> Vec<(String, Vec<u8>)> {
         doubled[cuts[at + 1]..to].copy_from_slice(&pieces[at][..to - cuts[at + 1]]);
         found.push((format!("piece {at} written over what follows"), doubled));
         for other in at + 1..pieces.len() {
-            let mut swapped = owned();
-            swapped.swap(at, other);
-            found.push((format!("pieces {at} and {other} swapped"), whole(swapped)));
+            if pieces[at].len() == pieces[other].len() {
+                let mut swapped = owned();
+                swapped.swap(at, other);
+                found.push((format!("pieces {at} and {other} swapped"), whole(swapped)));
+            }
         }
     }
     found

@@ -164,6 +164,7 @@ impl Engine {
             disk,
             directories: Directories::new(),
             handles: Handles::new(),
+            doubtful: parking_lot::Mutex::default(),
             stats: Stats::default(),
             residents: Residents::new(),
             pool: Pool::new(options.commit_threads),
