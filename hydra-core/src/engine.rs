@@ -178,6 +178,7 @@ impl Engine {
             disk: Arc::new(StraitDisk { disk, handles: Arc::clone(&handles), ballast: Arc::clone(&ballast) }),
             directories: Directories::new(),
             handles,
+            doubtful: parking_lot::Mutex::default(),
             stats: Stats::default(),
             memory: Memory::new(options.memory_budget),
             residents: Residents::new(),

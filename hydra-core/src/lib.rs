@@ -84,6 +84,8 @@ mod sweep;
 mod timer;
 
 #[cfg(test)]
+mod corruption;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod faults;
