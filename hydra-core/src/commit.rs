@@ -57,6 +57,7 @@ fn next_round(resident: &Arc<Resident>) -> Option<Round> {
     let mut desk = resident.desk.lock();
     desk.refresh_settings(resident);
     desk.exclusive = false;
+    desk.flushing = false;
     if let Some((until, reason)) = desk.refused.clone().filter(|(until, _)| *until > Instant::now()) {
         let refused: Vec<Job> = desk.queue.drain(..).collect();
         desk.leading = false;
@@ -79,6 +80,7 @@ fn next_round(resident: &Arc<Resident>) -> Option<Round> {
     desk.exclusive = !writes.is_empty() || special.is_some() || desk.limbo.is_some() || !has_work;
     let needs_adoption = !writes.is_empty() || !desk.buffer.is_empty();
     desk.buffer_bytes = 0;
+    desk.flushing = !desk.buffer.is_empty();
     Some(Round {
         policy: Arc::clone(&desk.settings.policy),
         buffer: std::mem::take(&mut desk.buffer),

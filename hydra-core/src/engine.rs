@@ -570,7 +570,7 @@ impl Engine {
                 stats.conflicts += state.conflicts(Timestamp::now()).count() as u64;
             }
             let desk = resident.desk.lock();
-            stats.dirty_swamps += u64::from(!desk.buffer.is_empty());
+            stats.dirty_swamps += u64::from(desk.is_dirty());
             stats.read_only_swamps += u64::from(desk.refused.is_some());
         }
         stats
@@ -839,7 +839,7 @@ impl Swamp {
         let (policy, policy_from) = self.0.settings();
         let dirty = {
             let desk = self.0.desk.lock();
-            !desk.buffer.is_empty() || desk.limbo.is_some()
+            desk.is_dirty() || desk.limbo.is_some()
         };
         let state = self.0.state.read();
         if state.is_empty() && chunks.is_empty() {

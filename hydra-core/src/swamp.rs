@@ -74,6 +74,8 @@ pub(crate) struct Desk {
     pub(crate) queue: VecDeque<Job>,
     /// Acknowledged, not on disk: in order.
     pub(crate) buffer: Vec<Frame>,
+    /// The leader is taking what was in the buffer to the disk.
+    pub(crate) flushing: bool,
     pub(crate) buffer_bytes: usize,
     /// When the oldest frame of the buffer has to be on its way.
     pub(crate) due: Instant,
@@ -160,6 +162,7 @@ impl Resident {
             settings: Settings::look_up(shared, name, settings),
             queue: VecDeque::new(),
             buffer: Vec::new(),
+            flushing: false,
             buffer_bytes: 0,
             due: Instant::now(),
             waiting: Vec::new(),
@@ -434,6 +437,11 @@ impl std::fmt::Debug for Resident {
 }
 
 impl Desk {
+    /// Whether an acknowledged write is not on disk yet.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.flushing || !self.buffer.is_empty()
+    }
+
     /// Whether the buffer has waited long enough, or is long enough.
     pub(crate) fn is_flush_due(&self) -> bool {
         !self.buffer.is_empty() && (self.buffer_bytes >= BUFFER_EARLY || self.due <= Instant::now())
