@@ -16,9 +16,13 @@ mod idle;
 mod limits;
 /// Every rule of names and keys, before and after percent-decoding, as raw bytes.
 mod names;
+/// Too little memory, too few files, a full disk: refused while it lasts, and nothing lost.
+mod resources;
 /// The real client, against the server and in its own process.
 mod sdk;
 /// A small HTTP client that changes nothing of what it sends, and servers to send it to.
 mod support;
 /// Two servers and copied files: what the fallback took over is noted, asked for at the owner, and settled.
 mod takeover;
+/// The offline commands, on directories in every state.
+mod tools;
