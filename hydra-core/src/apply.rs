@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::clock::Clock;
+use crate::compact::MARKS_KEPT;
 use crate::counter::SingleAdd;
 use crate::engine::CopyState;
 use crate::error::{Error, ErrorCode, Result};
@@ -267,8 +268,8 @@ impl<'a> Run<'a> {
             self.refuse_doubtful_absence(key, &before)?;
         }
         let value = incremented(key, &before, current.as_ref(), by)?;
-        if current.is_none() && before.is_live() {
-            // Expired: it counts as absent, and the increment needs a base that outlives it.
+        if current.is_none() && (before.is_live() || self.may_be_forgotten(&before)) {
+            // It counts as absent, and the increment needs a base that every copy keeps as long as it lasts.
             let stamp = self.next_stamp()?;
             self.records.push((stamp, Write::Del { key }));
             before = KeyState { slot: Some(Slot::tombstone(stamp, key)), counter: None };
@@ -288,6 +289,13 @@ impl<'a> Run<'a> {
         self.own.touched.insert(key.to_owned(), before);
         self.done.push(Done::Incremented { value, version, created: current.is_none() });
         Ok(OpResult::Incremented { value, version, created: current.is_none() })
+    }
+
+    /// Whether what would be the base is the mark of a delete that compaction elsewhere may leave out soon.
+    fn may_be_forgotten(&self, before: &KeyState) -> bool {
+        let half = u64::try_from(MARKS_KEPT.as_millis() / 2).unwrap_or(u64::MAX);
+        let age = |slot: &Slot| self.scene.now.as_millis().saturating_sub(slot.stamp().timestamp().as_millis());
+        before.slot.as_ref().is_some_and(|slot| slot.is_tombstone() && slot.stamp() != Stamp::ZERO && age(slot) > half)
     }
 
     fn get(&mut self, key: &str) -> Result<OpResult> {

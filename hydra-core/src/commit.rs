@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::apply::{Carried, Scene, Stage, carry_out};
+use crate::compact;
 use crate::directories::sync_nearest;
 use crate::engine::CopyState;
 use crate::error::{Applied, Error, Result};
@@ -22,7 +23,7 @@ use crate::stamp::{Stamp, Timestamp};
 use crate::state::State;
 use crate::swamp::{Job, Limbo, Resident, read_only};
 use crate::vector::VersionVector;
-use crate::write::{Batch, Committed, Durability, MAX_BATCH_OPS, Op, Promise};
+use crate::write::{Batch, Committed, Durability, MAX_BATCH_OPS, Op, Promise, Ticket};
 
 /// A swamp whose disk failed tries a fresh chunk this often; tests are less patient.
 const TRY_AGAIN: Duration = if cfg!(test) { Duration::from_millis(30) } else { Duration::from_secs(5) };
@@ -115,7 +116,7 @@ fn refuse(job: Job, reason: &Error) {
     match job {
         Job::Write(_, promise) => promise.fulfil(Err(error)),
         Job::Flush(promise) | Job::Refresh(promise) | Job::Seal(promise) => promise.fulfil(Err(error)),
-        Job::Destroy(promise) => promise.fulfil(Err(error)),
+        Job::Destroy(promise) | Job::Compact(promise) => promise.fulfil(Err(error)),
     }
 }
 
@@ -182,12 +183,13 @@ impl Resident {
     }
 
     /// Somebody replaced, removed or shortened the open chunk: what it held is in memory, and goes to a new file.
-    fn write_everything_again(&self, policy: &Policy, log: &mut Log) -> Result<()> {
+    pub(crate) fn write_everything_again(&self, policy: &Policy, log: &mut Log) -> Result<()> {
         let state = self.state.read();
         if state.copy != CopyState::Degraded {
             let shared = &self.shared;
             log.write_snapshot(shared, |log, name| {
-                encode_snapshot(log.header(shared, name, policy, VersionVector::default()), &state, policy)
+                let header = log.header(shared, name, policy, VersionVector::default());
+                compact::encode(header, &state, &[], None, policy.compression)
             })?;
             log.mend();
             return Ok(());
@@ -226,7 +228,18 @@ impl Resident {
         round.flushes.into_iter().for_each(|promise| promise.fulfil(Ok(())));
         match round.special {
             Some(special) => self.run_special(special, &round.policy),
-            None => self.remove_if_empty(&round.policy),
+            None => {
+                self.remove_if_empty(&round.policy);
+                self.compact_soon_if_due();
+            }
+        }
+    }
+
+    /// Asks for a snapshot when one is worth its while; everything at the desk goes to disk before it.
+    fn compact_soon_if_due(&self) {
+        if self.is_compaction_due(false) {
+            let (promise, _) = Ticket::pending();
+            self.desk.lock().queue.push_back(Job::Compact(promise));
         }
     }
 
@@ -278,6 +291,7 @@ impl Resident {
         match job {
             Job::Refresh(promise) => promise.fulfil(self.read_again()),
             Job::Destroy(promise) => promise.fulfil(self.destroy(policy)),
+            Job::Compact(promise) => promise.fulfil(self.compact(policy)),
             Job::Seal(promise) => {
                 let mut log = self.log.lock();
                 log.seal(&self.shared);
@@ -295,7 +309,7 @@ impl Resident {
         if hydrated.has_foreign {
             self.shared.folders.set_copied(self.folder())?;
         }
-        self.log.lock().found(&self.shared, &hydrated.names, hydrated.written, None);
+        self.log.lock().found(&self.shared, &hydrated.names, hydrated.pile, hydrated.written, None);
         self.desk.lock().adopt = hydrated.adopt;
         *self.watch.lock() = hydrated.watch;
         *self.state.write() = hydrated.state;
@@ -303,21 +317,29 @@ impl Resident {
     }
 
     /// Removes every treasure; answers whether there was one.
+    ///
+    /// The marks of the deletes are on disk before any file goes: however the removal fails, what is in memory and
+    /// what the files say stay the same. What cannot be removed now is removed like any emptied swamp, later.
     fn destroy(self: &Arc<Self>, policy: &Policy) -> Result<bool> {
         let keys = self.state.read().live_keys();
         let existed = !keys.is_empty();
-        if self.shared.folders.is_copied(self.folder()) || self.state.read().copy != CopyState::Complete {
-            self.delete_keys(keys, policy)?;
-        } else {
-            self.remove_all(policy)?;
-            let dir = swamp_path(&self.shared.root.path, self.folder(), self.name());
-            sync_nearest(&*self.shared.disk, &self.shared.root.path, &dir)?;
+        self.delete_keys(keys, policy)?;
+        if removal_is_due(self)
+            && let Err(error) = self.remove_durably(policy)
+        {
+            tracing::warn!(swamp = %self.name(), %error, "files of a destroyed swamp are still to be removed");
         }
         Ok(existed)
     }
 
+    fn remove_durably(&self, policy: &Policy) -> Result<()> {
+        self.remove_all(policy)?;
+        let dir = swamp_path(&self.shared.root.path, self.folder(), self.name());
+        sync_nearest(&*self.shared.disk, &self.shared.root.path, &dir)
+    }
+
     /// Deletes keys one by one: on a folder with copies only a mark in a file tells the others.
-    fn delete_keys(&self, keys: Vec<String>, policy: &Policy) -> Result<()> {
+    fn delete_keys(self: &Arc<Self>, keys: Vec<String>, policy: &Policy) -> Result<()> {
         let scene = self.scene(policy);
         let mut keys = keys.into_iter().peekable();
         while keys.peek().is_some() {
@@ -332,11 +354,20 @@ impl Resident {
             match self.append(policy, &frames) {
                 Ok(()) => stage.publish(&mut self.state.write(), scene.now),
                 Err(AppendError::Failed { error, .. } | AppendError::Interference(error)) => {
+                    self.owe(frame, stage, &error);
                     return Err(error.with_applied(Applied::Unknown));
                 }
             }
         }
         Ok(())
+    }
+
+    /// Keeps what may be on disk or not, so that it is before anything else is done.
+    fn owe(self: &Arc<Self>, frame: Option<Frame>, stage: Stage, error: &Error) {
+        let mut desk = self.desk.lock();
+        let until = Instant::now() + TRY_AGAIN;
+        desk.limbo = Some(Limbo { frames: frame.into_iter().collect(), stage });
+        desk.refused = Some((until, error.clone()));
     }
 
     fn remove_if_empty(self: &Arc<Self>, policy: &Policy) {
@@ -361,7 +392,7 @@ impl Resident {
     fn remove_all(&self, policy: &Policy) -> Result<()> {
         let shared = &self.shared;
         let vector = self.state.read().vector.clone();
-        self.log.lock().remove_files(shared, |log, name| {
+        let all_gone = self.log.lock().remove_files(shared, |log, name| {
             let nothing = SnapshotContent {
                 writes: Vec::new(),
                 counters: Vec::new(),
@@ -371,8 +402,11 @@ impl Resident {
             };
             snapshot::encode(log.header(shared, name, policy, VersionVector::default()), nothing, policy.compression)
         })?;
-        self.state.write().forget_files();
-        Ok(())
+        if all_gone {
+            self.state.write().forget_files();
+            return Ok(());
+        }
+        self.shared.folders.set_copied(self.folder())
     }
 }
 
@@ -391,18 +425,6 @@ impl Group {
     fn frames(&self) -> impl Iterator<Item = &Frame> {
         self.carried.iter().filter_map(|write| write.result.as_ref().ok()?.frame.as_ref())
     }
-}
-
-/// The state as a snapshot.
-fn encode_snapshot(header: crate::format::header::Header, state: &State, policy: &Policy) -> Vec<u8> {
-    let content = SnapshotContent {
-        writes: state.slots().map(|slot| (slot.stamp(), slot.write())).collect(),
-        counters: state.counters().collect(),
-        keys: state.keys().collect(),
-        conflicts: state.conflicts(Timestamp::now()).collect(),
-        vector: &state.vector,
-    };
-    snapshot::encode(header, content, policy.compression)
 }
 
 /// What this process wrote and what still counts of it, as records with their own stamps.

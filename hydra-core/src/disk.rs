@@ -24,6 +24,8 @@ pub(crate) trait Disk: Debug + Send + Sync {
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Makes the entries of a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Makes everything durable that was ever written to the file system of a directory, by whom ever.
+    fn sync_all(&self, dir: &Path) -> io::Result<()>;
     /// Removes a file; fine when it is gone.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory; answers whether it is gone.
@@ -121,6 +123,10 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
+    }
+
+    fn sync_all(&self, dir: &Path) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(dir)?)?)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use crate::apply::doubtful_absence;
 use crate::clock::Clock;
+use crate::collect::Collector;
 use crate::conflict::Conflict;
 use crate::directories::Directories;
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Applied, Error, ErrorCode, Result};
 use crate::folder::{FolderCount, FolderId, FolderSet, folder_of};
 use crate::handles::Handles;
+use crate::hold::Holds;
 use crate::layout::{self, ChunkName};
 use crate::name::SwampName;
 use crate::pattern::Pattern;
@@ -25,10 +27,14 @@ use crate::shared::{Folders, Policies, Shared, SpaceWatch};
 use crate::stamp::Timestamp;
 use crate::stats::{Stats, count, read};
 use crate::swamp::{Job, Resident};
+use crate::sweep::Sweeper;
+use crate::takeover::{self, MissingFile, Takeover, TakeoverFile, Takeovers};
 use crate::timer::Timer;
 use crate::value::{Treasure, Value};
 use crate::write::{Batch, Committed, Condition, Op, OpResult, Ticket};
 
+/// The first sweep leaves a start at least this much time.
+const SWEEP_WAITS: Duration = Duration::from_secs(60);
 /// How long closing waits for swamps that are being read from disk.
 const CLOSE_WAITS: Duration = Duration::from_secs(10);
 
@@ -63,6 +69,12 @@ pub struct EngineOptions {
     /// How many threads write and sync. They block on the disk, so this is more than the number of
     /// cores: 16 by default.
     pub commit_threads: usize,
+    /// How long a file stays after a snapshot superseded it, so that a copy under way still finds it. A
+    /// copy tool's pass has to be shorter, or run under [`Engine::hold`]. Default 1 h.
+    pub gc_delay: Duration,
+    /// How often all folders are walked for swamps to compact, files to remove and expired treasures to
+    /// drop; first one `gc_delay` after the engine was opened. Zero: never. Default 24 h.
+    pub sweep: Duration,
 }
 
 impl EngineOptions {
@@ -80,6 +92,8 @@ impl EngineOptions {
             default_policy: Policy::default(),
             foreign_poll: Duration::from_secs(1),
             commit_threads: 16,
+            gc_delay: Duration::from_secs(3_600),
+            sweep: Duration::from_secs(86_400),
         }
     }
 }
@@ -138,12 +152,16 @@ impl Engine {
         };
         let root = Root::open(&options.data_dir, &expected)?;
         let (owned, standby) = divide_folders(&root, options.owned, options.standby)?;
+        // A process that was killed leaves directories and records that can be read and are not durable. Whatever is
+        // built upon them from here on must not lose its ground when the power goes.
+        disk.sync_all(&root.path).map_err(|error| Error::io("sync", &root.path, error))?;
         let clock = Clock::open(root.local(layout::CLOCK_FILE));
         let shared = Shared {
             base_hlc: clock.next(0)?,
             clock,
             policies: Policies::open(&root, options.default_policy)?,
             folders: Folders::open(&root, owned, standby, options.copied)?,
+            takeovers: Takeovers::open(&root)?,
             disk,
             directories: Directories::new(),
             handles: Handles::new(),
@@ -155,12 +173,18 @@ impl Engine {
             closing: AtomicBool::new(false),
             started: Instant::now(),
             space: SpaceWatch::default(),
+            holds: Holds::open(&root)?,
+            collector: Collector::default(),
+            sweeper: Sweeper::default(),
+            gc_delay: options.gc_delay,
             root,
         };
-        Ok(Engine(Arc::new(Inner { shared: Arc::new(shared), closed: parking_lot::Mutex::new(false) })))
+        let shared = Arc::new(shared);
+        Sweeper::schedule(&shared, options.gc_delay.max(SWEEP_WAITS), options.sweep);
+        Ok(Engine(Arc::new(Inner { shared, closed: parking_lot::Mutex::new(false) })))
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.shared
     }
 
@@ -318,6 +342,15 @@ impl Engine {
         self.shared().folders.is_copied(folder)
     }
 
+    /// Notes, durably, that another machine has or may have copies of these folders. Never taken back.
+    ///
+    /// # Errors
+    /// `invalid-config` when there is no such folder; those of the disk.
+    pub fn mark_copied(&self, folders: &FolderSet) -> Result<()> {
+        folders.check(self.folder_count())?;
+        self.shared().folders.mark_copied(folders)
+    }
+
     /// Counts what a folder holds by walking it. Blocks on the disk; for operators.
     ///
     /// # Errors
@@ -332,6 +365,100 @@ impl Engine {
             Ok(())
         })?;
         Ok(sizes)
+    }
+
+    /// How many files this server has noted as written in place of the owner of a folder. A quick look at
+    /// memory; files that are gone count until [`Engine::takeover`] is asked.
+    #[must_use]
+    pub fn takeover_count(&self, folder: FolderId) -> u64 {
+        self.shared().takeovers.count(folder)
+    }
+
+    /// What this server wrote in a standby folder in place of its owner, and nobody has settled: every file
+    /// with its length. What was acknowledged before is flushed, so that it counts. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `io` when a file cannot be looked at.
+    pub fn takeover(&self, folder: FolderId) -> Result<Takeover> {
+        if let Err(error) = self.flush(Some(folder)) {
+            // It is noted as soon as it is on disk, and until then nothing can be settled.
+            tracing::warn!(%folder, %error, "the list of what was taken over lacks what is not on disk yet");
+        }
+        self.shared().takeovers.list(self.shared(), folder)
+    }
+
+    /// Which of these files of a folder are not here, or not as long as they are elsewhere. What is here is
+    /// seen by every request that begins after this. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `invalid-body` for more than [`MAX_HOLDS_FILES`](crate::MAX_HOLDS_FILES) files, and for one that is no
+    /// chunk of a swamp of this folder; `io` when a file cannot be looked at.
+    pub fn holds(&self, folder: FolderId, files: &[TakeoverFile]) -> Result<Vec<MissingFile>> {
+        let missing = takeover::missing(self.shared(), folder, files)?;
+        // Whoever asks sends its readers here next: they are not to wait until files are looked for anyway.
+        self.shared().folders.set_copied(folder)?;
+        files
+            .iter()
+            .filter_map(|file| self.shared().residents.get(&file.swamp))
+            .for_each(|resident| resident.look_soon());
+        Ok(missing)
+    }
+
+    /// Forgets what was taken over in a folder, durably, if it is still what was listed with this version:
+    /// the owner holds all of it. Where nothing is noted there is nothing to do, whatever the version.
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// `version-mismatch` when something was written since; `io` when that cannot be found out, or when
+    /// the notes cannot be removed for good.
+    pub fn settle(&self, folder: FolderId, version: &str) -> Result<()> {
+        self.flush(Some(folder))?;
+        self.shared().takeovers.settle(self.shared(), folder, version)
+    }
+
+    /// Writes a snapshot of every swamp of a folder that consists of more than one, now. The files it
+    /// supersedes are removed after [`EngineOptions::gc_delay`]. Damaged and incomplete swamps are left as
+    /// they are. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `io` and `disk-full` from the disk; what was compacted before stays so.
+    pub fn compact(&self, folder: FolderId) -> Result<Compacted> {
+        self.shared().check_open()?;
+        crate::sweep::compact_folder(self.shared(), folder)
+    }
+
+    /// Removes the files of a folder that snapshots of at least [`EngineOptions::gc_delay`] of age
+    /// supersede, now. Does nothing while the folder is held. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `io` from the disk; what was removed before stays so.
+    pub fn collect(&self, folder: FolderId) -> Result<Collected> {
+        self.shared().check_open()?;
+        crate::sweep::collect_folder(self.shared(), folder)
+    }
+
+    /// Walks all folders now, at full speed: what [`EngineOptions::sweep`] does from time to time. What
+    /// cannot be tidied is logged and left. Blocks on the disk.
+    pub fn sweep(&self) {
+        crate::sweep::sweep(self.shared(), 0);
+    }
+
+    /// Keeps every file of a folder for a while, also those a snapshot supersedes: for a backup that takes
+    /// longer than [`EngineOptions::gc_delay`]. Answers until when; a longer hold in force stays. It
+    /// survives a restart.
+    ///
+    /// # Errors
+    /// `io` from the disk.
+    pub fn hold(&self, folder: FolderId, ttl: Duration) -> Result<Timestamp> {
+        self.shared().holds.hold(folder, ttl)
+    }
+
+    /// Ends a hold; answers whether there was one.
+    ///
+    /// # Errors
+    /// `io` from the disk.
+    pub fn release(&self, folder: FolderId) -> Result<bool> {
+        self.shared().holds.release(folder)
     }
 
     /// Registers a policy for the swamps that match a pattern, durably. It holds from the next write
@@ -372,6 +499,10 @@ impl Engine {
             reads: read(&shared.stats.reads),
             damaged_files: read(&shared.stats.damaged_files),
             external_interference: read(&shared.stats.external_interference),
+            compactions: read(&shared.stats.compactions),
+            collected_files: read(&shared.stats.collected_files),
+            collected_bytes: read(&shared.stats.collected_bytes),
+            sweeps: read(&shared.stats.sweeps),
             free_bytes: shared.space.look(&*shared.disk, &shared.root).map_or(0, |space| space.free),
             ..EngineStats::default()
         };
@@ -403,6 +534,7 @@ impl Inner {
         let sealed = wait_all(residents.iter().map(|resident| resident.ask(Job::Seal)));
         drop(residents);
         shared.timer.close();
+        shared.sweeper.close();
         shared.pool.close();
         shared.residents.clear();
         let clock = shared.clock.close();
@@ -480,6 +612,34 @@ pub struct FolderSizes {
     pub bytes: u64,
 }
 
+/// What a compaction did. The files it supersedes are still there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Compacted {
+    /// Swamps of which a snapshot was written.
+    pub swamps: u64,
+    /// Their files before.
+    pub files_before: u64,
+    /// Their files after, with those that go later.
+    pub files_after: u64,
+    /// Bytes of their files before.
+    pub bytes_before: u64,
+    /// Bytes of their files after, with those that go later.
+    pub bytes_after: u64,
+}
+
+/// What a collection removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Collected {
+    /// Swamps of which files were removed.
+    pub swamps: u64,
+    /// Files that were removed.
+    pub files_removed: u64,
+    /// Their bytes.
+    pub bytes_removed: u64,
+}
+
 /// Numbers about a running engine; counts are since it was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -506,6 +666,14 @@ pub struct EngineStats {
     pub damaged_files: u64,
     /// Chunks of this server that someone else replaced, removed, linked or shortened.
     pub external_interference: u64,
+    /// Snapshots that were written to stand for other files.
+    pub compactions: u64,
+    /// Superseded files that were removed.
+    pub collected_files: u64,
+    /// Bytes of superseded files that were removed.
+    pub collected_bytes: u64,
+    /// Walks over all folders that were finished.
+    pub sweeps: u64,
     /// Swamps that take no writes for now.
     pub read_only_swamps: u64,
     /// Free bytes of the file system.
@@ -516,7 +684,7 @@ pub struct EngineStats {
 
 /// A swamp in memory. While a handle lives the swamp stays there.
 #[derive(Debug, Clone)]
-pub struct Swamp(Arc<Resident>);
+pub struct Swamp(pub(crate) Arc<Resident>);
 
 impl Swamp {
     /// Its name.
@@ -597,10 +765,10 @@ impl Swamp {
         let chunks: Vec<String> = listed.into_iter().filter(|name| ChunkName::parse(name).is_some()).collect();
         let bytes =
             chunks.iter().filter_map(|name| shared.disk.identity(&dir.join(name)).ok()).map(|found| found.length).sum();
-        let (settings, dirty) = {
-            let mut desk = self.0.desk.lock();
-            desk.refresh_settings(&self.0);
-            (desk.settings.clone(), !desk.buffer.is_empty() || desk.limbo.is_some())
+        let (policy, policy_from) = self.0.settings();
+        let dirty = {
+            let desk = self.0.desk.lock();
+            !desk.buffer.is_empty() || desk.limbo.is_some()
         };
         let state = self.0.state.read();
         if state.is_empty() && chunks.is_empty() {
@@ -612,8 +780,8 @@ impl Swamp {
             bytes,
             files: chunks.len() as u64,
             dirty,
-            policy: (*settings.policy).clone(),
-            policy_from: settings.from,
+            policy: (*policy).clone(),
+            policy_from,
             created_at: state.oldest(),
             copy_state: state.copy,
             findings: state.findings.clone(),
@@ -623,14 +791,22 @@ impl Swamp {
     /// Its effective policy, and the pattern it comes from; `None` for its own files or the default.
     #[must_use]
     pub fn policy(&self) -> (Policy, Option<Pattern>) {
-        let mut desk = self.0.desk.lock();
-        desk.refresh_settings(&self.0);
-        ((*desk.settings.policy).clone(), desk.settings.from.clone())
+        let (policy, from) = self.0.settings();
+        ((*policy).clone(), from)
     }
 
     /// Everything acknowledged before is on disk when the ticket is done.
     pub fn flush(&self) -> Ticket<Result<()>> {
         self.0.ask(Job::Flush)
+    }
+
+    /// Writes a snapshot that stands for all files of the swamp so far; they are removed after
+    /// [`EngineOptions::gc_delay`]. The ticket answers whether there was anything to gain.
+    pub fn compact(&self) -> Ticket<Result<bool>> {
+        match self.0.shared.check_open() {
+            Ok(()) => self.0.ask(Job::Compact),
+            Err(error) => Ticket::ready(Err(error.with_applied(Applied::No))),
+        }
     }
 
     /// Removes every treasure; the files too, where no other machine has copies of the folder. The

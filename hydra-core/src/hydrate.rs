@@ -13,12 +13,14 @@ use crate::format::header::cluster_of;
 use crate::format::record::{Record, StampCode};
 use crate::format::scan::{Scan, Unreadable, scan};
 use crate::layout::{self, ChunkKind, ChunkName};
+use crate::log::Pile;
 use crate::merge::{Chunk, Merged, merge};
 use crate::name::SwampName;
 use crate::shared::Shared;
 use crate::stamp::Timestamp;
 use crate::state::State;
 use crate::stats::count;
+use crate::vector::VersionVector;
 
 /// A directory that a copy tool is changing is looked at again after this long, for at most as long as below.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -30,6 +32,8 @@ pub(crate) struct Hydrated {
     pub(crate) state: State,
     /// The chunks in the directory.
     pub(crate) names: Vec<ChunkName>,
+    /// The files that count.
+    pub(crate) pile: Pile,
     /// The clock value of the last record of this process in them.
     pub(crate) written: u64,
     /// Records of writers whose files cannot be placed; to be written again before the first write.
@@ -80,12 +84,49 @@ impl Watch {
     }
 }
 
+/// The files of a swamp, read and merged.
+pub(crate) struct Files<'a> {
+    /// Every chunk in the directory, whether it could be read or not.
+    pub(crate) names: Vec<ChunkName>,
+    /// Those whose creation was cut short.
+    pub(crate) torn: Vec<ChunkName>,
+    /// Those that could be read.
+    pub(crate) chunks: &'a [Chunk<'a>],
+    pub(crate) merged: Merged<'a>,
+    pub(crate) copy: CopyState,
+    findings: Vec<String>,
+    pub(crate) is_newer: bool,
+    watch: Watch,
+}
+
 /// Reads a swamp from its files. A directory that is not there is a swamp that is empty.
 pub(crate) fn hydrate(shared: &Shared, name: &SwampName, folder: FolderId) -> Result<Hydrated> {
+    with_files(shared, name, folder, |files| {
+        let adopt = adoptable(shared, &files.merged, files.chunks);
+        let has_foreign = files.names.iter().any(|name| !shared.root.is_mine(name.incarnation));
+        let has_torn_tail = files.chunks.iter().any(|chunk| chunk.scan.torn_at.is_some());
+        let written = files.merged.written.get(shared.root.incarnation);
+        let settings = newest_settings(files.chunks);
+        let pile = pile(shared, &files);
+        let Files { names, merged, copy, findings, is_newer, watch, .. } = files;
+        let mut state = State::of_merged(merged, copy, findings);
+        state.date_conflicts(Timestamp::now());
+        count(&shared.stats.hydrations);
+        Hydrated { state, names, pile, written, adopt, settings, has_foreign, has_torn_tail, is_newer, watch }
+    })
+}
+
+/// Reads and merges the files of a swamp for whoever has a question about them.
+pub(crate) fn with_files<T>(
+    shared: &Shared,
+    name: &SwampName,
+    folder: FolderId,
+    answer: impl FnOnce(Files<'_>) -> T,
+) -> Result<T> {
     let dir = layout::swamp_path(&shared.root.path, folder, name);
     let copied = shared.folders.is_copied(folder);
     let (watch, files) = read_settled(shared, &dir, copied)?;
-    let mut loader = Loader { shared, name, findings: Vec::new(), degraded: false, is_newer: false };
+    let mut loader = Loader { shared, name, findings: Vec::new(), torn: Vec::new(), degraded: false, is_newer: false };
     let scans: Vec<(usize, Scan)> =
         files.iter().enumerate().filter_map(|(at, file)| Some((at, loader.scan(file)?))).collect();
     let mut chunks = Vec::with_capacity(scans.len());
@@ -97,18 +138,40 @@ pub(crate) fn hydrate(shared: &Shared, name: &SwampName, folder: FolderId) -> Re
     }
     let merged = merge(&chunks);
     loader.judge(&merged, &chunks);
-    let adopt = adoptable(shared, &merged, &chunks);
-    let settings = newest_settings(&scans);
-    let has_foreign = files.iter().any(|file| !shared.root.is_mine(file.name.incarnation));
-    let has_torn_tail = scans.iter().any(|(_, scan)| scan.torn_at.is_some());
     let copy = loader.copy_state(&merged);
     let names = files.iter().map(|file| file.name.clone()).collect();
-    let is_newer = loader.is_newer;
-    let written = merged.written.get(shared.root.incarnation);
-    let mut state = State::of_merged(merged, copy, loader.findings);
-    state.date_conflicts(Timestamp::now());
-    count(&shared.stats.hydrations);
-    Ok(Hydrated { state, names, written, adopt, settings, has_foreign, has_torn_tail, is_newer, watch })
+    let Loader { findings, torn, is_newer, .. } = loader;
+    Ok(answer(Files { names, torn, chunks: &chunks, merged, copy, findings, is_newer, watch }))
+}
+
+/// The files that count: those that no snapshot among them stands for.
+fn pile(shared: &Shared, files: &Files<'_>) -> Pile {
+    let snaps = || files.chunks.iter().filter(|chunk| chunk.name.kind == ChunkKind::Snap && chunk.scan.is_valid());
+    let mut base = VersionVector::default();
+    snaps().for_each(|snap| base.join(snap.vector()));
+    let mut pile = Pile::default();
+    for chunk in files.chunks {
+        let incarnation = chunk.name.incarnation;
+        let last = match &chunk.scan.footer {
+            Some(footer) => footer.last_hlc,
+            None => files.merged.written.get(incarnation),
+        };
+        let counts = match chunk.name.kind {
+            ChunkKind::Log => last > base.get(incarnation),
+            ChunkKind::Snap => !snaps().any(|other| {
+                other.name > chunk.name && chunk.vector().is_within(other.vector())
+                    || chunk.vector().is_within(other.vector()) && !other.vector().is_within(chunk.vector())
+            }),
+        };
+        if counts {
+            let is_log = chunk.name.kind == ChunkKind::Log;
+            pile.files += 1;
+            pile.bytes += chunk.scan.length;
+            pile.logs += u32::from(is_log);
+            pile.own_logs += u32::from(is_log && shared.root.is_mine(incarnation));
+        }
+    }
+    pile
 }
 
 /// A chunk file in memory.
@@ -177,6 +240,7 @@ struct Loader<'a> {
     shared: &'a Shared,
     name: &'a SwampName,
     findings: Vec<String>,
+    torn: Vec<ChunkName>,
     degraded: bool,
     is_newer: bool,
 }
@@ -185,7 +249,10 @@ impl Loader<'_> {
     fn scan(&mut self, file: &ReadFile) -> Option<Scan> {
         let scan = match scan(&file.name, &file.bytes) {
             Ok(scan) => scan,
-            Err(Unreadable::Torn) => return None,
+            Err(Unreadable::Torn) => {
+                self.torn.push(file.name.clone());
+                return None;
+            }
             Err(Unreadable::Damaged(what)) => {
                 self.report(&file.name, &what);
                 return None;
@@ -249,8 +316,9 @@ impl Loader<'_> {
 }
 
 /// The settings in the header of the newest chunk.
-fn newest_settings(scans: &[(usize, Scan)]) -> Option<(Duration, Duration)> {
-    let newest = scans.iter().map(|(_, scan)| &scan.header).max_by_key(|h| (h.base_hlc, h.incarnation, h.seq))?;
+fn newest_settings(chunks: &[Chunk<'_>]) -> Option<(Duration, Duration)> {
+    let headers = chunks.iter().map(|chunk| &chunk.scan.header);
+    let newest = headers.max_by_key(|h| (h.base_hlc, h.incarnation, h.seq))?;
     Some((newest.write_interval, newest.idle_evict))
 }
 

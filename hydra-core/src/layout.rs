@@ -20,8 +20,12 @@ pub(crate) const INCARNATIONS_FILE: &str = "incarnations";
 pub(crate) const CLOCK_FILE: &str = "clock";
 /// Below [`LOCAL_DIR`]: what this server is to its folders.
 pub(crate) const FOLDERS_FILE: &str = "folders.json";
+/// Below [`LOCAL_DIR`]: the folders in which nothing is removed for a while.
+pub(crate) const HOLDS_FILE: &str = "holds.json";
 /// Below [`LOCAL_DIR`]: the registered policies.
 pub(crate) const POLICIES_FILE: &str = "policies.json";
+/// Below [`LOCAL_DIR`]: for each folder what this server wrote in place of its owner.
+pub(crate) const TAKEOVER_DIR: &str = "takeover";
 /// In a folder or above: the marker by which Syncthing knows a directory it keeps in sync.
 pub(crate) const SYNCTHING_MARKER: &str = ".stfolder";
 

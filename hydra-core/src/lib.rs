@@ -56,25 +56,32 @@ mod slot;
 mod state;
 
 // Between the two: the one way to the disk, and the way back.
+mod collect;
 mod commit;
+mod compact;
 mod directories;
 mod disk;
 mod handles;
 mod hydrate;
 mod log;
 mod swamp;
+mod takeover;
 mod walk;
 
 // What the swamps of an engine share.
 mod clock;
 mod engine;
+mod hold;
 mod pool;
 mod residents;
 mod root;
 mod shared;
 mod stats;
+mod sweep;
 mod timer;
 
+#[cfg(test)]
+mod crash;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
@@ -82,7 +89,8 @@ mod merge_model;
 
 pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use engine::{
-    CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, ListQuery, Page, Swamp, SwampInfo,
+    Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, ListQuery, Page,
+    Swamp, SwampInfo,
 };
 pub use error::{Applied, Error, ErrorCode, Result};
 pub use folder::{FolderCount, FolderId, FolderSet, folder_of};
@@ -91,6 +99,7 @@ pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};
 pub use pattern::Pattern;
 pub use policy::{Compression, MAX_VALUE_BYTES, Policy, PolicyTable};
 pub use stamp::{Stamp, Timestamp, Version};
+pub use takeover::{MAX_HOLDS_FILES, MissingFile, Takeover, TakeoverFile};
 pub use value::{Treasure, Value};
 pub use write::{
     Batch, Committed, Condition, Durability, Idempotency, MAX_BATCH_BYTES, MAX_BATCH_OPS, Op, OpResult, Ticket,

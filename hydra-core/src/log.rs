@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::compact::LastCompaction;
 use crate::disk::{DiskFile, Identity};
 use crate::error::{Error, ErrorCode, Result};
 use crate::folder::FolderId;
@@ -33,6 +34,20 @@ pub(crate) struct Log {
     pub(crate) durable_hlc: u64,
     /// Somebody else touched a chunk: what it held has to be written again before anything else.
     is_touched: bool,
+    /// The files that count.
+    pub(crate) pile: Pile,
+    pub(crate) last_compaction: Option<LastCompaction>,
+}
+
+/// The files of a swamp that no snapshot stands for yet, and the snapshot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Pile {
+    pub(crate) files: u32,
+    /// Logs among them.
+    pub(crate) logs: u32,
+    /// Logs among them that this server wrote.
+    pub(crate) own_logs: u32,
+    pub(crate) bytes: u64,
 }
 
 /// The chunk that is appended to.
@@ -87,13 +102,23 @@ impl Log {
             next_seq: 1,
             durable_hlc: 0,
             is_touched: false,
+            pile: Pile::default(),
+            last_compaction: None,
         }
     }
 
     /// Takes note of the chunks of this process that stand in the directory, whose last record is
     /// `written`; goes on with the one the swamp had open when it was evicted, if it is exactly as it
     /// was left. A next chunk has to name that record, or readers would take it for all there ever was.
-    pub(crate) fn found(&mut self, shared: &Shared, names: &[ChunkName], written: u64, remembered: Option<Remembered>) {
+    pub(crate) fn found(
+        &mut self,
+        shared: &Shared,
+        names: &[ChunkName],
+        pile: Pile,
+        written: u64,
+        remembered: Option<Remembered>,
+    ) {
+        self.pile = pile;
         self.durable_hlc = self.durable_hlc.max(written);
         let own = names.iter().filter(|name| name.incarnation == shared.root.incarnation);
         let highest = own.map(|name| name.seq).max().unwrap_or(0);
@@ -176,6 +201,8 @@ impl Log {
             Some(file) => file,
             None => reopen(shared, &open)?,
         };
+        // Held until the frames are on disk: what is on its way cannot be settled.
+        let _writing = shared.takeovers.begin(shared, &self.name, &open.facts.name).map_err(disk)?;
         let start = open.facts.identity.length;
         let learned = self.place_sync(shared, &open.facts, known, start, &mut bytes);
         let ends = place_frames(&open.facts, frames, start, learned.is_none(), &mut bytes);
@@ -193,6 +220,7 @@ impl Log {
             open.facts.vector.join(&learned);
         }
         open.file = shared.handles.keep(file, policy.is_synced());
+        self.pile.bytes += bytes.len() as u64;
         self.durable_hlc = frames.iter().map(|frame| frame.last_hlc).max().unwrap_or(0).max(self.durable_hlc);
         self.open = Some(open);
         Ok(())
@@ -275,6 +303,9 @@ impl Log {
         let identity = file.file.identity().map_err(|error| Error::io("stat", &path, error))?;
         let settings = written_settings(policy);
         let facts = ChunkFacts { name, identity, records: 0, vector, settings };
+        self.pile.files += 1;
+        self.pile.logs += 1;
+        self.pile.own_logs += 1;
         self.open = Some(OpenChunk { path, file: Some(file), facts });
         Ok(())
     }
@@ -288,12 +319,23 @@ impl Log {
         let name = self.next_name(shared, ChunkKind::Snap);
         let path = self.dir.join(name.file_name());
         let bytes = encode(self, &name);
-        let mut file = self.create_file(shared, &path)?;
-        file.file.append(&bytes).map_err(|(_, error)| Error::io("write", &path, error))?;
-        shared.stats.synced();
-        file.file.sync().map_err(|error| Error::io("sync", &path, error))?;
-        shared.directories.sync(&*shared.disk, &shared.root.path, &self.dir)?;
+        let written = self.write_whole(shared, &name, &path, &bytes);
+        if written.is_err() {
+            // Without its end it counts for nothing; on a disk that is full it should not stay.
+            let _ = shared.disk.remove_file(&path);
+        }
+        written?;
+        self.pile = Pile { files: 1, bytes: bytes.len() as u64, ..Pile::default() };
         Ok(name)
+    }
+
+    fn write_whole(&self, shared: &Shared, name: &ChunkName, path: &Path, bytes: &[u8]) -> Result<()> {
+        let mut file = self.create_file(shared, path)?;
+        let _writing = shared.takeovers.begin(shared, &self.name, name)?;
+        file.file.append(bytes).map_err(|(_, error)| Error::io("write", path, error))?;
+        shared.stats.synced();
+        file.file.sync().map_err(|error| Error::io("sync", path, error))?;
+        shared.directories.sync(&*shared.disk, &shared.root.path, &self.dir)
     }
 
     fn create_file(&self, shared: &Shared, path: &Path) -> Result<Handle> {
@@ -334,30 +376,43 @@ impl Log {
 
     /// Removes every chunk of a swamp that holds nothing any more, and the directories that are empty then.
     ///
-    /// One file goes at once. Of several, first a snapshot is written that knows of all and holds
+    /// One file goes alone. Of several, first a snapshot is written that knows of all and holds
     /// nothing (`encode`); with it on disk the others can go in any order, and a crash between them
-    /// brings nothing back.
+    /// brings nothing back. Where a chunk of somebody else stands, which came unseen, nothing is removed: answers no.
     pub(crate) fn remove_files(
         &mut self,
         shared: &Shared,
         encode: impl FnOnce(&Log, &ChunkName) -> Vec<u8>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        let chunks = self.list(shared)?;
+        if chunks.iter().any(|chunk| !shared.root.is_mine(chunk.incarnation)) {
+            return Ok(false);
+        }
         self.open = None;
         self.durable_hlc = 0;
         self.is_touched = false;
-        let mut names: Vec<String> = self.list(shared)?.iter().map(ChunkName::file_name).collect();
+        self.pile = Pile::default();
+        let mut names: Vec<String> = chunks.iter().map(ChunkName::file_name).collect();
         if names.len() > 1 {
             let snapshot = self.write_snapshot(shared, encode)?.file_name();
             for name in &names {
                 self.remove(shared, name)?;
             }
-            shared.disk.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
             names = vec![snapshot];
+        }
+        if !names.is_empty() {
+            // What was removed before, by a collection for example, must not come back without what stood for it.
+            shared.disk.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
         }
         for name in &names {
             self.remove(shared, name)?;
         }
-        shared.directories.remove_empty(&*shared.disk, &shared.root.path, &self.dir)
+        self.pile = Pile::default();
+        // An empty directory says the same as none, so it is no failure when it stays.
+        if let Err(error) = shared.directories.remove_empty(&*shared.disk, &shared.root.path, &self.dir) {
+            tracing::warn!(swamp = %self.name, %error, "the directory of an emptied swamp stays");
+        }
+        Ok(true)
     }
 
     fn remove(&self, shared: &Shared, file_name: &str) -> Result<()> {

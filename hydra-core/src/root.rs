@@ -85,6 +85,13 @@ pub(crate) fn read_hydra_file(root: &Path) -> Result<Option<(FolderCount, String
     }
 }
 
+/// Locks a data directory that exists, for a command that changes it while no server does; released when dropped.
+pub(crate) fn lock_directory(root: &Path) -> Result<File> {
+    let local = root.join(layout::LOCAL_DIR);
+    fs::create_dir_all(&local).map_err(|error| Error::io("create", &local, error))?;
+    take_lock(&local.join(layout::LOCK_FILE))
+}
+
 fn take_lock(path: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
     let file = file.map_err(|error| Error::io("open", path, error))?;
@@ -146,6 +153,18 @@ fn parse_hydra_file(text: &str) -> Option<(FolderCount, String)> {
     (print_hydra_file(folders, &cluster) == text).then_some((folders, cluster))
 }
 
+/// The id of the server a directory belongs to; `None` when no server has used it yet.
+pub(crate) fn read_server_file(path: &Path) -> Result<Option<String>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("read", path, error)),
+    };
+    let stored = text.strip_prefix("id = \"").and_then(|rest| rest.strip_suffix("\"\n")).filter(|id| is_server_id(id));
+    let unreadable = || Error::new(ErrorCode::InvalidConfig, format!("{} is not readable: {text:?}", path.display()));
+    stored.map(|id| Some(id.to_owned())).ok_or_else(unreadable)
+}
+
 fn open_server_file(local: &Path, wanted: Option<&str>) -> Result<String> {
     let path = local.join(layout::SERVER_FILE);
     if let Some(wanted) = wanted.filter(|id| !is_server_id(id)) {
@@ -154,27 +173,17 @@ fn open_server_file(local: &Path, wanted: Option<&str>) -> Result<String> {
             format!("the server id {wanted:?} is not 1 to 32 of a-z 0-9 _"),
         ));
     }
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            let stored =
-                text.strip_prefix("id = \"").and_then(|rest| rest.strip_suffix("\"\n")).filter(|id| is_server_id(id));
-            let stored = stored.ok_or_else(|| {
-                Error::new(ErrorCode::InvalidConfig, format!("{} is not readable: {text:?}", path.display()))
-            })?;
-            match wanted {
-                Some(wanted) if wanted != stored => Err(Error::new(
-                    ErrorCode::InvalidConfig,
-                    format!("this data directory belongs to the server {stored:?}, not {wanted:?}"),
-                )),
-                _ => Ok(stored.to_owned()),
-            }
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+    match (read_server_file(&path)?, wanted) {
+        (Some(stored), Some(wanted)) if wanted != stored => Err(Error::new(
+            ErrorCode::InvalidConfig,
+            format!("this data directory belongs to the server {stored:?}, not {wanted:?}"),
+        )),
+        (Some(stored), _) => Ok(stored),
+        (None, wanted) => {
             let id = wanted.map_or_else(default_server_id, |id| Ok(id.to_owned()))?;
             replace_file(&path, format!("id = \"{id}\"\n").as_bytes())?;
             Ok(id)
         }
-        Err(error) => Err(Error::io("read", &path, error)),
     }
 }
 
@@ -190,22 +199,33 @@ fn default_server_id() -> Result<String> {
 
 /// Adds this process to the list before it writes anything, and answers the whole list.
 fn add_incarnation(path: &Path, incarnation: u64) -> Result<HashSet<u64>> {
-    let failed = |doing: &'static str| move |error| Error::io(doing, path, error);
+    let earlier = read_incarnations(path)?;
+    add_incarnations(path, &[incarnation])?;
+    Ok(earlier.into_iter().chain([incarnation]).collect())
+}
+
+/// The incarnations in the list, in the order they were added; none when there is no list.
+pub(crate) fn read_incarnations(path: &Path) -> Result<Vec<u64>> {
     let known = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(Error::io("read", path, error)),
     };
+    let number = |line: &str| u64::from_str_radix(line, 16).ok();
+    Ok(known.lines().filter(|line| line.len() == 16).filter_map(number).collect())
+}
+
+/// Adds incarnations to the list, durably.
+pub(crate) fn add_incarnations(path: &Path, incarnations: &[u64]) -> Result<()> {
+    let failed = |doing: &'static str| move |error| Error::io(doing, path, error);
+    let known = fs::read(path).unwrap_or_default();
     let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(failed("open"))?;
     // A last line that a crash cut off is ended first; it named a process that had written nothing.
-    let separator = if known.is_empty() || known.ends_with('\n') { "" } else { "\n" };
-    writeln!(file, "{separator}{incarnation:016x}").map_err(failed("append to"))?;
+    let mut text = if known.is_empty() || known.ends_with(b"\n") { String::new() } else { "\n".to_owned() };
+    text.extend(incarnations.iter().map(|incarnation| format!("{incarnation:016x}\n")));
+    file.write_all(text.as_bytes()).map_err(failed("append to"))?;
     file.sync_all().map_err(failed("sync"))?;
-    if known.is_empty() {
-        sync_parent(path)?;
-    }
-    let earlier = known.lines().filter(|line| line.len() == 16).filter_map(|line| u64::from_str_radix(line, 16).ok());
-    Ok(earlier.chain([incarnation]).collect())
+    if known.is_empty() { sync_parent(path) } else { Ok(()) }
 }
 
 /// Replaces a local file as a whole: write a new one, sync, rename, sync the directory.
@@ -221,7 +241,7 @@ pub(crate) fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
     sync_parent(path)
 }
 
-fn sync_parent(path: &Path) -> Result<()> {
+pub(crate) fn sync_parent(path: &Path) -> Result<()> {
     let parent = path.parent().unwrap_or(path);
     File::open(parent).and_then(|dir| dir.sync_all()).map_err(|error| Error::io("sync", parent, error))
 }

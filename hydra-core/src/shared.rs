@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
+use crate::collect::Collector;
 use crate::directories::Directories;
 use crate::disk::{Disk, Space};
 use crate::error::{Error, ErrorCode, Result};
 use crate::folder::{FolderId, FolderSet};
 use crate::handles::Handles;
+use crate::hold::Holds;
 use crate::layout;
 use crate::name::SwampName;
 use crate::pattern::Pattern;
@@ -20,6 +22,8 @@ use crate::pool::Pool;
 use crate::residents::Residents;
 use crate::root::{Root, replace_file};
 use crate::stats::Stats;
+use crate::sweep::Sweeper;
+use crate::takeover::Takeovers;
 use crate::timer::Timer;
 
 /// Writes are refused below this much free space, or a hundredth of the file system if that is less.
@@ -37,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) base_hlc: u64,
     pub(crate) policies: Policies,
     pub(crate) folders: Folders,
+    pub(crate) takeovers: Takeovers,
     pub(crate) directories: Directories,
     pub(crate) handles: Handles,
     pub(crate) stats: Stats,
@@ -47,6 +52,11 @@ pub(crate) struct Shared {
     pub(crate) closing: AtomicBool,
     pub(crate) started: Instant,
     pub(crate) space: SpaceWatch,
+    pub(crate) holds: Holds,
+    pub(crate) collector: Collector,
+    pub(crate) sweeper: Sweeper,
+    /// How long a superseded file stays for copies that are under way.
+    pub(crate) gc_delay: Duration,
 }
 
 impl Shared {
@@ -114,11 +124,18 @@ impl Folders {
         if self.is_copied(folder) {
             return Ok(());
         }
-        let mut copied = self.copied.write();
-        let wider: FolderSet = copied.iter().chain([folder]).collect();
-        write_json(&self.file, &FoldersFile { copied: vec![wider.clone()] })?;
         tracing::info!(%folder, "files of another server are here: the folder counts as copied from now on");
-        *copied = wider;
+        self.mark_copied(&FolderSet::from_iter([folder]))
+    }
+
+    /// The same for many folders at once, also for those that count as copied without a note.
+    pub(crate) fn mark_copied(&self, folders: &FolderSet) -> Result<()> {
+        let mut copied = self.copied.write();
+        let wider: FolderSet = copied.iter().chain(folders.iter()).collect();
+        if wider != *copied {
+            write_json(&self.file, &FoldersFile { copied: vec![wider.clone()] })?;
+            *copied = wider;
+        }
         Ok(())
     }
 }
@@ -220,7 +237,7 @@ impl SpaceWatch {
     }
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(file: &std::path::Path) -> Result<Option<T>> {
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(file: &std::path::Path) -> Result<Option<T>> {
     let text = match std::fs::read(file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -232,7 +249,7 @@ fn read_json<T: serde::de::DeserializeOwned>(file: &std::path::Path) -> Result<O
     })
 }
 
-fn write_json<T: serde::Serialize>(file: &std::path::Path, content: &T) -> Result<()> {
+pub(crate) fn write_json<T: serde::Serialize>(file: &std::path::Path, content: &T) -> Result<()> {
     let text = serde_json::to_vec_pretty(content)
         .map_err(|error| Error::new(ErrorCode::Internal, format!("{} cannot be written: {error}", file.display())))?;
     replace_file(file, &text)

@@ -9,7 +9,7 @@ use crate::conflict::Lost;
 use crate::counter::Counter;
 use crate::engine::CopyState;
 use crate::hashing::{KeyHashing, hash_key};
-use crate::merge::{KeyMemory, Merged};
+use crate::merge::{KeyMemory, Merged, later_twins};
 use crate::slot::{Ordered, Slot};
 use crate::stamp::{Stamp, Timestamp, Version};
 use crate::value::{Treasure, Value};
@@ -19,6 +19,9 @@ use crate::vector::VersionVector;
 const KEY_LIFE_MS: u64 = 24 * 3_600_000;
 /// How many of the newest keys are remembered whatever their age.
 const KEYS_KEPT: usize = 65_536;
+
+/// About how many bytes fewer a record takes on disk than its slot in memory.
+const RECORD_SAVES: usize = 40;
 
 /// Everything about one key.
 #[derive(Debug, Clone, Default)]
@@ -287,6 +290,26 @@ impl State {
         self.slots.iter().filter(|slot| self.is_live(slot)).map(|slot| slot.key().to_owned()).collect()
     }
 
+    /// Whether there are increments of a key.
+    pub(crate) fn has_counter(&self, key: &str) -> bool {
+        self.counter(key).is_some()
+    }
+
+    /// Forgets a record that a snapshot left out, unless another took its place.
+    pub(crate) fn forget(&mut self, slot: &Slot) {
+        let hash = hash_key(slot.key_bytes());
+        let found = self.slots.find_entry(hash, |held| held.key_bytes() == slot.key_bytes());
+        let Ok(entry) = found else { return };
+        if entry.get().stamp() != slot.stamp() {
+            return;
+        }
+        let (held, _) = entry.remove();
+        self.tally(&held, -1);
+        if let Some(order) = &mut self.order {
+            order.remove(held.key_bytes());
+        }
+    }
+
     /// What is remembered of a request.
     pub(crate) fn remembered(&self, key: u128) -> Option<&KeyMemory> {
         self.keys.get(&key)
@@ -295,14 +318,23 @@ impl State {
     /// Remembers a request.
     pub(crate) fn remember(&mut self, key: u128, memory: KeyMemory, now: Timestamp) {
         self.keys.insert(key, memory);
-        if self.keys.len() > KEYS_KEPT && self.keys.len() > 2 * self.keys_purged_at {
-            let oldest = now.as_millis().saturating_sub(KEY_LIFE_MS);
-            let young = self.keys.values().filter(|m| m.stamp.timestamp().as_millis() >= oldest).count();
-            if young >= KEYS_KEPT {
-                self.keys.retain(|_, memory| memory.stamp.timestamp().as_millis() >= oldest);
-            }
-            self.keys_purged_at = self.keys.len();
+        if self.keys.len() > 2 * self.keys_purged_at.max(KEYS_KEPT) {
+            self.purge_keys(now);
         }
+    }
+
+    /// Forgets requests that are neither young nor among the newest. One that was carried out on two
+    /// servers is remembered as long as its increments count.
+    pub(crate) fn purge_keys(&mut self, now: Timestamp) {
+        if self.keys.len() > KEYS_KEPT {
+            let mut stamps: Vec<Stamp> = self.keys.values().map(|memory| memory.stamp).collect();
+            let newest = stamps.len() - KEYS_KEPT;
+            let (_, &mut among_newest, _) = stamps.select_nth_unstable(newest);
+            let oldest = now.as_millis().saturating_sub(KEY_LIFE_MS);
+            let is_young = |stamp: Stamp| stamp >= among_newest || stamp.timestamp().as_millis() >= oldest;
+            self.keys.retain(|_, memory| is_young(memory.stamp) || later_twins(&memory.adds).next().is_some());
+        }
+        self.keys_purged_at = self.keys.len();
     }
 
     /// Every slot, for a snapshot.
@@ -331,6 +363,12 @@ impl State {
         for lost in &mut self.conflicts {
             lost.found.get_or_insert(now);
         }
+    }
+
+    /// About how many bytes the state takes in a snapshot without compression.
+    pub(crate) fn encoded_estimate(&self) -> usize {
+        let records = self.bytes.saturating_sub(RECORD_SAVES * self.slots.len());
+        records + 64 * self.counters.len() + 96 * self.keys.len()
     }
 
     /// About how many bytes of memory the swamp takes.

@@ -13,11 +13,20 @@ pub(crate) struct Stats {
     pub(crate) reads: AtomicU64,
     pub(crate) damaged_files: AtomicU64,
     pub(crate) external_interference: AtomicU64,
+    pub(crate) compactions: AtomicU64,
+    pub(crate) collected_files: AtomicU64,
+    pub(crate) collected_bytes: AtomicU64,
+    pub(crate) sweeps: AtomicU64,
 }
 
 /// Adds one.
 pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Adds some.
+pub(crate) fn add(counter: &AtomicU64, more: u64) {
+    counter.fetch_add(more, Ordering::Relaxed);
 }
 
 /// Reads a count.

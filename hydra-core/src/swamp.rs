@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use crate::apply::{Carried, Scene, Stage, carry_out};
+use crate::collect;
 use crate::commit;
 use crate::error::{Error, ErrorCode, Result};
 use crate::folder::{FolderId, folder_of};
@@ -22,7 +23,7 @@ use crate::name::SwampName;
 use crate::pattern::Pattern;
 use crate::policy::Policy;
 use crate::shared::Shared;
-use crate::stamp::Timestamp;
+use crate::stamp::{Stamp, Timestamp};
 use crate::state::State;
 use crate::stats::count;
 use crate::write::{Batch, Committed, Durability, Promise, Ticket};
@@ -108,6 +109,8 @@ pub(crate) enum Job {
     Refresh(Promise<()>),
     /// Close the open chunk for good.
     Seal(Promise<()>),
+    /// Write a snapshot; the answer is whether there was anything to gain.
+    Compact(Promise<bool>),
 }
 
 impl Settings {
@@ -134,13 +137,13 @@ impl Resident {
     ) -> Result<Arc<Resident>> {
         let folder = folder_of(name, shared.root.folders);
         shared.folders.search(&shared.root, folder)?;
-        let Hydrated { state, names, written, adopt, settings, has_foreign, has_torn_tail, is_newer, watch } =
+        let Hydrated { state, names, pile, written, adopt, settings, has_foreign, has_torn_tail, is_newer, watch } =
             hydrate(shared, name, folder)?;
         if has_foreign {
             shared.folders.set_copied(folder)?;
         }
         let mut log = Log::new(shared, name, folder);
-        log.found(shared, &names, written, remembered);
+        log.found(shared, &names, pile, written, remembered);
         let desk = Desk {
             settings: Settings::look_up(shared, name, settings),
             queue: VecDeque::new(),
@@ -189,11 +192,23 @@ impl Resident {
         self.folder
     }
 
+    /// The policy in force and the pattern it comes from.
+    pub(crate) fn settings(&self) -> (Arc<Policy>, Option<Pattern>) {
+        let mut desk = self.desk.lock();
+        desk.refresh_settings(self);
+        (Arc::clone(&desk.settings.policy), desk.settings.from.clone())
+    }
+
     /// Notes that somebody uses the swamp; answers whether files of others may have come unseen.
     pub(crate) fn touch(&self) -> bool {
         let now = self.shared.uptime_ms();
         self.used_ms.store(now, Ordering::Relaxed);
         self.shared.folders.is_copied(self.folder) && now >= self.poll_ms.load(Ordering::Relaxed)
+    }
+
+    /// Files of others are looked for when it is used next.
+    pub(crate) fn look_soon(&self) {
+        self.poll_ms.store(0, Ordering::Relaxed);
     }
 
     /// Looks for files of others and reads them in.
@@ -310,12 +325,16 @@ impl Resident {
         });
     }
 
-    /// Whether the swamp holds nothing and nobody else may have copies of it: its files can go.
+    /// Whether the swamp holds nothing and its files can go: nobody else may have copies of it, or
+    /// whoever has would have heard of the removal long ago.
     pub(crate) fn is_removable(&self) -> bool {
         let state = self.state.read();
+        let last = Stamp { hlc: state.max_hlc, incarnation: 0 }.timestamp();
+        let is_old = || Timestamp::now().as_millis().saturating_sub(last.as_millis()) > millis(collect::REMNANT_KEPT);
         state.is_empty()
             && state.copy == crate::engine::CopyState::Complete
-            && !self.shared.folders.is_copied(self.folder)
+            && (!self.shared.folders.is_copied(self.folder) || is_old())
+            && !self.shared.holds.is_held(self.folder)
     }
 
     fn schedule_eviction(self: &Arc<Self>, after: Duration) {
@@ -333,7 +352,10 @@ impl Resident {
         let stays = if self.state.read().is_empty() { stays.min(ABSENT_STAYS) } else { stays };
         let shared = Arc::clone(&self.shared);
         let again = stays.checked_sub(idle).filter(|left| !left.is_zero()).unwrap_or(EVICT_AGAIN);
-        if idle >= stays && shared.residents.evict(&self, Resident::leave) {
+        if idle >= stays && self.is_compaction_due(true) {
+            drop(self.ask(Job::Compact));
+            self.schedule_eviction(EVICT_AGAIN);
+        } else if idle >= stays && shared.residents.evict(&self, Resident::leave) {
             count(&shared.stats.evictions);
         } else {
             self.schedule_eviction(again);
@@ -341,7 +363,7 @@ impl Resident {
     }
 
     /// What to remember of the open chunk, if nothing is on its way to the disk.
-    fn leave(&self) -> Option<Option<Remembered>> {
+    pub(crate) fn leave(&self) -> Option<Option<Remembered>> {
         let desk = self.desk.try_lock()?;
         let is_clean = desk.queue.is_empty() && desk.buffer.is_empty() && !desk.leading && desk.limbo.is_none();
         let log = self.log.lock();

@@ -36,6 +36,9 @@ pub mod header {
     pub const FALLBACK_FOR: &str = "hydra-fallback-for";
     /// `fallback` when a copy answered.
     pub const SERVED_BY: &str = "hydra-served-by";
+    /// On answers about a folder: how many files the server wrote in place of the folder's owner and that are
+    /// not settled. Absent for none.
+    pub const TAKEOVER: &str = "hydra-takeover";
     /// `synced` or `buffered`, on every answer to a write.
     pub const DURABLE: &str = "hydra-durable";
     /// `true` when an idempotency key was known.
@@ -90,6 +93,12 @@ pub fn swamp_path(name: &SwampName) -> String {
 #[must_use]
 pub fn resolve_path(name: &SwampName) -> String {
     name_path("/v1/resolve", name)
+}
+
+/// The path of a verb of a folder: `takeover`, `holds`, `takeover/settle`, `hold`, `gc`, `compact`, `verify`, `flush`.
+#[must_use]
+pub fn folder_path(folder: FolderId, verb: &str) -> String {
+    format!("/v1/folders/{folder}/{verb}")
 }
 
 /// The path of a policy.
@@ -502,6 +511,159 @@ pub struct FolderBody {
     /// How many bytes those have; only with `?sizes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+}
+
+/// What a server wrote in a folder in place of its owner, and nobody has settled:
+/// `GET /v1/folders/{F}/takeover`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeoverBody {
+    /// The folder.
+    pub folder: FolderId,
+    /// How many files there are.
+    pub count: u64,
+    /// Stands for exactly these files with these lengths.
+    pub version: String,
+    /// The files, in the order of their swamps and names.
+    pub files: Vec<TakeoverFileBody>,
+}
+
+/// One file that was written in place of the owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TakeoverFileBody {
+    /// The swamp it is of.
+    pub swamp: String,
+    /// Its name in the directory of the swamp.
+    pub file: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// The question which files are not here: `POST /v1/folders/{F}/holds`. At most
+/// [`MAX_HOLDS_FILES`](crate::MAX_HOLDS_FILES) files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HoldsBody {
+    /// The files, as a listing of what was taken over has them.
+    pub files: Vec<TakeoverFileBody>,
+}
+
+/// The files that are not here, or shorter than asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingBody {
+    /// Those files, in the order they were asked for.
+    pub missing: Vec<MissingFileBody>,
+}
+
+/// One file that is not here, or shorter than asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingFileBody {
+    /// The swamp it is of.
+    pub swamp: String,
+    /// Its name.
+    pub file: String,
+    /// The length asked for.
+    pub bytes: u64,
+    /// Its length here; `null` when there is no such file.
+    pub held: Option<u64>,
+}
+
+/// The owner holds what was listed: `POST /v1/folders/{F}/takeover/settle`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettleBody {
+    /// The version of the listing.
+    pub version: String,
+}
+
+/// Nothing superseded is removed until then: `POST /v1/folders/{F}/hold`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldBody {
+    /// The folder.
+    pub folder: FolderId,
+    /// When the hold ends by itself.
+    pub until: Timestamp,
+}
+
+/// What a collection removed: `POST /v1/folders/{F}/gc`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CollectedBody {
+    /// Swamps that were looked at.
+    pub swamps: u64,
+    /// Files that were removed.
+    pub files_removed: u64,
+    /// The bytes they had.
+    pub bytes_removed: u64,
+}
+
+/// What a compaction did: `POST /v1/folders/{F}/compact`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompactedBody {
+    /// Swamps that were looked at.
+    pub swamps: u64,
+    /// How many files they had before.
+    pub files_before: u64,
+    /// How many they have now; superseded ones stay until they are collected.
+    pub files_after: u64,
+    /// The bytes of the files before.
+    pub bytes_before: u64,
+    /// The bytes of the files now.
+    pub bytes_after: u64,
+}
+
+/// Writes that lost against others made at the same time elsewhere: `GET /v1/swamps/{S}/conflicts`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConflictsBody {
+    /// The conflicts, in the order of their keys.
+    pub conflicts: Vec<ConflictBody>,
+}
+
+/// One write that lost.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConflictBody {
+    /// The key.
+    pub key: String,
+    /// What lost.
+    pub lost: LostBody,
+    /// What it lost against.
+    pub won: WonBody,
+    /// How long the loser is kept.
+    pub until: Timestamp,
+}
+
+/// The loser of a conflict, with exactly one of `value`, `deleted` and `increment`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LostBody {
+    /// Its version.
+    pub version: Version,
+    /// When it was written.
+    pub updated_at: Timestamp,
+    /// The id of the server that wrote it, where it is known.
+    pub server: Option<String>,
+    /// The value of a put: its JSON, or `{"$binary": base64, "contentType": …}`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub value: Option<Box<serde_json::value::RawValue>>,
+    /// `true` for a delete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<bool>,
+    /// By how much it incremented.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub increment: Option<i64>,
+}
+
+/// The winner of a conflict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WonBody {
+    /// Its version.
+    pub version: Version,
+    /// When it was written.
+    pub updated_at: Timestamp,
+    /// The id of the server that wrote it, where it is known.
+    pub server: Option<String>,
 }
 
 /// Who answers: `GET /v1/probe`, read through the storage path, small and quick.

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hydra_core::SwampName;
 use hydra_core::duration::parse_duration;
 use hydra_core::wire::DEFAULT_ROUTER;
+use hydra_core::{FolderSet, SwampName};
 use serde::{Deserialize, Deserializer};
 
 use crate::Failure;
@@ -14,7 +14,7 @@ use crate::Failure;
 /// Where the client map is unless told otherwise.
 const DEFAULT_MAP: &str = "hydra.toml";
 
-/// A gateway in front of any number of servers by a client map, and commands that look at such a map.
+/// A gateway in front of any number of servers by a client map, and commands over such a map.
 #[derive(Debug, Parser)]
 #[command(name = "hydra-router", version)]
 #[command(after_help = "Flags win over HYDRA_* variables, those over the --config file, that over the defaults.\n\
@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Serve(Box<ServeFlags>),
     /// Tell where a name lives and why, and what the servers think of that
     Explain(ExplainFlags),
+    /// Copy what one server wrote to another one, with rsync; never deletes or overwrites anything
+    Sync(SyncFlags),
     /// Look at a client map
     Map {
         #[command(subcommand)]
@@ -155,6 +157,43 @@ pub(crate) struct ExplainFlags {
     #[arg(long)]
     pub(crate) offline: bool,
     /// How the answer is printed
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SyncFlags {
+    /// Server whose files are copied
+    #[arg(long, value_name = "ID")]
+    pub(crate) from: String,
+    /// Server that gets them; run this on its machine
+    #[arg(long, value_name = "ID")]
+    pub(crate) to: String,
+    /// Folders to copy, e.g. 0-49,60 [default: all that a route of the map gives to both]
+    #[arg(long, value_name = "SET")]
+    pub(crate) folders: Option<FolderSet>,
+    /// Copy files of all writers, not only those of --from: for a server that lost its disk
+    #[arg(long)]
+    pub(crate) all_writers: bool,
+    /// Let the folders return that --from took over for --to, if all of their files are there
+    #[arg(long)]
+    pub(crate) settle: bool,
+    /// Do it again and again, with this pause, until a signal comes; an error does not end it
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) every: Option<Duration>,
+    /// Only say what would be copied
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Where the directory of --from is, as seen from here [default: its sync in the map]
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) from_dir: Option<String>,
+    /// Where the directory of --to is, as seen from here [default: its sync in the map]
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) to_dir: Option<String>,
+    /// Client map
+    #[arg(long, env = "HYDRA_MAP", value_name = "FILE", default_value = DEFAULT_MAP)]
+    pub(crate) map: PathBuf,
+    /// How the result is printed
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
 }

@@ -31,7 +31,8 @@ pub(crate) async fn ask_all<'m, T: DeserializeOwned>(
     join_all(map.servers().iter().map(|server| async move { (server, ask(hydra, &server.id, path).await) })).await
 }
 
-async fn ask<T: DeserializeOwned>(hydra: &Hydra, server: &str, path: &str) -> Result<T, String> {
+/// Asks one server of the map for a path; the answer or why there is none.
+pub(crate) async fn ask<T: DeserializeOwned>(hydra: &Hydra, server: &str, path: &str) -> Result<T, String> {
     let mut request = ForwardRequest::new(OpClass::Read, "GET", path);
     request.deadline = Some(PATIENCE);
     let answer = hydra.forward_to(server, request).await.map_err(|error| match error.attempts() {

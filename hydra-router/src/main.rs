@@ -1,4 +1,4 @@
-//! The program `hydra-router`: a gateway by a client map, and commands that look at one.
+//! The program `hydra-router`: a gateway by a client map, and the commands over one.
 
 mod explain;
 mod flags;
@@ -6,6 +6,7 @@ mod live;
 mod maps;
 mod output;
 mod serving;
+mod sync;
 
 use std::process::ExitCode;
 
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(flags) => serving::serve(*flags),
         Command::Explain(flags) => explain::explain(&flags),
+        Command::Sync(flags) => sync::sync(&flags),
         Command::Map { command: MapCommand::Check(flags) } => maps::check(&flags),
         Command::Map { command: MapCommand::Show(flags) } => maps::show(&flags),
     };

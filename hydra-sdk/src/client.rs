@@ -8,9 +8,11 @@ use crate::cluster::{CallOptions, Cluster};
 use crate::connect::HydraBuilder;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, ErrorKind, Result};
+use crate::failback::{Settlement, Staying};
 use crate::forward::{ForwardRequest, ForwardResponse};
 use crate::health::ServerState;
 use crate::map::{ClientMap, MapServer};
+use crate::server::Server;
 use crate::swamp::Swamp;
 
 /// A data set: servers behind a client map, or a directory in this process. Cheap to clone.
@@ -141,22 +143,51 @@ impl Hydra {
         cluster.state().servers().iter().map(|server| (server.listed().clone(), server.health.state())).collect()
     }
 
-    /// Returns to a server that is back, without waiting for the hold-down: the way back where the
-    /// map says `failback = "manual"`. Answers whether the server answers again; one that is still
+    /// Returns to a server that is back, without waiting for the hold-down or for what was written at
+    /// a fallback meanwhile: the way back where the map says `failback = "manual"`. Nothing is lost by
+    /// returning early; reads miss what has not been copied yet. Answers whether the server answers again; one that is still
     /// down is left alone.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] when the map has no such server.
     pub fn fail_back(&self, server: &str) -> Result<bool> {
         let state = self.cluster()?.state();
-        let Some(server) = state.servers().iter().find(|known| known.id() == server) else {
-            return Err(Error::new(ErrorKind::Invalid, format!("the map has no server {server:?}")));
-        };
+        let server = state.server(server)?;
         let is_there = server.health.state() != ServerState::Down;
         if is_there {
             server.health.up();
+            server.stays.forget_all();
         }
         Ok(is_there)
+    }
+
+    /// The folders that stay with a fallback because of what was written there while the primary was
+    /// away; in the order of their numbers.
+    #[must_use]
+    pub fn staying(&self) -> Vec<Staying> {
+        let Endpoint::Remote(cluster) = self.endpoint() else { return Vec::new() };
+        let state = cluster.state();
+        let of = |primary: &Arc<Server>| {
+            let primary_id = primary.id().to_owned();
+            let stays = primary.stays.all().into_iter();
+            stays.map(move |(folder, fallback)| Staying { folder, primary: primary_id.clone(), fallback })
+        };
+        let mut staying: Vec<Staying> = state.servers().iter().flat_map(of).collect();
+        staying.sort_by_key(|stay| stay.folder);
+        staying
+    }
+
+    /// Settles what `fallback` wrote in one folder in place of `primary`: when the primary has all of
+    /// it, the fallback forgets that it took over, and clients that stayed with it return.
+    ///
+    /// Clients do this themselves with `failback = "when_synced"`. Nothing is copied; whatever copies
+    /// files does that.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when the map has no such server; otherwise when one of them did not
+    /// answer, or refused.
+    pub async fn settle(&self, folder: FolderId, primary: &str, fallback: &str) -> Result<Settlement> {
+        self.cluster()?.settle(folder, primary, fallback).await
     }
 
     /// Registers a policy on every server of the map, one after the other.

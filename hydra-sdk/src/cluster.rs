@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hydra_core::{Applied, FolderId, SwampName};
 
-use crate::error::{Attempt, Error, ErrorKind, Result, TryOutcome};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failback::{self, Settlement};
 use crate::failover::{Answered, Call, with_fallback};
 use crate::map::{ClientMap, Route};
-use crate::outcome::{Answer, Outcome, foreign};
+use crate::outcome::Answer;
 use crate::request::Request;
-use crate::server::{Server, ThisTry};
+use crate::server::Server;
 use crate::settings::{Fallback, Settings};
 
 /// A remote data set: whatever map is in force now.
@@ -118,10 +119,14 @@ impl Cluster {
     /// Sends a request to one server: one try.
     pub(crate) async fn ask(&self, id: &str, request: &Request, deadline: Option<Duration>) -> Result<Answer> {
         let state = self.state();
-        match state.servers.iter().find(|server| server.id() == id) {
-            Some(server) => state.ask(server, request, deadline).await,
-            None => Err(Error::new(ErrorKind::Invalid, format!("the map has no server {id:?}"))),
-        }
+        state.ask(state.server(id)?, request, deadline).await
+    }
+
+    /// Settles what a fallback took over from a primary in one folder, if the primary has it.
+    pub(crate) async fn settle(&self, folder: FolderId, primary: &str, fallback: &str) -> Result<Settlement> {
+        let state = self.state();
+        let (primary, fallback) = (state.server(primary)?, state.server(fallback)?);
+        failback::settle(fallback, primary, folder, state.announce(primary.pool())).await
     }
 
     /// Sends a request to every server. Fails if one did not answer, after all were asked.
@@ -160,22 +165,7 @@ impl Cluster {
 impl State {
     /// One try at one server.
     async fn ask(&self, server: &Server, request: &Request, deadline: Option<Duration>) -> Result<Answer> {
-        let timeout = deadline.unwrap_or(server.settings().bulk_timeout);
-        let announce = self.announce(server.pool());
-        let this = ThisTry { timeout, left: timeout, announce, fallback_for: None };
-        let begun = Instant::now();
-        let (outcome, why, error) = match server.exchange(request, &this).await {
-            Outcome::Answered(answer) | Outcome::Rejected(answer, _) => match foreign(&answer) {
-                None => return Ok(answer),
-                Some(error) => (TryOutcome::Answered, "is not a Hydra server".to_owned(), error),
-            },
-            Outcome::NotSent(failure) => (TryOutcome::NotSent, failure.why, unanswered(false)),
-            Outcome::Maybe(failure) => (TryOutcome::Maybe, failure.why, unanswered(failure.timed_out)),
-        };
-        let in_doubt = outcome != TryOutcome::NotSent && request.class.is_write();
-        let attempt = Attempt { server: server.label().to_owned(), outcome, error: why, elapsed: begun.elapsed() };
-        let applied = if in_doubt { Applied::Unknown } else { Applied::No };
-        Err(error.with_applied(applied).with_attempts(vec![attempt]))
+        server.ask(request, deadline, self.announce(server.pool())).await
     }
 
     fn new(map: ClientMap, origin: Origin, known: &[Arc<Server>]) -> Result<State> {
@@ -205,6 +195,12 @@ impl State {
         &self.servers
     }
 
+    /// The server with this id.
+    pub(crate) fn server(&self, id: &str) -> Result<&Arc<Server>> {
+        let server = self.servers.iter().find(|server| server.id() == id);
+        server.ok_or_else(|| Error::new(ErrorKind::Invalid, format!("the map has no server {id:?}")))
+    }
+
     /// The folder of a route; `None` where only the server knows.
     pub(crate) fn folder_of(&self, route: Route<'_>) -> Option<FolderId> {
         (self.origin != Origin::Address { folders: None }).then_some(route.folder())
@@ -222,9 +218,4 @@ impl State {
     pub(crate) fn turn(&self) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
-}
-
-fn unanswered(timed_out: bool) -> Error {
-    let kind = if timed_out { ErrorKind::Timeout } else { ErrorKind::Network };
-    Error::new(kind, "the server did not answer")
 }

@@ -1,4 +1,4 @@
-//! How long to wait before the same server is asked again. The only module that names the `backoff` crate.
+//! How long to wait before the same question is put again. The only module that names the `backoff` crate.
 //!
 //! `backoff` is no longer maintained, so only its arithmetic is used: its retry loops are not even
 //! compiled. Its jitter is added after its ceiling, so ceilings are given at half height with a
@@ -20,9 +20,14 @@ pub(crate) struct Delays(ExponentialBackoff);
 
 impl Delays {
     pub(crate) fn new() -> Delays {
+        Delays::between(BASE, CAP)
+    }
+
+    /// Delays below a ceiling that doubles from `base` to `cap`.
+    pub(crate) fn between(base: Duration, cap: Duration) -> Delays {
         let arithmetic = ExponentialBackoffBuilder::new()
-            .with_initial_interval(BASE / 2)
-            .with_max_interval(CAP / 2)
+            .with_initial_interval(base / 2)
+            .with_max_interval(cap.max(base) / 2)
             .with_multiplier(2.0)
             .with_randomization_factor(1.0)
             .with_max_elapsed_time(None)

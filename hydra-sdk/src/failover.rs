@@ -16,7 +16,8 @@
 //! | W overwrite, C commuting | the next server, at once | the same server once more, then the next; one key for all tries |
 //! | X exclusive | the next server only if the caller opted in | only the same server, with the same key |
 //!
-//! There is never a pause before another server, always one before the same server; and where another
+//! A fallback that took writes for the primary comes first until the primary has them; see
+//! [`crate::failback`]. There is never a pause before another server, always one before the same server; and where another
 //! could be asked, none for a server that takes no connections any more.
 
 use std::collections::VecDeque;
@@ -28,6 +29,7 @@ use hydra_core::Applied;
 use crate::cluster::State;
 use crate::delay::Delays;
 use crate::error::{Attempt, Error, ErrorKind, Result, TryOutcome};
+use crate::failback;
 use crate::map::Route;
 use crate::outcome::{Answer, AnswerBody, Failure, Outcome, Remedy, foreign};
 use crate::request::Request;
@@ -206,6 +208,10 @@ impl<'c, 's> Tries<'c, 's> {
 
     /// Somebody answered. An error answer of one server does not undo what another may have done.
     fn answered(mut self, answer: Answer) -> Result<Answered> {
+        if self.stands_in(self.current) {
+            let primary = &self.call.state.servers()[self.call.route.indexes().0];
+            failback::heed(primary, self.server(), self.call.route.folder(), &answer);
+        }
         let lost = matches!(answer.body, AnswerBody::Lost(_));
         if let Some(error) = foreign(&answer) {
             self.note(TryOutcome::Answered, format!("answered {} without being a Hydra server", answer.status));
@@ -325,7 +331,8 @@ impl<'c, 's> Tries<'c, 's> {
     }
 }
 
-/// Everyone who may be asked, in order: primary, fallbacks; those that are down last.
+/// Everyone who may be asked, in order: primary, fallbacks; first of all the fallback that the folder
+/// stays with, those that are down last.
 fn candidates(call: &Call<'_>) -> Vec<usize> {
     let (primary, fallbacks) = call.route.indexes();
     let mut candidates = vec![primary];
@@ -336,6 +343,12 @@ fn candidates(call: &Call<'_>) -> Vec<usize> {
         let turn = call.state.turn() % candidates.len();
         candidates.rotate_left(turn);
     }
-    candidates.sort_by_key(|&server| !call.state.servers()[server].health.is_up());
+    let servers = call.state.servers();
+    let holder = servers[primary].stays.holder_of(call.route.folder());
+    candidates.sort_by_key(|&server| match &holder {
+        _ if !servers[server].health.is_up() => 2,
+        Some(holder) if holder.id() == servers[server].id() => 0,
+        _ => 1,
+    });
     candidates
 }

@@ -22,8 +22,8 @@
 //! the module `failover` holds them in one function. An [`Error`] says whether the operation was
 //! applied, and lists every server that was tried.
 //!
-//! Reading the source: `map` (name → folder → server), `failover` (primary → fallback), `outcome`
-//! (what a network error is), `server` (one exchange), `endpoint` (remote and in process), `swamp`
+//! Reading the source: `map` (name → folder → server), `failover` (primary → fallback), `failback`
+//! (and back again), `outcome` (what a network error is), `server` (one exchange), `endpoint` (remote and in process), `swamp`
 //! (the typed calls).
 
 mod binary;
@@ -33,6 +33,7 @@ mod connect;
 mod delay;
 mod endpoint;
 mod error;
+mod failback;
 mod failover;
 mod forward;
 mod health;
@@ -49,6 +50,7 @@ mod watch;
 pub use client::{Hydra, Location};
 pub use connect::HydraBuilder;
 pub use error::{Attempt, Error, ErrorKind, Result, TryOutcome};
+pub use failback::{Settlement, Staying};
 pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody};
 pub use health::ServerState;
 pub use hydra_core::{

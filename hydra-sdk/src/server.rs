@@ -4,12 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use hydra_core::Applied;
 use hydra_core::wire::header;
 use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 
 use crate::cluster::Announce;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Attempt, Error, ErrorKind, Result, TryOutcome};
+use crate::failback::Stays;
 use crate::health::Health;
 use crate::map::MapServer;
 use crate::outcome::{self, Answer, AnswerBody, Failure, Outcome};
@@ -34,6 +36,8 @@ pub(crate) struct Server {
     settings: Settings,
     client: reqwest::Client,
     pub(crate) health: Health,
+    /// Where this server is the primary: the folders that stay with a fallback.
+    pub(crate) stays: Stays,
     is_suspected: AtomicBool,
 }
 
@@ -70,6 +74,7 @@ impl Server {
             settings: settings.clone(),
             client,
             health: Health::new(),
+            stays: Stays::default(),
             is_suspected: AtomicBool::new(false),
         })
     }
@@ -124,6 +129,30 @@ impl Server {
             }
         }
         outcome::of_answer(answer)
+    }
+
+    /// Asks this server and nobody else: one try.
+    pub(crate) async fn ask(
+        &self,
+        request: &Request,
+        deadline: Option<Duration>,
+        announce: Announce<'_>,
+    ) -> Result<Answer> {
+        let timeout = deadline.unwrap_or(self.settings.bulk_timeout);
+        let this = ThisTry { timeout, left: timeout, announce, fallback_for: None };
+        let begun = Instant::now();
+        let (outcome, why, error) = match self.exchange(request, &this).await {
+            Outcome::Answered(answer) | Outcome::Rejected(answer, _) => match outcome::foreign(&answer) {
+                None => return Ok(answer),
+                Some(error) => (TryOutcome::Answered, "is not a Hydra server".to_owned(), error),
+            },
+            Outcome::NotSent(failure) => (TryOutcome::NotSent, failure.why, unanswered(false)),
+            Outcome::Maybe(failure) => (TryOutcome::Maybe, failure.why, unanswered(failure.timed_out)),
+        };
+        let in_doubt = outcome != TryOutcome::NotSent && request.class.is_write();
+        let attempt = Attempt { server: self.label.clone(), outcome, error: why, elapsed: begun.elapsed() };
+        let applied = if in_doubt { Applied::Unknown } else { Applied::No };
+        Err(error.with_applied(applied).with_attempts(vec![attempt]))
     }
 
     fn prepare(&self, request: &Request, this: &ThisTry<'_>) -> Result<reqwest::Request, Failure> {
@@ -190,6 +219,11 @@ impl Server {
     }
 }
 
+fn unanswered(timed_out: bool) -> Error {
+    let kind = if timed_out { ErrorKind::Timeout } else { ErrorKind::Network };
+    Error::new(kind, "the server did not answer")
+}
+
 /// Reads the body of an answer. Fails where the answer is worth nothing without it.
 async fn collect(answer: Answer, request: &Request, left: Duration) -> Result<Answer, Failure> {
     let Answer { status, headers, body } = answer;
@@ -233,7 +267,7 @@ async fn look_out(server: Weak<Server>) {
 }
 
 /// Often enough to end the hold-down in time, rarely enough to cost nothing.
-fn pause_between_probes(settings: &Settings) -> Duration {
+pub(crate) fn pause_between_probes(settings: &Settings) -> Duration {
     (settings.hold_down / 10).clamp(Duration::from_millis(20), Duration::from_secs(1))
 }
 

@@ -76,11 +76,12 @@ pub enum FallbackMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Failback {
-    /// When the hold-down is over and no server says that its copy still has writes the primary
-    /// lacks. Servers do not say that yet, so this is the same as after the hold-down.
+    /// When the hold-down is over and, folder by folder, the primary has what a fallback wrote in its
+    /// place. Until then calls go on at the fallback. What is decided by stored data (conditions,
+    /// [`crate::Swamp::update`], destroy) is for the primary even then, unless a call opts in.
     #[default]
     WhenSynced,
-    /// When the hold-down is over.
+    /// When the hold-down is over, whatever a fallback wrote meanwhile: reads miss that until it is copied.
     AfterHoldDown,
     /// When [`crate::Hydra::fail_back`] is called.
     Manual,

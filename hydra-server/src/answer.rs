@@ -15,6 +15,7 @@ pub(crate) const APPLIED: HeaderName = HeaderName::from_static(header::APPLIED);
 pub(crate) const SERVER: HeaderName = HeaderName::from_static(header::SERVER);
 pub(crate) const FOLDER: HeaderName = HeaderName::from_static(header::FOLDER);
 pub(crate) const SERVED_BY: HeaderName = HeaderName::from_static(header::SERVED_BY);
+pub(crate) const TAKEOVER: HeaderName = HeaderName::from_static(header::TAKEOVER);
 pub(crate) const DURABLE: HeaderName = HeaderName::from_static(header::DURABLE);
 pub(crate) const REPLAYED: HeaderName = HeaderName::from_static(header::REPLAYED);
 pub(crate) const COPY: HeaderName = HeaderName::from_static(header::COPY);

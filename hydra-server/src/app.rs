@@ -27,7 +27,7 @@ use crate::conditions::{folders_header, idempotency_key, single};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
 use crate::metrics::Metrics;
 use crate::route::{Label, Route};
-use crate::{batches, folders, lists, policies, service, swamps, treasures};
+use crate::{batches, folders, lists, policies, service, swamps, takeover, treasures, upkeep};
 
 /// The engine as an axum router, for programs that bring their own listener or more routes.
 ///
@@ -126,6 +126,14 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Folder(set) => folders::list(call, Some(set)).await,
         Route::FlushFolder(set) => folders::flush(call, Some(set)).await,
         Route::FlushAll => folders::flush(call, None).await,
+        Route::MarkCopied(set) => folders::mark_copied(call, set).await,
+        Route::HoldFolder(folder) => upkeep::hold(call, folder).await,
+        Route::CollectFolder(set) => upkeep::collect(call, set).await,
+        Route::CompactFolder(set) => upkeep::compact(call, set).await,
+        Route::VerifyFolder(set) => upkeep::verify(call, set).await,
+        Route::Takeover(folder) => takeover::list(call, folder).await,
+        Route::Holds(folder) => takeover::holds(call, folder).await,
+        Route::Settle(folder) => takeover::settle(call, folder).await,
         Route::Probe => service::probe(call).await,
         Route::Metrics => service::metrics(call),
         Route::Ready => service::ready(call),
@@ -332,6 +340,9 @@ impl Call {
         headers.insert(answer::REQUEST_ID, self.id.clone());
         if let Some(folder) = self.folder {
             headers.insert(answer::FOLDER, HeaderValue::from(folder.get()));
+            if let Some(count) = Some(self.app.engine.takeover_count(folder)).filter(|&count| count > 0) {
+                headers.insert(answer::TAKEOVER, HeaderValue::from(count));
+            }
         }
         if let Some(durability) = self.durability {
             headers.insert(answer::DURABLE, HeaderValue::from_static(durability.as_str()));
@@ -393,7 +404,7 @@ fn without_body(response: &mut Response) {
     *response.body_mut() = Body::empty();
 }
 
-fn not_owner(folder: FolderId) -> Error {
+pub(crate) fn not_owner(folder: FolderId) -> Error {
     Error::new(ErrorCode::NotOwner, format!("folder {folder} is not on this server"))
         .with_hint("compare the client map with GET /v1/folders of this server")
 }

@@ -10,6 +10,8 @@ pub const MAX_HEADER_BYTES: usize = 32 << 10;
 pub const MAX_BATCH_BODY_BYTES: u64 = 64 << 20;
 /// The longest body of anything that is neither a value nor a batch: 64 KiB.
 pub const MAX_SMALL_BODY_BYTES: u64 = 64 << 10;
+/// The longest list of files that `holds` takes: 24 MiB, enough for [`hydra_core::MAX_HOLDS_FILES`] of the longest names.
+pub const MAX_HOLDS_BODY_BYTES: u64 = 24 << 20;
 /// The most treasures one page of a list may have.
 pub const MAX_LIST_LIMIT: usize = 10_000;
 /// How many treasures a page of a list has unless told otherwise.

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use hydra_core::duration::parse_duration;
 use hydra_core::wire::DEFAULT_SERVER;
 use hydra_core::{FolderCount, FolderSet};
 use serde::{Deserialize, Deserializer};
 
 use crate::Failure;
+use crate::commands::Command;
 
 /// Serves swamps of treasures over HTTP/JSON from one data directory.
 #[derive(Debug, Parser)]
@@ -21,18 +22,6 @@ pub(crate) struct Cli {
     pub(crate) command: Option<Command>,
     #[command(flatten)]
     pub(crate) serve: ServeFlags,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Serve a data directory (what happens without a command, too)
-    Serve(Box<ServeFlags>),
-    /// Read and check every byte of a data directory; exit 1 if anything is wrong
-    Verify(VerifyFlags),
-    /// Print the header and the records of a file, or of every file of a swamp directory
-    Inspect(InspectFlags),
-    /// Tell where a name lives: hash, folder and path on disk
-    Resolve(ResolveFlags),
 }
 
 #[derive(Debug, Default, Args)]
@@ -73,6 +62,18 @@ pub(crate) struct Settings {
     /// Other machines hold copies of the folders here
     #[arg(long, env = "HYDRA_COPIED", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) copied: Option<bool>,
+    /// How often a swamp in use looks for files that came from elsewhere, where a folder has copies [default: 1s]
+    #[arg(long, env = "HYDRA_FOREIGN_POLL", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub(crate) foreign_poll: Option<Duration>,
+    /// How long a file stays after a snapshot superseded it; longer than one pass of any copy tool [default: 1h]
+    #[arg(long, env = "HYDRA_GC_DELAY", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub(crate) gc_delay: Option<Duration>,
+    /// How often all folders are walked for what is superseded or expired; 0s is never [default: 24h]
+    #[arg(long, env = "HYDRA_SWEEP", value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub(crate) sweep: Option<Duration>,
     /// Pool this server belongs to [default: default]
     #[arg(long, env = "HYDRA_POOL", value_name = "NAME")]
     pub(crate) pool: Option<String>,
@@ -131,6 +132,9 @@ impl Settings {
             folders: self.folders.or(file.folders),
             standby: self.standby.or(file.standby),
             copied: self.copied.or(file.copied),
+            foreign_poll: self.foreign_poll.or(file.foreign_poll),
+            gc_delay: self.gc_delay.or(file.gc_delay),
+            sweep: self.sweep.or(file.sweep),
             pool: self.pool.or(file.pool),
             shutdown_grace: self.shutdown_grace.or(file.shutdown_grace),
             insecure_no_auth: self.insecure_no_auth.or(file.insecure_no_auth),
@@ -142,61 +146,6 @@ impl Settings {
     pub(crate) fn listen(&self) -> &str {
         self.listen.as_deref().unwrap_or(DEFAULT_SERVER)
     }
-}
-
-/// How data is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    /// For people.
-    Table,
-    /// One JSON value.
-    Json,
-    /// One JSON value per line.
-    Ndjson,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct VerifyFlags {
-    /// Data directory; it may be in use
-    #[arg(long, env = "HYDRA_DATA", value_name = "DIR", default_value = "./hydra-data")]
-    pub(crate) data: PathBuf,
-    /// Only these folders, e.g. 0-49
-    #[arg(long, value_name = "SET")]
-    pub(crate) folder: Option<FolderSet>,
-    /// How the report is printed
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    pub(crate) output: Output,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct InspectFlags {
-    /// A chunk file, or the directory of a swamp
-    pub(crate) path: PathBuf,
-    /// How the records are printed
-    #[arg(long, value_enum, default_value_t = Output::Ndjson)]
-    pub(crate) output: Output,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ResolveFlags {
-    /// A name, sanctuary/realm/swamp
-    #[arg(required_unless_present = "find")]
-    pub(crate) name: Option<String>,
-    /// How many folders there are
-    #[arg(long, value_name = "N", default_value_t = FolderCount::DEFAULT)]
-    pub(crate) folders_total: FolderCount,
-    /// Find names that land in --in: this one, or it with -1, -2, … behind it
-    #[arg(long, value_name = "PREFIX", requires = "folders", conflicts_with = "name")]
-    pub(crate) find: Option<String>,
-    /// The folders for --find
-    #[arg(long = "in", id = "folders", value_name = "SET", requires = "find")]
-    pub(crate) folders: Option<FolderSet>,
-    /// How many names to find
-    #[arg(long, value_name = "COUNT", default_value_t = 5)]
-    pub(crate) count: usize,
-    /// How the places are printed
-    #[arg(long, value_enum, default_value_t = Output::Table)]
-    pub(crate) output: Output,
 }
 
 #[cfg(test)]

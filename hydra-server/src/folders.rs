@@ -5,7 +5,7 @@ use hydra_core::wire::{FolderBody, FoldersBody, ResolveBody};
 use hydra_core::{Engine, Error, ErrorCode, FolderId, FolderSet, FolderState, SwampName, swamp_dir};
 
 use crate::answer::{self, Response};
-use crate::app::{Call, blocking};
+use crate::app::{Call, blocking, not_owner};
 use crate::query::Query;
 
 /// What this server is to each folder; with `?sizes` also how much is in them, which walks them.
@@ -38,15 +38,29 @@ pub(crate) async fn flush(call: &mut Call, wanted: Option<FolderSet>) -> Result<
     match wanted {
         None => blocking(move || engine.flush(None)).await?,
         Some(set) => {
-            let set = existing(call, Some(set))?;
-            if let Some(folder) = set.iter().find(|folder| engine.folder_state(*folder) == FolderState::Absent) {
-                return Err(Error::new(ErrorCode::NotOwner, format!("folder {folder} is not on this server")));
-            }
+            let set = present(call, set)?;
             blocking(move || set.iter().try_for_each(|folder| engine.flush(Some(folder)))).await?;
         }
     }
     call.mark_synced();
     Ok(answer::empty(StatusCode::NO_CONTENT))
+}
+
+/// Notes that another machine has or may have copies of these folders, for as long as the data lives.
+pub(crate) async fn mark_copied(call: &mut Call, wanted: FolderSet) -> Result<Response, Error> {
+    Query::parse(call.head.uri.query(), &[])?;
+    let wanted = existing(call, Some(wanted))?;
+    let engine = call.app.engine.clone();
+    blocking(move || engine.mark_copied(&wanted)).await?;
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}
+
+/// The folders, which all have to be on this server, owned or as copies.
+pub(crate) fn present(call: &mut Call, wanted: FolderSet) -> Result<FolderSet, Error> {
+    let wanted = existing(call, Some(wanted))?;
+    let absent = |folder: &FolderId| call.app.engine.folder_state(*folder) == FolderState::Absent;
+    wanted.iter().find(absent).map_or(Ok(()), |folder| Err(not_owner(folder)))?;
+    Ok(wanted)
 }
 
 /// The folders asked for, all by default. Folders that do not exist are an error, not an empty answer.

@@ -26,7 +26,9 @@ mod running;
 mod serve;
 mod service;
 mod swamps;
+mod takeover;
 mod treasures;
+mod upkeep;
 
 pub use app::app;
 pub use config::Config;

@@ -1,5 +1,6 @@
-//! The program `hydra-server`: serves a data directory, or looks at one.
+//! The program `hydra-server`: serves a data directory, or looks after one.
 
+mod commands;
 mod flags;
 mod offline;
 mod serving;
@@ -7,7 +8,8 @@ mod serving;
 use std::process::ExitCode;
 
 use clap::Parser;
-use flags::{Cli, Command};
+use commands::Command;
+use flags::Cli;
 use hydra_core::ErrorCode;
 
 /// Gives the memory of evicted swamps back to the system within seconds, from a thread of its own. The
@@ -31,6 +33,11 @@ impl Failure {
     /// A flag, variable or file of settings cannot be used.
     pub(crate) fn usage(message: impl Into<String>) -> Failure {
         Failure { code: 2, message: message.into() }
+    }
+
+    /// What is there contradicts what was asked for.
+    pub(crate) fn conflict(message: impl Into<String>) -> Failure {
+        Failure { code: 4, message: message.into() }
     }
 
     /// What was named does not exist.
@@ -59,6 +66,12 @@ fn main() -> ExitCode {
         Some(Command::Serve(flags)) => serving::serve(*flags),
         Some(Command::Verify(flags)) => offline::verify(&flags),
         Some(Command::Inspect(flags)) => offline::inspect(&flags),
+        Some(Command::Compact(flags)) => offline::compact(&flags),
+        Some(Command::Gc(flags)) => offline::gc(&flags),
+        Some(Command::Doctor(flags)) => offline::doctor(&flags),
+        Some(Command::Adopt(flags)) => offline::adopt(&flags),
+        Some(Command::Repair(flags)) => offline::repair(&flags),
+        Some(Command::Restore(flags)) => offline::restore(&flags),
         Some(Command::Resolve(flags)) => offline::resolve(&flags),
     };
     match outcome {

@@ -5,7 +5,7 @@
 
 use http::Method;
 use hydra_core::wire::{decode_segment, split_name};
-use hydra_core::{Error, ErrorCode, FolderSet, Pattern, SwampName, check_key};
+use hydra_core::{Error, ErrorCode, FolderId, FolderSet, Pattern, SwampName, check_key};
 
 /// An endpoint together with what stands in its path.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +30,14 @@ pub(crate) enum Route {
     Folder(FolderSet),
     FlushFolder(FolderSet),
     FlushAll,
+    MarkCopied(FolderSet),
+    Takeover(FolderId),
+    Holds(FolderId),
+    Settle(FolderId),
+    HoldFolder(FolderId),
+    CollectFolder(FolderSet),
+    CompactFolder(FolderSet),
+    VerifyFolder(FolderSet),
 }
 
 impl Route {
@@ -59,8 +67,8 @@ impl Route {
             [Some("v1"), Some("policies"), None, _] => Ok(Route::Policies),
             [Some("v1"), Some("folders"), None, _] => Ok(Route::Folders),
             [Some("v1"), Some("folders"), Some(set), None] => Ok(Route::Folder(folders(set)?)),
-            [Some("v1"), Some("folders"), Some(set), Some("flush")] if pieces.next().is_none() => {
-                Ok(Route::FlushFolder(folders(set)?))
+            [Some("v1"), Some("folders"), Some(set), Some(verb)] => {
+                folder_verb(set, [Some(verb), pieces.next(), pieces.next()], path)
             }
             [Some("v1"), Some("policies"), ..] => policy(&path["/v1/policies/".len()..]),
             [Some("v1"), Some("resolve"), Some(_), _] => whole_name(&path["/v1/resolve/".len()..]).map(Route::Resolve),
@@ -75,6 +83,9 @@ impl Route {
             Route::Swamp(_) => "GET, HEAD, DELETE",
             Route::Policy(_) => "GET, HEAD, PUT, DELETE",
             Route::Batch(_) | Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
+            Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
+            Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
+            Route::HoldFolder(_) => "POST, DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -122,7 +133,11 @@ impl Route {
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => Label::Flush,
             Route::Policies | Route::Policy(_) => Label::Policies,
             Route::Resolve(_) => Label::Resolve,
-            Route::Folders | Route::Folder(_) => Label::Folders,
+            Route::Folders | Route::Folder(_) | Route::MarkCopied(_) => Label::Folders,
+            Route::Takeover(_) | Route::Holds(_) | Route::Settle(_) => Label::Takeover,
+            Route::HoldFolder(_) | Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => {
+                Label::Upkeep
+            }
             _ => Label::Service,
         }
     }
@@ -143,11 +158,15 @@ pub(crate) enum Label {
     Policies,
     Resolve,
     Folders,
+    Takeover,
+    Upkeep,
 }
 
 impl Label {
-    pub(crate) const NAMES: [&str; 10] =
-        ["none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders"];
+    pub(crate) const NAMES: [&str; 12] = [
+        "none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders", "takeover",
+        "upkeep",
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         Label::NAMES[self as usize]
@@ -175,6 +194,22 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
     }
 }
 
+/// `/v1/folders/{F}/` and what is behind it.
+fn folder_verb(set: &str, verb: [Option<&str>; 3], path: &str) -> Result<Route, Error> {
+    match verb {
+        [Some("flush"), None, _] => folders(set).map(Route::FlushFolder),
+        [Some("copied"), None, _] => folders(set).map(Route::MarkCopied),
+        [Some("hold"), None, _] => folder(set).map(Route::HoldFolder),
+        [Some("gc"), None, _] => folders(set).map(Route::CollectFolder),
+        [Some("compact"), None, _] => folders(set).map(Route::CompactFolder),
+        [Some("verify"), None, _] => folders(set).map(Route::VerifyFolder),
+        [Some("takeover"), None, _] => folder(set).map(Route::Takeover),
+        [Some("takeover"), Some("settle"), None] => folder(set).map(Route::Settle),
+        [Some("holds"), None, _] => folder(set).map(Route::Holds),
+        _ => Err(not_found(path)),
+    }
+}
+
 fn policy(rest: &str) -> Result<Route, Error> {
     let refuse = |why: String| Error::new(ErrorCode::InvalidPattern, why);
     let mut text = String::with_capacity(rest.len());
@@ -197,6 +232,18 @@ fn folders(piece: &str) -> Result<FolderSet, Error> {
         decode_segment(piece).map_err(|why| Error::new(ErrorCode::InvalidParameter, format!("{piece:?} {why}")))?;
     read.parse().map_err(|error: Error| {
         Error::new(ErrorCode::InvalidParameter, error.detail()).with_hint("name folders as 57 or 50-74")
+    })
+}
+
+/// Exactly one folder.
+fn folder(piece: &str) -> Result<FolderId, Error> {
+    let set = folders(piece)?;
+    set.last().filter(|_| set.len() == 1).ok_or_else(|| {
+        Error::new(
+            ErrorCode::InvalidParameter,
+            format!("{} is {} folders; one is allowed here", shown(piece), set.len()),
+        )
+        .with_hint("name the folder as 57")
     })
 }
 
@@ -303,6 +350,17 @@ mod tests {
         }
         for path in ["/v1/swamps/a/b/c", "/v1/swamps/a/b/c/batch", "/v1/folders/7/flush", "/v1/swamps/a/b/c/policy"] {
             Route::parse(path).expect(path);
+        }
+        for path in ["/takeover", "/takeover/settle", "/holds", "/hold", "/gc", "/compact", "/verify"] {
+            Route::parse(&format!("/v1/folders/7{path}")).expect(path);
+        }
+        for path in
+            ["/v1/folders/7/", "/v1/folders/7/flush/", "/v1/folders/7/takeover/x", "/v1/folders/7/takeover/settle/x"]
+        {
+            assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::NotFound, "{path}");
+        }
+        for path in ["/v1/folders/7-8/takeover", "/v1/folders/7,9/holds", "/v1/folders/x/takeover/settle"] {
+            assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::InvalidParameter, "{path}");
         }
         for path in
             ["", "*", "//", "/v1", "/v1/", "/v1/kv", "/v2/kv/a/b/c", "/health/", "/v1/swamps/a/b/c/", "/v1/folders/7/x"]

@@ -141,6 +141,9 @@ fn engine_options(settings: Settings) -> EngineOptions {
     options.owned = settings.folders;
     options.standby = settings.standby.unwrap_or_default();
     options.copied = settings.copied.unwrap_or_default();
+    options.foreign_poll = settings.foreign_poll.unwrap_or(options.foreign_poll);
+    options.gc_delay = settings.gc_delay.unwrap_or(options.gc_delay);
+    options.sweep = settings.sweep.unwrap_or(options.sweep);
     options
 }
 

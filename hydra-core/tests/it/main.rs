@@ -3,7 +3,9 @@
 
 mod basics; // what each operation does, without faults
 mod common; // directories, names, short cuts
+mod compaction; // snapshots, what they supersede, holds, the sweep
 mod copies; // chunks of other servers: merge, increments, retries on two servers
 mod damage; // cut, flipped and missing bytes
 mod folders; // the vectors every implementation has to agree with
 mod restart; // what is there after closing, dropping, killing; files and directories that stay or go
+mod takeover; // what a standby server writes in place of the owner

@@ -10,3 +10,5 @@ mod gateway;
 mod limits;
 /// A small HTTP client that changes nothing of what it sends, servers, and a router in front of them.
 mod support;
+/// `sync` between real servers, with the real rsync.
+mod sync;

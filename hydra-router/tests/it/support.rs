@@ -2,12 +2,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use hydra_core::EngineOptions;
+use hydra_core::{Engine, EngineOptions};
 use hydra_router::Config;
 use hydra_sdk::{ClientMap, Hydra, MapBuilder, Settings, SwampName};
 use hydra_server::Server;
@@ -151,6 +151,19 @@ impl Target {
     }
 
     pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Answer {
+        let answer = self.send_to_any(method, path, headers, body);
+        answer.check();
+        answer
+    }
+
+    /// The same, for something that need not be a router.
+    pub(crate) fn send_to_any(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Answer {
         let body = body.as_ref();
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: hydra\r\n");
         for (name, value) in headers {
@@ -160,9 +173,7 @@ impl Target {
             request.push_str(&format!("Content-Length: {}\r\n", body.len()));
         }
         request.push_str("\r\n");
-        let answer = self.raw(&[request.as_bytes(), body].concat()).expect("an answer");
-        answer.check();
-        answer
+        self.raw(&[request.as_bytes(), body].concat()).expect("an answer")
     }
 
     /// Sends bytes as they are and reads one answer.
@@ -208,6 +219,8 @@ pub(crate) struct Node {
     id: &'static str,
     dir: TempDir,
     server: Option<Server>,
+    /// The same, at the address it had before.
+    revived: Option<(Engine, oneshot::Sender<()>, JoinHandle<io::Result<()>>)>,
     url: String,
 }
 
@@ -226,17 +239,38 @@ impl Node {
         Node::start_with(id, |_| {})
     }
 
-    fn start_with(id: &'static str, change: impl FnOnce(&mut EngineOptions)) -> Node {
+    pub(crate) fn start_with(id: &'static str, change: impl FnOnce(&mut EngineOptions)) -> Node {
         let dir = TempDir::new().expect("a directory");
         let mut options = EngineOptions::new(dir.path());
         options.server_id = Some(id.into());
         change(&mut options);
         let server = block_on(Server::start(options)).expect("a server");
-        Node { id, dir, url: server.url().to_owned(), server: Some(server) }
+        Node { id, dir, url: server.url().to_owned(), server: Some(server), revived: None }
+    }
+
+    /// Comes back at the address it had.
+    pub(crate) fn revive(&mut self, change: impl FnOnce(&mut EngineOptions)) {
+        let mut options = EngineOptions::new(self.dir.path());
+        change(&mut options);
+        let engine = Engine::open(options).expect("opened");
+        let (stop, stopped) = oneshot::channel();
+        let address = self.target().0;
+        let serving = block_on(async {
+            let listener = tokio::net::TcpListener::bind(address).await.expect("the same port");
+            tokio::spawn(hydra_server::run(listener, engine.clone(), hydra_server::Config::default(), async {
+                let _ = stopped.await;
+            }))
+        });
+        self.revived = Some((engine, stop, serving));
     }
 
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Its data directory.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Ends the server: its port refuses connections from now on.
@@ -244,6 +278,16 @@ impl Node {
         if let Some(server) = self.server.take() {
             block_on(server.shutdown()).expect("it ends");
         }
+        if let Some((engine, stop, serving)) = self.revived.take() {
+            drop(stop);
+            block_on(serving).expect("no panic").expect("it ends");
+            engine.close().expect("closed");
+        }
+    }
+
+    /// Asks the server itself, without the router.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
+        self.target().send_to_any(method, path, &[], body)
     }
 
     /// The server itself, without the router.

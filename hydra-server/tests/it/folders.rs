@@ -131,6 +131,19 @@ fn folders_tell_their_state() {
 }
 
 #[test]
+fn folders_are_copied_once_somebody_said_so() {
+    let hydra = Hydra::start();
+    let copied = |folder: u32| hydra.get(&format!("/v1/folders/{folder}")).json()["folders"][0]["copied"] == true;
+    assert!(!copied(3) && !copied(5));
+    assert_eq!(hydra.post("/v1/folders/3,7-9/copied", "").status, 204);
+    assert!(copied(3) && !copied(5) && copied(9));
+    let noted = std::fs::read_to_string(hydra.dir.path().join(".hydra/folders.json")).expect("it is on disk");
+    assert!(noted.contains("3,7-9"), "{noted}");
+    assert_eq!(hydra.post("/v1/folders/99-100/copied", "").code(), "invalid-parameter");
+    assert_eq!(hydra.get("/v1/folders/3/copied").status, 405);
+}
+
+#[test]
 fn while_it_shuts_down_a_server_finishes_what_has_begun_and_refuses_the_rest() {
     let mut hydra = Hydra::start();
     let mut slow = hydra.connect().expect("a connection");

@@ -18,3 +18,5 @@ mod names;
 mod sdk;
 /// A small HTTP client that changes nothing of what it sends, and servers to send it to.
 mod support;
+/// Two servers and copied files: what the fallback took over is noted, asked for at the owner, and settled.
+mod takeover;

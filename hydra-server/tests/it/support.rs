@@ -231,7 +231,12 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(data: &Path, flags: &[&str]) -> Process {
-        let mut child = program()
+        Process::start_as(&mut program(), data, flags)
+    }
+
+    /// Starts the server by a command that may be wrapped or have its stderr elsewhere.
+    pub(crate) fn start_as(command: &mut Command, data: &Path, flags: &[&str]) -> Process {
+        let mut child = command
             .args(["--listen", "127.0.0.1:0", "--log", "warn", "--data"])
             .arg(data)
             .args(flags)
@@ -240,7 +245,9 @@ impl Process {
             .expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("stdout"));
         let mut greeting = String::new();
-        while !greeting.contains("try: ") && lines.read_line(&mut greeting).expect("a line") > 0 {}
+        // A server that owns no folder has nothing to try.
+        let is_whole = |text: &str| text.contains("try: ") || text.contains("folders none of");
+        while !is_whole(&greeting) && lines.read_line(&mut greeting).expect("a line") > 0 {}
         let address = greeting.split("listening on http://").nth(1).and_then(|rest| rest.split(' ').next());
         let address = address.and_then(|text| text.parse().ok());
         Process { child, target: Target(address.unwrap_or_else(|| panic!("no address in {greeting:?}"))), greeting }

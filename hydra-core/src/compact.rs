@@ -1,0 +1,207 @@
+//! Compaction: the whole state of a swamp in one snapshot, and what that may leave out.
+//!
+//! A snapshot stands for every file its vector covers; those are removed later (see
+//! [`crate::collect`]). Compaction never runs on a swamp that is damaged or incomplete: a snapshot
+//! would stand for what the missing part still holds elsewhere, and so bury it.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use crate::engine::CopyState;
+use crate::error::{Error, ErrorCode, Result};
+use crate::format::header::Header;
+use crate::log::Pile;
+use crate::policy::{Compression, Policy};
+use crate::slot::Slot;
+use crate::snapshot::{self, SnapshotContent};
+use crate::stamp::{Stamp, Timestamp};
+use crate::state::State;
+use crate::stats::count;
+use crate::swamp::Resident;
+use crate::vector::VersionVector;
+
+/// How long the marks of deletes and expired treasures are kept where other copies may lag behind.
+pub(crate) const MARKS_KEPT: Duration = Duration::from_secs(7 * 86_400);
+/// Less garbage than this is not worth a snapshot.
+const GARBAGE_LEAST: u64 = 64 << 10;
+/// So much garbage is worth a snapshot at any time.
+const GARBAGE_MOST: u64 = 8 << 20;
+/// More files than this are not left.
+const FILES_MOST: u32 = 8;
+/// With so many files a small swamp is compacted when it leaves memory.
+const FILES_WHEN_LEAVING: u32 = 3;
+/// A swamp of fewer bytes is small.
+const SMALL: u64 = 1 << 20;
+/// A swamp is not compacted more often than this, unless there is much garbage.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// When a snapshot was last tried, and how that ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LastCompaction {
+    at: Instant,
+    failed: bool,
+}
+
+/// What a snapshot has to keep although nobody can see it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Retention {
+    pub(crate) now: Timestamp,
+    /// Marks of deletes up to this old are kept; zero keeps none.
+    pub(crate) tombstones: Duration,
+    /// Treasures are kept for so long after they expired.
+    pub(crate) expired: Duration,
+}
+
+impl Retention {
+    /// Where no other machine has copies, nothing that is deleted here can come back from elsewhere.
+    pub(crate) fn of(policy: &Policy, is_copied: bool, now: Timestamp) -> Retention {
+        let (tombstones, expired) = if is_copied {
+            (MARKS_KEPT, policy.expired_keep.max(MARKS_KEPT))
+        } else {
+            (Duration::ZERO, policy.expired_keep)
+        };
+        Retention { now, tombstones, expired }
+    }
+
+    /// Whether a record is left out. One that increments name stays: without it they would not count.
+    fn leaves_out(&self, state: &State, slot: &Slot) -> bool {
+        let over = |at: Timestamp, kept: Duration| {
+            at.as_millis().saturating_add(u64::try_from(kept.as_millis()).unwrap_or(u64::MAX)) <= self.now.as_millis()
+        };
+        match (slot.is_tombstone(), slot.expires()) {
+            (true, _) => !state.has_counter(slot.key()) && over(slot.stamp().timestamp(), self.tombstones),
+            (false, Some(at)) => !state.has_counter(slot.key()) && over(at, self.expired),
+            (false, None) => false,
+        }
+    }
+
+    /// The keys whose records a snapshot of this state leaves out.
+    pub(crate) fn left_out(&self, state: &State) -> Vec<Slot> {
+        state.slots().filter(|slot| self.leaves_out(state, slot)).cloned().collect()
+    }
+}
+
+/// The state as a snapshot, without what is left out. `mark` is a fresh stamp of the writer, needed
+/// whenever something is left out.
+pub(crate) fn encode(
+    header: Header,
+    state: &State,
+    left_out: &[Slot],
+    mark: Option<Stamp>,
+    compression: Compression,
+) -> Vec<u8> {
+    let left_out: HashSet<Stamp> = left_out.iter().map(Slot::stamp).collect();
+    let stays = |slot: &&Slot| !left_out.contains(&slot.stamp());
+    let content = SnapshotContent {
+        writes: state.slots().filter(stays).map(|slot| (slot.stamp(), slot.write())).collect(),
+        counters: state.counters().collect(),
+        keys: state.keys().collect(),
+        conflicts: state.conflicts(Timestamp::now()).collect(),
+        vector: &state.vector,
+    };
+    snapshot::encode_marked(header, content, mark, compression)
+}
+
+/// Whether a swamp whose live files are `pile`, of which about `needed` bytes are needed, is worth a snapshot.
+fn is_worth_it(pile: &Pile, needed: u64, leaving: bool) -> bool {
+    let garbage = pile.bytes.saturating_sub(needed);
+    let much = garbage > GARBAGE_LEAST && garbage > pile.bytes / 2;
+    much || pile.files > FILES_MOST || (leaving && pile.files >= FILES_WHEN_LEAVING && pile.bytes < SMALL)
+}
+
+impl Resident {
+    /// Whether compaction is worth its while now; with `leaving` before the swamp leaves memory.
+    pub(crate) fn is_compaction_due(&self, leaving: bool) -> bool {
+        // Somebody writes: there will be another occasion.
+        let Some((pile, last)) = self.log.try_lock().map(|log| (log.pile, log.last_compaction)) else { return false };
+        let (needed, is_whole, is_empty) = {
+            let state = self.state.read();
+            (state.encoded_estimate() as u64, state.copy == CopyState::Complete, state.is_empty())
+        };
+        let is_early = last.is_some_and(|last| {
+            last.at.elapsed() < PAUSE && (last.failed || pile.bytes.saturating_sub(needed) < GARBAGE_MOST)
+        });
+        // A copy kept for others is compacted by them, unless this server wrote to it.
+        let is_others = self.shared.folders.standby.contains(self.folder()) && pile.own_logs == 0;
+        // Where others have copies, a swamp without treasures is left as one snapshot that says so.
+        let is_remnant = leaving && is_empty && pile.logs > 0 && self.shared.folders.is_copied(self.folder());
+        is_whole
+            && !is_early
+            && !is_others
+            && (is_remnant || is_worth_it(&pile, needed, leaving))
+            && self.shared.space.check(&*self.shared.disk, &self.shared.root).is_ok()
+    }
+
+    /// Whether a snapshot would leave out treasures that expired long ago.
+    pub(crate) fn has_expired_records(&self) -> bool {
+        let (policy, _) = self.settings();
+        let retention = Retention::of(&policy, self.keeps_marks(), Timestamp::now());
+        let state = self.state.read();
+        state.copy == CopyState::Complete
+            && state.slots().any(|slot| !slot.is_tombstone() && retention.leaves_out(&state, slot))
+    }
+
+    /// Writes a snapshot; answers whether there was anything to gain. Nobody writes meanwhile, and
+    /// everything acknowledged is on disk.
+    pub(crate) fn compact(&self, policy: &Policy) -> Result<bool> {
+        let shared = &self.shared;
+        let retention = Retention::of(policy, self.keeps_marks(), Timestamp::now());
+        let mut log = self.log.lock();
+        log.last_compaction = Some(LastCompaction { at: Instant::now(), failed: true });
+        let (left_out, max_hlc) = {
+            let mut state = self.state.write();
+            check_whole(&state)?;
+            state.purge_keys(retention.now);
+            (retention.left_out(&state), state.max_hlc)
+        };
+        if left_out.is_empty() && log.pile.files <= 1 && log.pile.logs == 0 {
+            return Ok(false);
+        }
+        let mark = match left_out.is_empty() {
+            true => None,
+            false => Some(Stamp { hlc: shared.clock.next(max_hlc)?, incarnation: shared.root.incarnation }),
+        };
+        log.seal(shared);
+        if log.is_touched() {
+            return self.write_everything_again(policy, &mut log).map(|()| true);
+        }
+        {
+            let state = self.state.read();
+            log.write_snapshot(shared, |log, name| {
+                let header = log.header(shared, name, policy, VersionVector::default());
+                encode(header, &state, &left_out, mark, policy.compression)
+            })?;
+        }
+        let mut state = self.state.write();
+        left_out.iter().for_each(|slot| state.forget(slot));
+        if let Some(mark) = mark {
+            state.vector.learn(mark);
+            state.max_hlc = state.max_hlc.max(mark.hlc);
+            // Logs begun from now on name the mark: they rely on what was left out being gone.
+            log.durable_hlc = log.durable_hlc.max(mark.hlc);
+        }
+        drop(state);
+        log.last_compaction = Some(LastCompaction { at: Instant::now(), failed: false });
+        drop(log);
+        count(&shared.stats.compactions);
+        shared.collector.expect(shared, self.name());
+        Ok(true)
+    }
+
+    /// Whether marks of deletes are needed: somebody else writes this swamp or may have a copy of it.
+    fn keeps_marks(&self) -> bool {
+        let writers_are_all_mine =
+            || self.state.read().vector.iter().all(|(incarnation, _)| self.shared.root.is_mine(incarnation));
+        self.shared.folders.is_copied(self.folder()) || !writers_are_all_mine()
+    }
+}
+
+fn check_whole(state: &State) -> Result<()> {
+    let why = match state.copy {
+        CopyState::Complete => return Ok(()),
+        CopyState::Incomplete => "a file of it is not here yet",
+        CopyState::Degraded => "a file of it is damaged",
+    };
+    let code = if state.copy == CopyState::Degraded { ErrorCode::CorruptSwamp } else { ErrorCode::IncompleteCopy };
+    Err(Error::new(code, format!("the swamp cannot be compacted: {why}")))
+}

@@ -1,0 +1,164 @@
+//! Compaction and collection: fewer files, the same state, whatever happens in between.
+
+use std::time::{Duration, Instant};
+
+use hydra_core::{Condition, Engine, EngineOptions, Op, Policy, Timestamp, Value};
+
+use crate::common::{json, name};
+
+fn options(dir: &std::path::Path, copied: bool) -> EngineOptions {
+    let mut options = EngineOptions::new(dir);
+    options.server_id = Some("s1".into());
+    options.copied = copied;
+    options.gc_delay = Duration::ZERO;
+    options.sweep = Duration::ZERO;
+    options.default_policy = Policy { write_interval: Duration::ZERO, ..Policy::default() };
+    options
+}
+
+fn chunks(engine: &Engine, swamp: &str) -> Vec<String> {
+    let name = name(swamp);
+    let dir = engine.data_dir().join(hydra_core::swamp_dir(engine.folder_of(&name), &name));
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
+    names.sort();
+    names
+}
+
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < until, "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+const SWAMP: &str = "users/profiles/alice";
+
+#[test]
+fn the_state_is_the_same_before_and_after_and_one_file_is_left() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for round in 0..5 {
+        let engine = Engine::open(options(dir.path(), false)).expect("opens");
+        let swamp = name(SWAMP);
+        engine.put(&swamp, "same", json("1")).expect("put");
+        engine.put(&swamp, &format!("key{round}"), json(&round.to_string())).expect("put");
+        engine.put(&swamp, "gone", json("true")).expect("put");
+        engine.delete(&swamp, "gone").expect("delete");
+        engine.increment(&swamp, "sum", 7).expect("increment");
+        engine.close().expect("closes");
+    }
+    let engine = Engine::open(options(dir.path(), false)).expect("opens");
+    let swamp = name(SWAMP);
+    let list =
+        |engine: &Engine| engine.hydrate(&swamp).expect("there").list(&Default::default()).expect("lists").treasures;
+    let before = list(&engine);
+    assert_eq!(chunks(&engine, SWAMP).len(), 5);
+    let compacted = engine.compact(engine.folder_of(&swamp)).expect("compacts");
+    assert_eq!((compacted.swamps, compacted.files_before), (1, 5));
+    assert_eq!(list(&engine), before);
+    let collected = engine.collect(engine.folder_of(&swamp)).expect("collects");
+    wait_until("one file", || chunks(&engine, SWAMP).len() == 1);
+    assert!(collected.files_removed <= 5);
+    assert_eq!(engine.increment(&swamp, "sum", 1).expect("increment"), 36);
+    assert_eq!(engine.get(&swamp, "gone").expect("reads"), None);
+    drop(engine);
+    let engine = Engine::open(options(dir.path(), false)).expect("opens");
+    assert_eq!(engine.increment(&swamp, "sum", 1).expect("increment"), 37);
+    assert_eq!(list(&engine).len(), before.len());
+    assert!(engine.compact(engine.folder_of(&swamp)).expect("compacts").swamps <= 1);
+    assert_eq!(engine.compact(engine.folder_of(&swamp)).expect("compacts").swamps, 0, "nothing more to gain");
+}
+
+#[test]
+fn garbage_is_compacted_and_collected_without_being_asked() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = Engine::open(options(dir.path(), false)).expect("opens");
+    let swamp = name(SWAMP);
+    let value = json(&format!("{:?}", "x".repeat(4_000)));
+    for _ in 0..60 {
+        engine.put(&swamp, "same", value.clone()).expect("put");
+    }
+    wait_until("a compaction", || engine.stats().compactions > 0);
+    wait_until("a collection", || chunks(&engine, SWAMP).len() <= 2);
+    assert_eq!(engine.get(&swamp, "same").expect("reads").expect("there").value, value);
+}
+
+#[test]
+fn a_hold_keeps_every_file_and_survives_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = Engine::open(options(dir.path(), false)).expect("opens");
+    let swamp = name(SWAMP);
+    let folder = engine.folder_of(&swamp);
+    let until = engine.hold(folder, Duration::from_secs(60)).expect("held");
+    assert!(until > Timestamp::now());
+    engine.put(&swamp, "a", json("1")).expect("put");
+    engine.compact(folder).expect("compacts");
+    assert_eq!(engine.collect(folder).expect("collects").files_removed, 0);
+    drop(engine);
+    let engine = Engine::open(options(dir.path(), false)).expect("opens");
+    assert_eq!(engine.collect(folder).expect("collects").files_removed, 0);
+    assert_eq!(chunks(&engine, SWAMP).len(), 2);
+    assert!(engine.release(folder).expect("released") && !engine.release(folder).expect("released"));
+    assert_eq!(engine.collect(folder).expect("collects").files_removed, 1);
+    assert_eq!(engine.get(&swamp, "a").expect("reads").expect("there").value, json("1"));
+}
+
+#[test]
+fn expired_treasures_are_dropped_when_their_time_is_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut options = options(dir.path(), false);
+    options.default_policy.expired_keep = Duration::ZERO;
+    let engine = Engine::open(options).expect("opens");
+    let swamp = name(SWAMP);
+    let expires_at = Some(Timestamp::from_millis(Timestamp::now().as_millis() + 30));
+    let put = |key: &str, expires_at| Op::Put {
+        key: key.into(),
+        value: Value::json("1").expect("JSON"),
+        expires_at,
+        condition: Condition::Always,
+    };
+    engine
+        .batch(
+            &swamp,
+            hydra_core::Batch { ops: vec![put("stays", None), put("goes", expires_at)], ..Default::default() },
+        )
+        .expect("put");
+    std::thread::sleep(Duration::from_millis(40));
+    let handle = engine.hydrate(&swamp).expect("there");
+    assert!(handle.compact().wait().expect("compacts"));
+    assert!(!handle.compact().wait().expect("compacts"), "there is nothing left to leave out");
+    assert_eq!((handle.count(), handle.get("goes").expect("reads")), (1, None));
+    assert_eq!(engine.increment(&swamp, "goes", 5).expect("increment"), 5, "as if it had never been there");
+}
+
+#[test]
+fn where_others_have_copies_a_removed_swamp_leaves_a_snapshot_that_says_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = Engine::open(options(dir.path(), true)).expect("opens");
+    let swamp = name(SWAMP);
+    engine.put(&swamp, "a", json("1")).expect("put");
+    engine.delete(&swamp, "a").expect("delete");
+    let folder = engine.folder_of(&swamp);
+    engine.compact(folder).expect("compacts");
+    wait_until("the log to go", || chunks(&engine, SWAMP).len() == 1);
+    assert!(chunks(&engine, SWAMP)[0].ends_with(".hys"));
+    assert_eq!(engine.get(&swamp, "a").expect("reads"), None);
+}
+
+#[test]
+fn the_sweep_compacts_and_collects_what_nobody_uses() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for _ in 0..3 {
+        let engine = Engine::open(options(dir.path(), false)).expect("opens");
+        engine.put(&name(SWAMP), "a", json("1")).expect("put");
+        engine.close().expect("closes");
+    }
+    let engine = Engine::open(options(dir.path(), false)).expect("opens");
+    assert_eq!(chunks(&engine, SWAMP).len(), 3);
+    engine.sweep();
+    assert_eq!(chunks(&engine, SWAMP).len(), 1);
+    let stats = engine.stats();
+    assert_eq!((stats.sweeps, stats.resident_swamps), (1, 0), "{stats:?}");
+}

@@ -1,0 +1,284 @@
+//! The way back from a fallback: which folders stay with it, and when the primary has what it wrote.
+//!
+//! A fallback that takes a write in the primary's place notes the file it wrote to, and says
+//! `Hydra-Takeover: <count>` in its answers until the notes are settled. A client that sees this stays
+//! with the fallback for that folder, also when the primary is back: what was written meanwhile is
+//! not there yet. While any folder stays, one task per primary looks for the way back:
+//!
+//! ```text
+//! GET  fallback /v1/folders/F/takeover         which files, how long
+//! POST primary  /v1/folders/F/holds            which of them are missing or shorter
+//! POST fallback /v1/folders/F/takeover/settle  nothing is: forget the notes, unless a write came meanwhile
+//! ```
+//!
+//! It begins when the primary has been up, and the folder away, for the hold-down. One question per
+//! folder is under way at a time; after a "not yet" the next one waits for a random time below a
+//! ceiling that doubles from a tenth of the hold-down up to the whole of it. Calls wait for none of this.
+//!
+//! A folder also returns when the fallback goes down, because the primary is then all there is, and
+//! when [`crate::Hydra::fail_back`] says so. Returning too early loses nothing: the files meet later,
+//! and until then reads miss what is in them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use hydra_core::FolderId;
+use hydra_core::wire::{HoldsBody, MissingBody, SettleBody, TakeoverBody, folder_path, header};
+use reqwest::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::cluster::Announce;
+use crate::delay::Delays;
+use crate::error::{Error, ErrorKind, Result};
+use crate::outcome::Answer;
+use crate::request::Request;
+use crate::server::{Server, pause_between_probes};
+use crate::settings::{Failback, OpClass};
+
+/// How many files the primary is asked about at once.
+const FILES_AT_ONCE: usize = 1_000;
+
+/// A folder that stays with a fallback because of what was written there in the primary's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Staying {
+    /// The folder.
+    pub folder: FolderId,
+    /// The id of the server that answers for it by the map.
+    pub primary: String,
+    /// The id of the server that is asked first for now.
+    pub fallback: String,
+}
+
+/// What came of an attempt to settle a take-over; see [`crate::Hydra::settle`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settlement {
+    /// How many files the fallback wrote to in the primary's place.
+    pub files: usize,
+    /// How many of them the primary lacks, or has only the beginning of.
+    pub missing: usize,
+    /// Whether nothing is left to settle. `false` with nothing missing: a write came meanwhile.
+    pub settled: bool,
+}
+
+/// The folders of one primary that stay with a fallback.
+#[derive(Debug, Default)]
+pub(crate) struct Stays {
+    /// How many there are, so that calls lock nothing where there are none.
+    count: AtomicUsize,
+    by_folder: Mutex<HashMap<FolderId, Stay>>,
+    is_watched: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Stay {
+    /// Weak: two servers may hold folders of each other.
+    holder: Weak<Server>,
+    since: Instant,
+    /// How many answers told of notes. A question that was under way meanwhile counts no longer.
+    told: u64,
+    delays: Delays,
+    look_at: Instant,
+}
+
+/// A folder whose way back is to be looked for now.
+#[derive(Debug)]
+struct Due {
+    folder: FolderId,
+    holder: Arc<Server>,
+    told: u64,
+}
+
+impl Stays {
+    /// Whom a folder stays with; nobody if that server is not up any more, which ends the stay.
+    pub(crate) fn holder_of(&self, folder: FolderId) -> Option<Arc<Server>> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let mut stays = self.lock();
+        let holder = stays.get(&folder)?.holder.upgrade().filter(|holder| holder.health.is_up());
+        if holder.is_none() {
+            self.remove(&mut stays, folder);
+        }
+        holder
+    }
+
+    /// Every folder that stays, with the id of its holder.
+    pub(crate) fn all(&self) -> Vec<(FolderId, String)> {
+        let stays = self.lock();
+        let all = stays.iter().filter_map(|(&folder, stay)| Some((folder, stay.holder.upgrade()?.id().to_owned())));
+        all.collect()
+    }
+
+    /// Every folder may return now, whatever the primary lacks.
+    pub(crate) fn forget_all(&self) {
+        let mut stays = self.lock();
+        stays.clear();
+        self.count.store(0, Ordering::Release);
+    }
+
+    /// A holder says that it has notes. Answers whether the stay begins with that.
+    fn told(&self, folder: FolderId, holder: &Arc<Server>, primary: &Server) -> bool {
+        let mut stays = self.lock();
+        if let Some(stay) = stays.get_mut(&folder).filter(|stay| stay.holder.ptr_eq(&Arc::downgrade(holder))) {
+            stay.told += 1;
+            return false;
+        }
+        let settings = primary.settings();
+        let now = Instant::now();
+        let stay = Stay {
+            holder: Arc::downgrade(holder),
+            since: now,
+            told: 0,
+            delays: Delays::between(pause_between_probes(settings), settings.hold_down),
+            look_at: now + settings.hold_down,
+        };
+        stays.insert(folder, stay);
+        self.count.store(stays.len(), Ordering::Release);
+        true
+    }
+
+    /// The holder says nothing of notes any more: somebody else may have settled them.
+    fn silent(&self, folder: FolderId, primary: &Server) {
+        if let Some(stay) = self.lock().get_mut(&folder) {
+            stay.look_at = stay.look_at.min((stay.since + primary.settings().hold_down).max(Instant::now()));
+        }
+    }
+
+    /// The folders to ask about now.
+    fn due(&self) -> Vec<Due> {
+        let now = Instant::now();
+        let mut stays = self.lock();
+        let due = stays.iter_mut().filter(|(_, stay)| stay.look_at <= now).filter_map(|(&folder, stay)| {
+            stay.look_at = now + stay.delays.next();
+            Some(Due { folder, holder: stay.holder.upgrade()?, told: stay.told })
+        });
+        due.collect()
+    }
+
+    /// Ends a stay, unless the holder has told of notes since the question was put.
+    fn end(&self, due: &Due) -> bool {
+        let mut stays = self.lock();
+        let is_same = stays.get(&due.folder).is_some_and(|stay| stay.told == due.told);
+        if is_same {
+            self.remove(&mut stays, due.folder);
+        }
+        is_same
+    }
+
+    fn remove(&self, stays: &mut HashMap<FolderId, Stay>, folder: FolderId) {
+        stays.remove(&folder);
+        self.count.store(stays.len(), Ordering::Release);
+    }
+
+    /// The table is whole after every line that changes it, so a panic elsewhere cannot have torn it.
+    fn lock(&self) -> MutexGuard<'_, HashMap<FolderId, Stay>> {
+        self.by_folder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Heeds what a fallback says, in an answer about a folder, about writes it took in the primary's place.
+pub(crate) fn heed(primary: &Arc<Server>, holder: &Arc<Server>, folder: FolderId, answer: &Answer) {
+    let is_about_folder = answer.header(header::FOLDER).is_some();
+    // Nobody stays with a fallback that is not trusted yet itself.
+    if primary.settings().failback == Failback::AfterHoldDown || !is_about_folder || !holder.health.is_up() {
+        return;
+    }
+    let stays = &primary.stays;
+    if answer.header(header::TAKEOVER).and_then(|count| count.parse::<u64>().ok()).is_some_and(|count| count > 0) {
+        if stays.told(folder, holder, primary) {
+            tracing::info!(%folder, primary = primary.label(), fallback = holder.label(),
+                "the fallback took writes of this folder; calls stay with it until the primary has them");
+        }
+    } else if stays.count.load(Ordering::Acquire) > 0 {
+        stays.silent(folder, primary);
+    } else {
+        return;
+    }
+    if primary.settings().failback == Failback::WhenSynced && !stays.is_watched.swap(true, Ordering::AcqRel) {
+        tokio::spawn(watch(Arc::downgrade(primary)));
+    }
+}
+
+/// Looks for the way back while any folder stays. Ends when no client is left that knows the primary.
+async fn watch(primary: Weak<Server>) {
+    loop {
+        let Some(pause) = primary.upgrade().map(|primary| pause_between_probes(primary.settings())) else { return };
+        tokio::time::sleep(pause).await;
+        let Some(primary) = primary.upgrade() else { return };
+        if primary.health.is_up() {
+            for due in primary.stays.due() {
+                look(&primary, &due).await;
+            }
+        }
+        if primary.stays.count.load(Ordering::Acquire) == 0 {
+            // A stay that begins right now finds no watch with its next answer, and starts one.
+            primary.stays.is_watched.store(false, Ordering::Release);
+            return;
+        }
+    }
+}
+
+/// Asks once whether a folder can return, and lets it.
+async fn look(primary: &Server, due: &Due) {
+    let announce = Announce { folders: None, pool: Some(primary.pool()) };
+    let (folder, fallback) = (due.folder, due.holder.label());
+    match settle(&due.holder, primary, folder, announce).await {
+        Ok(settlement) if settlement.settled => {
+            if primary.stays.end(due) {
+                tracing::info!(%folder, primary = primary.label(), fallback, "the folder returns to its primary");
+            }
+        }
+        Ok(Settlement { missing, .. }) => {
+            tracing::debug!(%folder, primary = primary.label(), fallback, missing, "the primary lacks files");
+        }
+        Err(error) => tracing::debug!(%folder, fallback, %error, "the way back could not be looked for"),
+    }
+}
+
+/// Asks a fallback what it took over, the primary whether it has it, and when nothing is missing
+/// tells the fallback that this is settled.
+pub(crate) async fn settle(
+    fallback: &Server,
+    primary: &Server,
+    folder: FolderId,
+    announce: Announce<'_>,
+) -> Result<Settlement> {
+    let asked = Request::new(OpClass::Read, Method::GET, folder_path(folder, "takeover"));
+    let takeover: TakeoverBody = read(&fallback.ask(&asked, None, announce).await?)?;
+    let mut settlement = Settlement { files: takeover.files.len(), missing: 0, settled: takeover.count == 0 };
+    for files in takeover.files.chunks(FILES_AT_ONCE) {
+        let asked = with_body(folder_path(folder, "holds"), &HoldsBody { files: files.to_vec() })?;
+        let answer: MissingBody = read(&primary.ask(&asked, None, announce).await?)?;
+        settlement.missing += answer.missing.len();
+    }
+    if settlement.settled || settlement.missing > 0 {
+        return Ok(settlement);
+    }
+    let asked = with_body(folder_path(folder, "takeover/settle"), &SettleBody { version: takeover.version })?;
+    let answer = fallback.ask(&asked, None, announce).await?;
+    match answer.status {
+        200..=299 => Ok(Settlement { settled: true, ..settlement }),
+        412 => Ok(settlement),
+        _ => Err(answer.to_error()),
+    }
+}
+
+fn with_body(target: String, body: &impl Serialize) -> Result<Request> {
+    let bytes = serde_json::to_vec(body)
+        .map_err(|error| Error::new(ErrorKind::Invalid, format!("the request cannot be written as JSON: {error}")))?;
+    Ok(Request::new(OpClass::Read, Method::POST, target).body("application/json", bytes))
+}
+
+fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T> {
+    if !answer.is_success() {
+        return Err(answer.to_error());
+    }
+    serde_json::from_slice(answer.bytes()).map_err(|error| {
+        Error::new(ErrorKind::Protocol, format!("the server's answer about a take-over is not understood: {error}"))
+    })
+}

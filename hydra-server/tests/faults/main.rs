@@ -1,0 +1,25 @@
+//! "No acknowledged write is lost", tried with real processes, kernels, disks and copy tools.
+//!
+//! Every test keeps a ledger outside the servers of what it sent and of what was acknowledged. What
+//! needs root or a tool that is missing says `skipped`, and fails where the variable `CI` is set.
+//! Long forms are asked for by variables: `HYDRA_RSYNC_PASSES`, `HYDRA_SOAK_SECONDS`, …; each module
+//! names its own.
+
+/// A client that keeps its connection.
+mod client;
+/// Loop devices, file systems and mounts that go away with their guards.
+mod ground;
+/// What was sent and what was acknowledged, kept outside the server.
+mod ledger;
+/// The power fails, and the kernel finds what the disk had.
+mod power_cut;
+/// Real rsync in eight ways, from and onto a live server.
+mod rsync;
+/// Servers that are processes of their own, shared with the other tests.
+#[path = "../it/support.rs"]
+#[allow(dead_code, reason = "the other test target uses the rest")]
+mod support;
+/// Real Syncthing between two servers.
+mod syncthing;
+/// Two servers that both take writes, with real rsync between them.
+mod two_way;
