@@ -10,7 +10,7 @@ use crate::counter::Counter;
 use crate::engine::CopyState;
 use crate::hashing::{KeyHashing, hash_key};
 use crate::merge::{KeyMemory, Merged, later_twins};
-use crate::slot::{Ordered, Slot};
+use crate::slot::{Ordered, Slot, Slots};
 use crate::stamp::{Stamp, Timestamp, Version};
 use crate::value::{Treasure, Value};
 use crate::vector::VersionVector;
@@ -124,25 +124,26 @@ impl State {
 
     /// The state that the files say.
     pub(crate) fn of_merged(merged: Merged<'_>, copy: CopyState, findings: Vec<String>) -> State {
+        let Slots { table, values, expiring, bytes } = merged.winners;
         let mut state = State {
-            slots: HashTable::with_capacity(merged.winners.len()),
+            slots: table,
             order: None,
             counters: HashMap::default(),
             keys: merged.keys,
             keys_purged_at: 0,
             vector: merged.vector,
             max_hlc: merged.max_hlc,
-            live: 0,
-            expiring: 0,
-            bytes: 0,
+            live: values,
+            expiring,
+            bytes,
             copy,
             findings,
             conflicts: merged.conflicts,
         };
         state.counters.extend(merged.counters.into_iter().map(|(key, counter)| (key.into(), counter)));
-        for winner in merged.winners.values() {
-            state.insert_slot(Slot::of_winner(winner));
-        }
+        let counts_alone = |slot: &Slot| slot.is_tombstone() && state.is_live(slot);
+        let counted = state.counters.keys().filter(|key| state.slot(key).is_some_and(counts_alone)).count();
+        state.live += counted;
         let orphans: Vec<Box<str>> = state.counters.keys().filter(|key| state.slot(key).is_none()).cloned().collect();
         for key in orphans {
             state.insert_slot(Slot::tombstone(Stamp::ZERO, &key));
@@ -352,6 +353,12 @@ impl State {
         self.keys.iter().map(|(key, memory)| (*key, memory))
     }
 
+    /// About how many bytes the state takes in a snapshot without compression.
+    pub(crate) fn encoded_estimate(&self) -> usize {
+        let records = self.bytes.saturating_sub(RECORD_SAVES * self.slots.len());
+        records + 64 * self.counters.len() + 96 * self.keys.len()
+    }
+
     /// Writes that lost against a write that had not seen them and are not to be forgotten yet, for lists and
     /// snapshots; the newest first.
     pub(crate) fn conflicts(&self, now: Timestamp) -> impl Iterator<Item = &Lost> {
@@ -363,12 +370,6 @@ impl State {
         for lost in &mut self.conflicts {
             lost.found.get_or_insert(now);
         }
-    }
-
-    /// About how many bytes the state takes in a snapshot without compression.
-    pub(crate) fn encoded_estimate(&self) -> usize {
-        let records = self.bytes.saturating_sub(RECORD_SAVES * self.slots.len());
-        records + 64 * self.counters.len() + 96 * self.keys.len()
     }
 
     /// About how many bytes of memory the swamp takes.
