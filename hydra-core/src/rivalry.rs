@@ -308,7 +308,7 @@ impl<'a> Entry<'a> {
 fn counted_elsewhere(merged: &Merged<'_>) -> HashSet<Stamp, KeyHashing> {
     let mut elsewhere = HashSet::default();
     for adds in merged.keys.values().map(|memory| &memory.adds).filter(|adds| adds.len() > 1) {
-        let wins = |key: &str, base| merged.winners.get(key).is_some_and(|winner| winner.stamp == base);
+        let wins = |key: &str, base| merged.winners.get(key).is_some_and(|winner| winner.stamp() == base);
         for add in adds {
             let twin = |other: &&crate::merge::RememberedAdd| {
                 (other.position, &other.key, &other.add.pointer, other.add.delta)
@@ -335,7 +335,7 @@ struct Judge<'a, 'j> {
 impl<'a> Judge<'a, '_> {
     fn judge(&self, key: &'a str, mut entries: Entries<'a>) -> Vec<Lost> {
         self.find_replacements(&mut entries);
-        let winner = self.merged.winners.get(key).map(|winner| winner.stamp);
+        let winner = self.merged.winners.get(key).map(Slot::stamp);
         let loses = |stamp: Stamp, entry: &Entry<'_>| {
             Some(stamp) != winner && (entry.recorded.is_some() || winner.is_some_and(|winner| stamp < winner))
         };
@@ -391,7 +391,7 @@ impl<'a> Judge<'a, '_> {
         Some(Lost {
             key: key.into(),
             stamp,
-            write: write.map(|write| Slot::of_winner(&crate::merge::Winner { stamp, write })),
+            write: write.map(|write| Slot::of_write(stamp, &write)),
             server: self.server(author, recorded.map_or("", |recorded| recorded.server)),
             winner: self.server(Some(rivals[0].incarnation), recorded.map_or("", |recorded| recorded.winner)),
             found: recorded.and_then(|recorded| recorded.found),
