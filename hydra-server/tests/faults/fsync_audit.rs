@@ -103,7 +103,13 @@ fn the_first_write_to_a_swamp_syncs_file_and_directories_before_it_answers() {
     // The folder holds the sanctuary, this the realm, this the swamp, and the root the folder.
     let folder = calls[created].line.split('"').nth(1).and_then(|path| path.split(swamp).next()).expect("a path");
     let root = text(&data);
-    let levels = [format!("{folder}{swamp}"), format!("{folder}/audit/first"), format!("{folder}/audit"), folder.into(), root.into()];
+    let levels = [
+        format!("{folder}{swamp}"),
+        format!("{folder}/audit/first"),
+        format!("{folder}/audit"),
+        folder.into(),
+        root.into(),
+    ];
     for level in &levels {
         let level = format!("<{level}>");
         let synced = at(created, &["fsync", "fdatasync"], &[&level], &format!("sync of the directory {level}"));
