@@ -1,5 +1,5 @@
 //! Servers that are killed, stopped for a while and ended in order, while they compact and collect all the
-//! time. `HYDRA_KILL_ROUNDS=300` kills that often.
+//! time and have room for three swamps in memory. `HYDRA_KILL_ROUNDS=300` kills that often.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -12,8 +12,11 @@ use crate::support::{Process, Target};
 
 const PACE: Pace = Pace { writers: 4, rest: Duration::ZERO };
 
+/// Room for about three of the swamps below.
+const MEMORY: [&str; 2] = ["--memory", "96KiB"];
+
 fn start_tidy(data: &Path) -> Process {
-    start(data, &TIDY)
+    start(data, &[&TIDY[..], &MEMORY].concat())
 }
 
 /// Writers and a tidier at work until `end` returns.
@@ -60,7 +63,7 @@ fn whatever_was_acknowledged_survives_kill_9_in_the_middle_of_compaction() {
 #[test]
 fn a_server_that_is_ended_in_order_loses_nothing_that_only_memory_held() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (library, rounds) = (Library::new(names("lazy", 12), 1, 200), wanted("HYDRA_TERM_ROUNDS", 4));
+    let (library, rounds) = (Library::new(names("lazy", 12), 1, 3_000), wanted("HYDRA_TERM_ROUNDS", 4));
     for round in 0..rounds {
         let mut server = start_tidy(dir.path());
         let target = server.target;

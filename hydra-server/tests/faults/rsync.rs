@@ -62,7 +62,7 @@ pub(crate) fn tidy_up(target: Target, stop: &AtomicBool, rounds: &AtomicU64) {
             match client.send("POST", &format!("/v1/folders/0-99/{verb}"), &[], "") {
                 // A server that is ending takes no more work.
                 Ok(answer) if answer.status == 503 => return,
-                Ok(answer) => assert!(answer.status < 300, "{verb}: {answer:?}"),
+                Ok(answer) => assert!(answer.status < 300, "{verb}: {}", answer.text()),
                 Err(_) => return,
             }
         }
