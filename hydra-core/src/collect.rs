@@ -7,6 +7,7 @@
 //! the next sync, and take its newest records along.
 
 use std::collections::{BTreeSet, HashSet};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -210,7 +211,8 @@ fn going(
     let mut facts = Vec::with_capacity(files.names.len());
     let mut lengths = Vec::with_capacity(files.names.len());
     for chunk in files.chunks {
-        let identity = identity(shared, &dir, chunk.name)?;
+        // What came or went while it was judged is judged another time.
+        let Some(identity) = identity(shared, &dir, chunk.name)? else { return Ok(Vec::new()) };
         facts.push(FileFacts {
             name: chunk.name.clone(),
             content: FileContent::of(chunk),
@@ -221,7 +223,7 @@ fn going(
         lengths.push(Some(identity.length).filter(|&length| length == chunk.scan.length));
     }
     for name in &files.torn {
-        let identity = identity(shared, &dir, name)?;
+        let Some(identity) = identity(shared, &dir, name)? else { return Ok(Vec::new()) };
         let content = FileContent::Nothing;
         facts.push(FileFacts { name: name.clone(), content, is_sealed: false, age: age(&identity) });
         lengths.push(Some(identity.length));
@@ -236,9 +238,14 @@ fn going(
     Ok(superseded.into_iter().filter_map(|at| Some((facts[at].name.clone(), lengths[at]?))).collect())
 }
 
-fn identity(shared: &Shared, dir: &Path, name: &ChunkName) -> Result<Identity> {
+/// `None` when the file is gone.
+fn identity(shared: &Shared, dir: &Path, name: &ChunkName) -> Result<Option<Identity>> {
     let path = dir.join(name.file_name());
-    shared.disk.identity(&path).map_err(|error| Error::io("stat", &path, error))
+    match shared.disk.identity(&path) {
+        Ok(identity) => Ok(Some(identity)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("stat", &path, error)),
+    }
 }
 
 /// How long ago the file last changed or came to be here, by this machine's clock.
