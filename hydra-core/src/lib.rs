@@ -39,10 +39,12 @@ mod write;
 
 // On disk: where things are, what their bytes mean, and how a set of files becomes a state. Pure.
 mod base32;
+mod conflict;
 mod counter;
 mod format;
 mod layout;
 mod merge;
+mod rivalry;
 mod snapshot;
 mod vector;
 
@@ -62,6 +64,7 @@ mod disk;
 mod handles;
 mod hydrate;
 mod log;
+mod strait;
 mod swamp;
 mod takeover;
 mod walk;
@@ -70,10 +73,12 @@ mod walk;
 mod clock;
 mod engine;
 mod hold;
+mod memory;
 mod pool;
 mod residents;
 mod root;
 mod shared;
+mod space;
 mod stats;
 mod sweep;
 mod timer;
@@ -87,6 +92,7 @@ mod faults;
 #[cfg(test)]
 mod merge_model;
 
+pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use engine::{
     Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, ListQuery, Page,
     Swamp, SwampInfo,
