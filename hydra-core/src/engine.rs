@@ -564,7 +564,8 @@ impl Engine {
         for resident in residents {
             stats.resident_bytes += resident.state.read().footprint() as u64;
             let desk = resident.desk.lock();
-            stats.dirty_swamps += u64::from(!desk.buffer.is_empty());
+            // What a leader has taken may not have arrived.
+            stats.dirty_swamps += u64::from(!desk.buffer.is_empty() || desk.limbo.is_some() || desk.leading);
             stats.read_only_swamps += u64::from(desk.refused.is_some());
         }
         stats
