@@ -76,7 +76,7 @@ impl FileContent {
                 Record::Adopted { stamp, .. } => {
                     adopted.insert(stamp);
                 }
-                Record::Sync(_) | Record::Counter(_) | Record::Key(_) => {}
+                Record::Sync(_) | Record::Counter(_) | Record::Key(_) | Record::Conflict(_) => {}
             }
         }
         FileContent::Log { last, adopted }

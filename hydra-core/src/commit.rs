@@ -57,6 +57,7 @@ fn next_round(resident: &Arc<Resident>) -> Option<Round> {
     let mut desk = resident.desk.lock();
     desk.refresh_settings(resident);
     desk.exclusive = false;
+    desk.flushing = false;
     if let Some((until, reason)) = desk.refused.clone().filter(|(until, _)| *until > Instant::now()) {
         let refused: Vec<Job> = desk.queue.drain(..).collect();
         desk.leading = false;
@@ -79,6 +80,7 @@ fn next_round(resident: &Arc<Resident>) -> Option<Round> {
     desk.exclusive = !writes.is_empty() || special.is_some() || desk.limbo.is_some() || !has_work;
     let needs_adoption = !writes.is_empty() || !desk.buffer.is_empty();
     desk.buffer_bytes = 0;
+    desk.flushing = !desk.buffer.is_empty();
     Some(Round {
         policy: Arc::clone(&desk.settings.policy),
         buffer: std::mem::take(&mut desk.buffer),
@@ -191,7 +193,7 @@ impl Resident {
             let shared = &self.shared;
             log.write_snapshot(shared, |log, name| {
                 let header = log.header(shared, name, policy, VersionVector::default());
-                compact::encode(header, &state, &[], None, policy.compression)
+                compact::encode(header, &state, &[], None, Timestamp::now(), policy.compression)
             })?;
             log.mend();
             return Ok(());
@@ -409,17 +411,22 @@ impl Resident {
         let shared = &self.shared;
         let vector = self.state.read().vector.clone();
         let all_gone = self.log.lock().remove_files(shared, |log, name| {
-            let nothing =
-                SnapshotContent { writes: Vec::new(), counters: Vec::new(), keys: Vec::new(), vector: &vector };
+            let nothing = SnapshotContent {
+                writes: Vec::new(),
+                counters: Vec::new(),
+                keys: Vec::new(),
+                conflicts: Vec::new(),
+                vector: &vector,
+            };
             snapshot::encode(log.header(shared, name, policy, VersionVector::default()), nothing, policy.compression)
         })?;
-        if all_gone {
-            let mut state = self.state.write();
-            state.forget_files();
-            self.account(&state, 0);
-            return Ok(());
+        if !all_gone {
+            return self.shared.folders.set_copied(self.folder());
         }
-        self.shared.folders.set_copied(self.folder())
+        let mut state = self.state.write();
+        state.forget_files();
+        self.account(&state, 0);
+        Ok(())
     }
 }
 

@@ -88,6 +88,7 @@ pub(crate) fn encode(
     state: &State,
     left_out: &[Slot],
     mark: Option<Stamp>,
+    now: Timestamp,
     compression: Compression,
 ) -> Vec<u8> {
     let left_out: HashSet<Stamp> = left_out.iter().map(Slot::stamp).collect();
@@ -96,6 +97,7 @@ pub(crate) fn encode(
         writes: state.slots().filter(stays).map(|slot| (slot.stamp(), slot.write())).collect(),
         counters: state.counters().collect(),
         keys: state.keys().collect(),
+        conflicts: state.conflicts(now).collect(),
         vector: &state.vector,
     };
     snapshot::encode_marked(header, content, mark, compression)
@@ -168,7 +170,7 @@ impl Resident {
             let state = self.state.read();
             log.write_snapshot(shared, |log, name| {
                 let header = log.header(shared, name, policy, VersionVector::default());
-                encode(header, &state, &left_out, mark, policy.compression)
+                encode(header, &state, &left_out, mark, retention.now, policy.compression)
             })?;
         }
         let mut state = self.state.write();

@@ -88,6 +88,17 @@ impl Counter {
         self.sums.iter().any(|sum| sum.base == base) || self.late.iter().any(|add| add.base == base)
     }
 
+    /// Whether some increment names a base below this one.
+    pub(crate) fn is_named_below(&self, winner: Stamp) -> bool {
+        self.sums.iter().any(|sum| sum.base < winner) || self.late.iter().any(|add| add.base < winner)
+    }
+
+    /// The stamp of the last increment of each sum, and of those that stand alone.
+    pub(crate) fn last_of_each(&self) -> impl Iterator<Item = Stamp> + '_ {
+        let last = |part: &Subtotal| Stamp { hlc: part.last_hlc, incarnation: part.incarnation };
+        self.sums.iter().map(move |sum| last(&sum.part)).chain(self.late.iter().map(|add| add.stamp))
+    }
+
     /// Whether this increment is among those counted.
     pub(crate) fn counts(&self, add: &SingleAdd) -> bool {
         let is_in = |sum: &Sum| {

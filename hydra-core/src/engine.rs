@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::apply::doubtful_absence;
 use crate::clock::Clock;
 use crate::collect::Collector;
+use crate::conflict::Conflict;
 use crate::directories::Directories;
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Applied, Error, ErrorCode, Result};
@@ -162,11 +163,11 @@ impl Engine {
         };
         let root = Root::open(&options.data_dir, &expected)?;
         let (owned, standby) = divide_folders(&root, options.owned, options.standby)?;
+        let handles = Arc::new(Handles::new());
+        let ballast = Arc::new(Ballast::open(root.local(layout::BALLAST_FILE), BALLAST_MOST));
         // A process that was killed leaves directories and records that can be read and are not durable. Whatever is
         // built upon them from here on must not lose its ground when the power goes.
         disk.sync_all(&root.path).map_err(|error| Error::io("sync", &root.path, error))?;
-        let handles = Arc::new(Handles::new());
-        let ballast = Arc::new(Ballast::open(root.local(layout::BALLAST_FILE), BALLAST_MOST));
         let clock = Clock::open(root.local(layout::CLOCK_FILE), Arc::clone(&ballast));
         let shared = Shared {
             base_hlc: clock.next(0)?,
@@ -177,6 +178,7 @@ impl Engine {
             disk: Arc::new(StraitDisk { disk, handles: Arc::clone(&handles), ballast: Arc::clone(&ballast) }),
             directories: Directories::new(),
             handles,
+            doubtful: parking_lot::Mutex::default(),
             stats: Stats::default(),
             memory: Memory::new(options.memory_budget),
             residents: Residents::new(),
@@ -562,10 +564,13 @@ impl Engine {
             ..EngineStats::default()
         };
         for resident in residents {
-            stats.resident_bytes += resident.state.read().footprint() as u64;
+            {
+                let state = resident.state.read();
+                stats.resident_bytes += state.footprint() as u64;
+                stats.conflicts += state.conflicts(Timestamp::now()).count() as u64;
+            }
             let desk = resident.desk.lock();
-            // What a leader has taken may not have arrived.
-            stats.dirty_swamps += u64::from(!desk.buffer.is_empty() || desk.limbo.is_some() || desk.leading);
+            stats.dirty_swamps += u64::from(desk.is_dirty());
             stats.read_only_swamps += u64::from(desk.refused.is_some());
         }
         stats
@@ -738,6 +743,8 @@ pub struct EngineStats {
     pub kept_files: u64,
     /// Free bytes of the file system.
     pub free_bytes: u64,
+    /// Conflicts that the swamps in memory list; see [`Swamp::conflicts`].
+    pub conflicts: u64,
     /// Free inodes of the file system; `None` where they are not counted.
     pub free_inodes: Option<u64>,
     /// Whether there is room enough for the reserve that lets a full disk take what it has to.
@@ -832,7 +839,7 @@ impl Swamp {
         let (policy, policy_from) = self.0.settings();
         let dirty = {
             let desk = self.0.desk.lock();
-            !desk.buffer.is_empty() || desk.limbo.is_some()
+            desk.is_dirty() || desk.limbo.is_some()
         };
         let state = self.0.state.read();
         if state.is_empty() && chunks.is_empty() {
@@ -880,6 +887,13 @@ impl Swamp {
             Ok(()) => self.0.ask(Job::Destroy),
             Err(error) => Ticket::ready(Err(error.with_applied(Applied::No))),
         }
+    }
+
+    /// Writes that lost against a write that had not seen them, the newest first; see [`Conflict`].
+    #[must_use]
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        let now = Timestamp::now();
+        self.0.state.read().conflicts(now).map(|lost| lost.conflict(now)).collect()
     }
 
     /// Whether all files of the swamp are here and whole.

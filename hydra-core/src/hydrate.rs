@@ -17,6 +17,7 @@ use crate::log::Pile;
 use crate::merge::{Chunk, Merged, merge};
 use crate::name::SwampName;
 use crate::shared::Shared;
+use crate::stamp::Timestamp;
 use crate::state::State;
 use crate::stats::count;
 use crate::vector::VersionVector;
@@ -108,7 +109,8 @@ pub(crate) fn hydrate(shared: &Shared, name: &SwampName, folder: FolderId) -> Re
         let settings = newest_settings(files.chunks);
         let pile = pile(shared, &files);
         let Files { names, merged, copy, findings, is_newer, watch, .. } = files;
-        let state = State::of_merged(merged, copy, findings);
+        let mut state = State::of_merged(merged, copy, findings);
+        state.date_conflicts(Timestamp::now());
         count(&shared.stats.hydrations);
         Hydrated { state, names, pile, written, adopt, settings, has_foreign, has_torn_tail, is_newer, watch }
     })
@@ -213,7 +215,10 @@ fn is_young(watch: &Watch) -> bool {
 
 fn list(shared: &Shared, dir: &Path) -> Result<Vec<ChunkName>> {
     let names = shared.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
-    let mut names: Vec<ChunkName> = names.iter().filter_map(|name| ChunkName::parse(name)).collect();
+    let doubtful = shared.doubtful.lock();
+    let is_doubtful = |name: &ChunkName| !doubtful.is_empty() && doubtful.contains(&dir.join(name.file_name()));
+    let names = names.iter().filter_map(|name| ChunkName::parse(name));
+    let mut names: Vec<ChunkName> = names.filter(|name| !is_doubtful(name)).collect();
     names.sort();
     Ok(names)
 }
@@ -341,6 +346,6 @@ fn adoptable(shared: &Shared, merged: &Merged<'_>, chunks: &[Chunk<'_>]) -> Vec<
 fn adopted(record: Record<'_>) -> Option<Record<'_>> {
     match record {
         Record::Write { stamp, write } | Record::Adopted { stamp, write } => Some(Record::Adopted { stamp, write }),
-        Record::Sync(_) | Record::Counter(_) | Record::Key(_) => None,
+        Record::Sync(_) | Record::Counter(_) | Record::Key(_) | Record::Conflict(_) => None,
     }
 }

@@ -39,10 +39,12 @@ mod write;
 
 // On disk: where things are, what their bytes mean, and how a set of files becomes a state. Pure.
 mod base32;
+mod conflict;
 mod counter;
 mod format;
 mod layout;
 mod merge;
+mod rivalry;
 mod snapshot;
 mod vector;
 
@@ -82,12 +84,15 @@ mod sweep;
 mod timer;
 
 #[cfg(test)]
+mod corruption;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod merge_model;
 
+pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use engine::{
     Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, ListQuery, Page,
     Swamp, SwampInfo,

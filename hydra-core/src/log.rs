@@ -354,8 +354,11 @@ impl Log {
         let bytes = encode(self, &name);
         let written = self.write_whole(shared, &name, &path, &bytes);
         if written.is_err() {
-            // Without its end it counts for nothing; on a disk that is full it should not stay.
-            let _ = shared.disk.remove_file(&path);
+            // Without its end it counts for nothing; on a disk that is full it should not stay. With its end it
+            // can be read for now and may be gone after the next crash: nobody must rely on it.
+            if shared.disk.remove_file(&path).is_err() {
+                shared.doubtful.lock().insert(path);
+            }
         }
         written?;
         self.pile = Pile { files: 1, bytes: bytes.len() as u64, ..Pile::default() };
@@ -373,6 +376,7 @@ impl Log {
 
     fn create_file(&self, shared: &Shared, path: &Path) -> Result<Handle> {
         let file = shared.directories.create_file(&*shared.disk, &shared.root.path, &self.dir, path)?;
+        shared.doubtful.lock().remove(path);
         Ok(shared.handles.hold(file))
     }
 

@@ -11,12 +11,14 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::conflict::Lost;
 use crate::counter::{Counter, SingleAdd, Sum};
 use crate::format::frame::FrameKey;
 use crate::format::record::{self, CounterRecord, KeyRecord, Record, StampCode, StampCursor, Subtotal, Write};
 use crate::format::scan::Scan;
 use crate::hashing::KeyHashing;
 use crate::layout::{ChunkKind, ChunkName};
+use crate::rivalry;
 use crate::stamp::Stamp;
 use crate::vector::VersionVector;
 
@@ -139,6 +141,8 @@ pub(crate) struct Merged<'a> {
     pub(crate) unusable: Vec<usize>,
     /// Indexes of chunks with a record that this version does not understand.
     pub(crate) not_understood: Vec<usize>,
+    /// Writes that lost against a write that had not seen them, the newest first.
+    pub(crate) conflicts: Vec<Lost>,
 }
 
 impl Merged<'_> {
@@ -160,6 +164,7 @@ pub(crate) fn merge<'a>(chunks: &'a [Chunk<'a>]) -> Merged<'a> {
     merger.attach_logs(chunks, logs);
     merger.judge_doubtful(chunks, &doubtful);
     merger.count_late_adds();
+    merger.out.conflicts = rivalry::conflicts(chunks, &merger.out, &merger.base, &merger.contended);
     merger.settle();
     merger.find_twins();
     merger.finish(chunks)
@@ -172,6 +177,10 @@ struct Merger<'a> {
     base: VersionVector,
     late: BTreeMap<Stamp, (&'a str, SingleAdd)>,
     not_understood: HashSet<usize>,
+    /// Keys on which something may have lost that its successor had not seen.
+    contended: HashSet<&'a str, KeyHashing>,
+    /// What each writer of logs says it had seen, as far as its logs are attached.
+    claims: HashMap<u64, VersionVector, KeyHashing>,
 }
 
 impl<'a> Merger<'a> {
@@ -194,14 +203,21 @@ impl<'a> Merger<'a> {
             }
         }
         self.out.vector = self.base.clone();
+        let Merged { winners, counters, .. } = &self.out;
+        let lost = counters.iter().filter(|(key, counter)| counter.is_named_below(winner_of(winners, key)));
+        self.contended.extend(lost.map(|(key, _)| *key));
     }
 
     fn take_snap_record(&mut self, record: Record<'a>, others: &[&Held<'a>], owns: &dyn Fn(u64) -> bool) {
         match record {
             Record::Write { stamp, write } if !others.iter().any(|other| other.dropped(write.key(), stamp)) => {
-                self.take_write(stamp, write)
+                self.note_rival(stamp, &write);
+                self.take_write(stamp, write);
             }
             Record::Adopted { stamp, write } => self.take_loose(stamp, write),
+            Record::Conflict(conflict) => {
+                self.contended.insert(conflict.key);
+            }
             Record::Counter(counter) => self.take_counter(&counter, &|part| {
                 owns(part.incarnation) && !others.iter().any(|other| other.dropped_sum(&counter, part))
             }),
@@ -276,18 +292,20 @@ impl<'a> Merger<'a> {
         if *next == 0 && !chunks[log].scan.header.vector.is_within(&self.out.vector) {
             return false;
         }
+        let writer = chunks[log].name.incarnation;
+        self.claims.entry(writer).or_default().join(&chunks[log].scan.header.vector);
         while *next < chunks[log].frame_count() {
             let (key, records) = self.frame(chunks, log, *next);
             if records.iter().any(|r| matches!(r, Record::Sync(vector) if !vector.is_within(&self.out.vector))) {
                 return false;
             }
-            self.take_frame(key, &records);
+            self.take_frame(writer, key, &records);
             *next += 1;
         }
         true
     }
 
-    fn take_frame(&mut self, key: Option<FrameKey<'a>>, records: &[Record<'a>]) {
+    fn take_frame(&mut self, writer: u64, key: Option<FrameKey<'a>>, records: &[Record<'a>]) {
         let mut positions = Positions::default();
         let mut adds = Vec::new();
         for record in records {
@@ -302,6 +320,7 @@ impl<'a> Merger<'a> {
                     adds.extend(remembered(key.as_ref(), &mut positions, stamp, write));
                     self.take_loose(stamp, write);
                 }
+                Record::Sync(ref news) => self.claims.entry(writer).or_default().join(news),
                 _ => {}
             }
         }
@@ -316,12 +335,38 @@ impl<'a> Merger<'a> {
         match write {
             Write::Add { key, pointer, base, delta } => {
                 if !self.out.vector.saw(stamp) {
+                    if base < winner_of(&self.out.winners, key) {
+                        self.contended.insert(key);
+                    }
                     self.out.counters.entry(key).or_default().add(stamp, base, pointer, delta);
                 }
             }
-            _ => self.take_write(stamp, write),
+            _ if self.out.vector.saw(stamp) => {}
+            _ => {
+                if !self.has_seen_all_of(stamp, write.key()) {
+                    self.contended.insert(write.key());
+                }
+                self.take_write(stamp, write);
+            }
         }
         self.out.vector.learn(stamp);
+    }
+
+    /// Whether the writer of a log had seen what shows under this key, with all increments on it.
+    fn has_seen_all_of(&self, later: Stamp, key: &str) -> bool {
+        let claim = self.claims.get(&later.incarnation);
+        let saw = |stamp: Stamp| stamp.incarnation == later.incarnation || claim.is_some_and(|claim| claim.saw(stamp));
+        let shown = self.out.winners.get(key).map(|winner| winner.stamp);
+        shown.is_none_or(|stamp| stamp < later && saw(stamp))
+            && self.out.counters.get(key).is_none_or(|counter| counter.last_of_each().all(saw))
+    }
+
+    /// A write that is known without what its writer had seen has a rival in any other.
+    fn note_rival(&mut self, stamp: Stamp, write: &Write<'a>) {
+        let other = self.out.winners.get(write.key()).is_some_and(|winner| winner.stamp != stamp);
+        if other || self.out.counters.contains_key(write.key()) {
+            self.contended.insert(write.key());
+        }
     }
 
     fn take_write(&mut self, stamp: Stamp, write: Write<'a>) {
@@ -338,6 +383,7 @@ impl<'a> Merger<'a> {
             return;
         }
         let Write::Add { key, pointer, base, delta } = write else {
+            self.note_rival(stamp, &write);
             return self.take_write(stamp, write);
         };
         self.late.insert(stamp, (key, SingleAdd { stamp, base, pointer: pointer.into(), delta }));
@@ -388,7 +434,7 @@ impl<'a> Merger<'a> {
                         self.take_counter(&counter, &|part| owned.contains(&part.incarnation));
                     }
                     Record::Key(key) => self.take_key(&key),
-                    Record::Sync(_) => {}
+                    Record::Sync(_) | Record::Conflict(_) => {}
                 }
             }
         }
@@ -399,6 +445,9 @@ impl<'a> Merger<'a> {
     fn count_late_adds(&mut self) {
         for (stamp, (key, add)) in std::mem::take(&mut self.late) {
             if !self.out.vector.saw(stamp) {
+                if add.base < winner_of(&self.out.winners, key) {
+                    self.contended.insert(key);
+                }
                 self.out.counters.entry(key).or_default().add_late(add);
             }
         }
@@ -408,7 +457,7 @@ impl<'a> Merger<'a> {
     fn settle(&mut self) {
         let Merged { winners, counters, .. } = &mut self.out;
         counters.retain(|key, counter| {
-            counter.settle(winners.get(key).map_or(Stamp::ZERO, |winner| winner.stamp));
+            counter.settle(winner_of(winners, key));
             !counter.is_empty()
         });
     }
@@ -455,6 +504,10 @@ impl<'a> Merger<'a> {
     fn records(&mut self, chunks: &'a [Chunk<'a>], chunk: usize) -> Vec<Record<'a>> {
         (0..chunks[chunk].frame_count()).flat_map(|index| self.frame(chunks, chunk, index).1).collect()
     }
+}
+
+fn winner_of(winners: &ByKey<'_, Winner<'_>>, key: &str) -> Stamp {
+    winners.get(key).map_or(Stamp::ZERO, |winner| winner.stamp)
 }
 
 /// Which of the snapshots knows most of an incarnation; of equals the last in the order of names.
@@ -592,6 +645,7 @@ mod tests {
                 writes: winners.map(|winner| (winner.stamp, winner.write)).collect(),
                 counters: merged.counters.iter().map(|(key, counter)| (*key, counter)).collect(),
                 keys: merged.keys.iter().map(|(key, memory)| (*key, memory)).collect(),
+                conflicts: merged.conflicts.iter().collect(),
                 vector: &merged.vector,
             };
             snapshot::encode_marked(header, content, mark, Compression::None)

@@ -11,7 +11,9 @@
 //! * compaction changes nothing;
 //! * every write that was acknowledged as synced is visible, or a later stamp has replaced it;
 //! * nothing is visible that an acknowledged write had seen and replaced;
-//! * every acknowledged increment on the winning base counts, and those of one request count once.
+//! * every acknowledged increment on the winning base counts, and those of one request count once;
+//! * every acknowledged write that lost against one that had not seen it is listed as a conflict, and none that
+//!   was replaced by one that had.
 //!
 //! A check that never fails proves nothing, so each rule is also switched off ([`Mutant`]), and
 //! then the model has to find a violation.
@@ -22,6 +24,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 
+use crate::conflict::Lost;
+use crate::counter::Sum;
 use crate::format::footer::Footer;
 use crate::format::frame::{self, Frame, FrameKey};
 use crate::format::header::{Header, example, node_of};
@@ -431,6 +435,8 @@ struct World {
     issued: Vec<Issued>,
     requests: Vec<Request>,
     values: u64,
+    /// Writes that were copied into the logs of others, on some server that had no more of their own files.
+    adopted: BTreeSet<Stamp>,
     /// What happened, when somebody wants to read it.
     story: Option<Vec<String>>,
 }
@@ -484,7 +490,17 @@ impl World {
         let nodes = (0..rules.nodes).map(|_| Node::default()).collect();
         let mut dice = Dice(seed.wrapping_mul(0xD134_2543_DE82_EF95));
         dice.next();
-        World { rules, dice, time: 0, nodes, issued: vec![], requests: vec![], values: 0, story: None }
+        World {
+            rules,
+            dice,
+            time: 0,
+            nodes,
+            issued: vec![],
+            requests: vec![],
+            values: 0,
+            adopted: BTreeSet::new(),
+            story: None,
+        }
     }
 
     fn note(&mut self, what: impl FnOnce() -> String) {
@@ -775,7 +791,9 @@ impl World {
         for frame in loose {
             self.note(|| format!("  adopts {:?}", frame.writes));
             self.append(node, frame.key, &[], &frame.writes);
-            self.process(node).adopted.extend(frame.writes.iter().map(|written| written.stamp));
+            let stamps = frame.writes.iter().map(|written| written.stamp);
+            self.adopted.extend(stamps.clone());
+            self.process(node).adopted.extend(stamps);
         }
     }
 
@@ -826,7 +844,10 @@ impl World {
         let (log, view) = (process.log.as_mut().expect("open"), process.view.as_ref().expect("resident"));
         let mut news = view.vector.beyond(&log.announced);
         news.forget(process.incarnation);
-        log.announced.join(&view.vector);
+        // Copies are followed by a write of its own, which says what is new.
+        if adopted.is_empty() {
+            log.announced.join(&view.vector);
+        }
         let sync = (!news.is_empty() && adopted.is_empty()).then_some(Record::Sync(news));
         let writes = own.iter().map(|w| Record::Write { stamp: w.stamp, write: w.write() });
         let copies = adopted.iter().map(|w| Record::Adopted { stamp: w.stamp, write: w.write() });
@@ -1069,6 +1090,7 @@ fn encode_snapshot(header: Header, merged: &Merged<'_>, mark: Option<Stamp>, lef
         writes: winners.map(|winner| (winner.stamp, winner.write)).collect(),
         counters: merged.counters.iter().map(|(key, counter)| (*key, counter)).collect(),
         keys: merged.keys.iter().map(|(key, memory)| (*key, memory)).collect(),
+        conflicts: merged.conflicts.iter().collect(),
         vector: &merged.vector,
     };
     snapshot::encode_marked(header, content, mark, Compression::None)
@@ -1211,6 +1233,7 @@ struct State {
     live: BTreeMap<&'static str, Treasure>,
     tombstones: BTreeMap<&'static str, Stamp>,
     requests: BTreeMap<u128, KeyMemory>,
+    conflicts: Vec<Lost>,
     vector: VersionVector,
     is_complete: bool,
     is_damaged: bool,
@@ -1230,6 +1253,7 @@ impl State {
             live: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             requests: merged.keys.iter().map(|(key, memory)| (*key, memory.clone())).collect(),
+            conflicts: merged.conflicts.clone(),
             vector: merged.vector.clone(),
             is_complete: is_complete(merged, rules),
             is_damaged: chunks.iter().any(|chunk| chunk.scan.damage.is_some()),
@@ -1322,6 +1346,7 @@ impl World {
         for key in 0..KEYS.len() {
             self.check_writes(key, &states[0])?;
             self.check_increments(key, &states[0])?;
+            self.check_conflicts(key, &states[0])?;
         }
         self.check_order(&states[0])?;
         self.check_compaction(&states[0])
@@ -1359,7 +1384,8 @@ impl World {
         let alone = with_merged(alone.into_iter(), &self.rules, read);
         for after in [after, alone] {
             let same_tombstones = self.rules.purge != Purge::Never || after.tombstones == before.tombstones;
-            if after.live != before.live || after.requests != before.requests || !same_tombstones {
+            let same_conflicts = after.conflicts == before.conflicts;
+            if after.live != before.live || after.requests != before.requests || !same_tombstones || !same_conflicts {
                 violated!("compaction changed the state:\n{before:?}\n{after:?}");
             }
         }
@@ -1447,6 +1473,58 @@ impl World {
         add.replaced == Stamp::ZERO && self.replacements(key).any(sees)
     }
 
+    /// What lost unseen is listed, and what was replaced on purpose is not.
+    fn check_conflicts(&self, key: usize, state: &State) -> Result<(), String> {
+        let listed: Vec<&Lost> = state.conflicts.iter().filter(|lost| &*lost.key == KEYS[key]).collect();
+        let shown = state.live.get(KEYS[key]).map(|treasure| treasure.stamp);
+        let winner = shown.or(state.tombstones.get(KEYS[key]).copied()).unwrap_or(Stamp::ZERO);
+        for issued in self.on(key).filter(|issued| issued.durable && self.lost_unseen(key, issued, winner)) {
+            let stamp = issued.written.stamp;
+            let is_it = |lost: &&&Lost| match issued.is_increment() {
+                true => lost.stamp == issued.replaced && lost.sums.iter().any(|sum| has(sum, stamp)),
+                false => lost.stamp == stamp && lost.write.is_some(),
+            };
+            if !listed.iter().any(|lost| is_it(&lost)) {
+                violated!("{:?} lost unseen and is not listed: {listed:?}", issued.written);
+            }
+        }
+        for lost in listed {
+            self.check_listed(key, lost)?;
+        }
+        Ok(())
+    }
+
+    /// Whether nobody who wrote to the key had seen it, although something greater shows.
+    fn lost_unseen(&self, key: usize, issued: &Issued, winner: Stamp) -> bool {
+        let stamp = issued.written.stamp;
+        let is_purged = || self.rules.purge != Purge::Never && issued.written.change == Change::Delete;
+        let is_the_same = |other: &Issued| other.written.stamp > stamp && other.written.change == issued.written.change;
+        let is_known = |other: &Issued| other.has_seen(stamp) || is_the_same(other);
+        let loses = if issued.is_increment() { issued.replaced < winner } else { stamp < winner };
+        let twin = || issued.request.is_some_and(|request| self.requests[request].keyed);
+        // Who wrote after a copy had come loose had seen it, but his vector does not tell.
+        let is_loose = self.adopted.contains(&stamp);
+        loses && !is_purged() && !twin() && !is_loose && !self.replacements(key).any(is_known)
+    }
+
+    fn check_listed(&self, key: usize, lost: &Lost) -> Result<(), String> {
+        let replaced = |issued: &Issued| issued.durable && issued.replaced == lost.stamp;
+        let saw = |issued: &Issued| lost.sums.iter().any(|sum| issued.past.saw(last_of(sum)));
+        // Where a tombstone was purged, what seems to be replaced had been replaced by that.
+        let between = |other: &Issued| {
+            let range = lost.stamp..other.written.stamp;
+            self.replacements(key).any(|i| {
+                i.written.stamp > lost.stamp && range.contains(&i.written.stamp) && other.past.saw(i.written.stamp)
+            })
+        };
+        for other in self.replacements(key).filter(|issued| replaced(issued) && !between(issued)) {
+            if lost.write.is_some() || saw(other) {
+                violated!("{lost:?} is listed, but {:?} replaced it on purpose", other.written);
+            }
+        }
+        Ok(())
+    }
+
     /// A base that an acknowledged increment names has won, or something greater has.
     fn check_bases(&self, key: usize, winner: Stamp) -> Result<(), String> {
         for add in self.on(key).filter(|issued| issued.durable && issued.is_increment()) {
@@ -1458,6 +1536,14 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn has(sum: &Sum, add: Stamp) -> bool {
+    sum.part.incarnation == add.incarnation && (sum.part.first_hlc..=sum.part.last_hlc).contains(&add.hlc)
+}
+
+fn last_of(sum: &Sum) -> Stamp {
+    Stamp { hlc: sum.part.last_hlc, incarnation: sum.part.incarnation }
 }
 
 // -------------------------------------------------------------------------------------- the tests

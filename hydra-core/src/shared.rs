@@ -1,10 +1,12 @@
 //! What all swamps of an engine share: the data directory, the disk, the clock, policies, threads, counts.
 
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
 use crate::collect::Collector;
@@ -41,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) takeovers: Takeovers,
     pub(crate) directories: Directories,
     pub(crate) handles: Arc<Handles>,
+    /// Snapshots whose sync failed and that could not be removed: this process takes them for absent.
+    pub(crate) doubtful: Mutex<HashSet<PathBuf>>,
     pub(crate) stats: Stats,
     pub(crate) memory: Memory,
     pub(crate) residents: Residents,

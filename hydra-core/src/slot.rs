@@ -18,7 +18,7 @@ const HEAD: usize = 36;
 const TOMBSTONE: u8 = 1;
 
 /// The winning PUT or DEL of a key. Cloning shares it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct Slot(Arc<[u8]>);
 
 /// What a put stores beside key and value.

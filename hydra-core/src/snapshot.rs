@@ -1,9 +1,10 @@
 //! Writing a snapshot: the whole state of a swamp as the bytes of one closed chunk.
 //!
-//! Writes come first, sorted by key, then increments, then idempotency keys; frames hold about
+//! Writes come first, sorted by key, then increments, idempotency keys and conflicts; frames hold about
 //! 64 KiB before compression. An increment that the vector does not cover stands alone as an ADOPT
 //! record, so that a merge can still tell it from its twin in the file it came from.
 
+use crate::conflict::Lost;
 use crate::counter::{Counter, SingleAdd, Sum};
 use crate::format::footer::Footer;
 use crate::format::frame::{self, Frame};
@@ -21,6 +22,7 @@ const FRAME_BYTES: usize = 64 << 10;
 const RECORD_OVERHEAD: usize = 48;
 /// What a subtotal needs: incarnation, sum, last and first clock value.
 const SUBTOTAL_BYTES: usize = 48;
+const STAMP_BYTES: usize = 16;
 
 /// What a snapshot holds, in any order. All of it may be empty.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub(crate) struct SnapshotContent<'a> {
     pub(crate) counters: Vec<(&'a str, &'a Counter)>,
     /// What is remembered of each idempotency key.
     pub(crate) keys: Vec<(u128, &'a KeyMemory)>,
+    /// Writes that lost unseen.
+    pub(crate) conflicts: Vec<&'a Lost>,
     /// Everything the snapshot stands for: what this covers and `writes` lacks is dead.
     pub(crate) vector: &'a VersionVector,
 }
@@ -54,6 +58,7 @@ pub(crate) fn encode_marked(
     content.writes.sort_unstable_by_key(|(stamp, write)| (write.key(), *stamp));
     content.counters.sort_unstable_by_key(|(key, _)| *key);
     content.keys.sort_unstable_by_key(|(key, _)| *key);
+    content.conflicts.sort_unstable_by_key(|lost| (&lost.key, lost.stamp));
     header.kind = ChunkKind::Snap;
     header.vector = header_vector(&content);
     // The mark stands in the footer only: a snapshot that was never finished must not ask for itself.
@@ -82,7 +87,8 @@ fn records<'a>(content: SnapshotContent<'a>) -> impl Iterator<Item = Record<'a>>
     });
     let counters = content.counters.into_iter().flat_map(|(key, counter)| counter_records(key, counter));
     let keys = content.keys.into_iter().map(|(key, memory)| key_record(key, memory));
-    writes.chain(counters).chain(keys)
+    let conflicts = content.conflicts.into_iter().map(|lost| Record::Conflict(lost.record()));
+    writes.chain(counters).chain(keys).chain(conflicts)
 }
 
 /// One COUNTER record for each base and pointer, then what stands alone.
@@ -178,6 +184,11 @@ fn size_of(record: &Record<'_>) -> usize {
                 let adds = key.adds.iter().map(|add| RECORD_OVERHEAD + add.key.len() + add.pointer.len());
                 key.outcome.len() + adds.sum::<usize>()
             }
+            Record::Conflict(conflict) => {
+                let write = conflict.write.as_ref().map_or(conflict.key.len(), size_of_write);
+                let sums = SUBTOTAL_BYTES * conflict.sums.len() + STAMP_BYTES * conflict.rivals.len();
+                write + sums + conflict.server.len() + conflict.winner.len()
+            }
         }
 }
 
@@ -230,7 +241,11 @@ mod tests {
         keys: Vec<(u128, &'a KeyMemory)>,
         vector: &'a VersionVector,
     ) -> Vec<u8> {
-        encode(example(ChunkKind::Log), SnapshotContent { writes, counters, keys, vector }, Compression::Lz4)
+        encode(
+            example(ChunkKind::Log),
+            SnapshotContent { writes, counters, keys, conflicts: Vec::new(), vector },
+            Compression::Lz4,
+        )
     }
 
     #[test]

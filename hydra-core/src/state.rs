@@ -5,6 +5,7 @@ use std::ops::Bound;
 
 use hashbrown::HashTable;
 
+use crate::conflict::Lost;
 use crate::counter::Counter;
 use crate::engine::CopyState;
 use crate::hashing::{KeyHashing, hash_key};
@@ -111,6 +112,8 @@ pub(crate) struct State {
     pub(crate) copy: CopyState,
     /// One sentence for each file that is damaged or missing.
     pub(crate) findings: Vec<String>,
+    /// Writes that lost unseen, the newest first. Writes of this process add none: it has seen all that is here.
+    conflicts: Vec<Lost>,
 }
 
 impl State {
@@ -134,6 +137,7 @@ impl State {
             bytes: 0,
             copy,
             findings,
+            conflicts: merged.conflicts,
         };
         state.counters.extend(merged.counters.into_iter().map(|(key, counter)| (key.into(), counter)));
         for winner in merged.winners.values() {
@@ -354,10 +358,30 @@ impl State {
         records + 64 * self.counters.len() + 96 * self.keys.len()
     }
 
+    /// Writes that lost against a write that had not seen them and are not to be forgotten yet, for lists and
+    /// snapshots; the newest first.
+    pub(crate) fn conflicts(&self, now: Timestamp) -> impl Iterator<Item = &Lost> {
+        self.conflicts.iter().filter(move |lost| lost.until(now) > now)
+    }
+
+    /// Conflicts that no snapshot has recorded were found now.
+    pub(crate) fn date_conflicts(&mut self, now: Timestamp) {
+        for lost in &mut self.conflicts {
+            lost.found.get_or_insert(now);
+        }
+    }
+
     /// About how many bytes of memory the swamp takes.
     pub(crate) fn footprint(&self) -> usize {
         let order = self.order.as_ref().map_or(0, |order| 24 * order.len());
-        self.bytes + 20 * self.slots.capacity() + order + 160 * self.keys.len() + 200 * self.counters.len() + 400
+        let conflicts: usize = self.conflicts.iter().map(Lost::footprint).sum();
+        self.bytes
+            + 20 * self.slots.capacity()
+            + order
+            + 160 * self.keys.len()
+            + 200 * self.counters.len()
+            + conflicts
+            + 400
     }
 }
 

@@ -74,6 +74,8 @@ pub(crate) struct Desk {
     pub(crate) queue: VecDeque<Job>,
     /// Acknowledged, not on disk: in order.
     pub(crate) buffer: Vec<Frame>,
+    /// The leader is taking what was in the buffer to the disk.
+    pub(crate) flushing: bool,
     pub(crate) buffer_bytes: usize,
     /// When the oldest frame of the buffer has to be on its way.
     pub(crate) due: Instant,
@@ -160,6 +162,7 @@ impl Resident {
             settings: Settings::look_up(shared, name, settings),
             queue: VecDeque::new(),
             buffer: Vec::new(),
+            flushing: false,
             buffer_bytes: 0,
             due: Instant::now(),
             waiting: Vec::new(),
@@ -226,6 +229,11 @@ impl Resident {
         self.shared.folders.is_copied(self.folder) && now >= self.poll_ms.load(Ordering::Relaxed)
     }
 
+    /// Files of others are looked for when it is used next.
+    pub(crate) fn look_soon(&self) {
+        self.poll_ms.store(0, Ordering::Relaxed);
+    }
+
     /// The eviction comes by; answers whether the swamp was used since it last did.
     pub(crate) fn cool(&self) -> bool {
         self.heat.fetch_min(COLD, Ordering::Relaxed) == WARM
@@ -240,11 +248,6 @@ impl Resident {
     /// What it is counted with against the memory budget.
     pub(crate) fn held(&self) -> u64 {
         self.held.bytes()
-    }
-
-    /// Files of others are looked for when it is used next.
-    pub(crate) fn look_soon(&self) {
-        self.poll_ms.store(0, Ordering::Relaxed);
     }
 
     /// Looks for files of others and reads them in.
@@ -434,6 +437,11 @@ impl std::fmt::Debug for Resident {
 }
 
 impl Desk {
+    /// Whether an acknowledged write is not on disk yet.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.flushing || !self.buffer.is_empty()
+    }
+
     /// Whether the buffer has waited long enough, or is long enough.
     pub(crate) fn is_flush_due(&self) -> bool {
         !self.buffer.is_empty() && (self.buffer_bytes >= BUFFER_EARLY || self.due <= Instant::now())

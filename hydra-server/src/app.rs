@@ -27,7 +27,7 @@ use crate::conditions::{folders_header, idempotency_key, single};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
 use crate::metrics::Metrics;
 use crate::route::{Label, Route};
-use crate::{batches, folders, lists, policies, service, swamps, takeover, treasures, upkeep};
+use crate::{batches, conflicts, folders, lists, policies, service, swamps, takeover, treasures, upkeep};
 
 /// How long a request waits for the memory budget before it is refused, and how often it looks.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(2);
@@ -121,6 +121,7 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Swamp(name) => swamps::destroy(call, &name).await,
         Route::FlushSwamp(name) => swamps::flush(call, &name).await,
         Route::SwampPolicy(name) => swamps::policy(call, &name).await,
+        Route::Conflicts(name) => conflicts::list(call, &name).await,
         Route::Policies => policies::list(call),
         Route::Policy(pattern) if reads => policies::get(call, &pattern),
         Route::Policy(pattern) if call.head.method == Method::PUT => policies::put(call, pattern).await,

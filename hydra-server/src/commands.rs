@@ -23,7 +23,7 @@ pub(crate) enum Command {
     /// One JSON object per line: header, records, damage and footer of each file, then what each file is to
     /// the swamp, then the swamp. Works on a copy of a swamp directory anywhere, too. Nothing is changed.
     Inspect(InspectFlags),
-    /// Write one snapshot of every swamp that consists of more than one; no server may be at work
+    /// Write one snapshot of every swamp that gains by it; no server may be at work
     ///
     /// A running server does it with POST /v1/folders/{F}/compact. Nothing is removed: `gc` does that.
     Compact(UpkeepFlags),

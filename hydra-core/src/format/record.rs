@@ -13,6 +13,12 @@
 //! SYNC     varint n, n times (incarnation u64, clock u64); no stamp
 //! COUNTER  key, pointer, base, varint n, n times (incarnation u64, signed sum, clock of the last ADD u64,
 //!          varint distance back to the first); no stamp
+//! CONFLICT what was lost: a whole PUT or DEL with its own kind byte and no stamp, or a 0 byte and the key where only
+//!          increments were; clock u64, incarnation u64 of that write, or of the base of the increments (0 0: none);
+//!          when it was first recorded, varint ms since 1970; text: the server that wrote it; varint n, n times
+//!          (pointer, incarnation u64, signed sum, clock of the last ADD u64, varint distance back to the first);
+//!          varint n, n times (clock u64, incarnation u64): the first write of each incarnation above it; text: the
+//!          server that wrote the least of those; no stamp
 //! KEY      key u128, fingerprint u64, clock u64, incarnation u64, outcome, varint n, n times
 //!          (position, treasure key, pointer, base, signed delta, clock u64, incarnation u64); no stamp
 //! ```
@@ -48,6 +54,8 @@ pub(crate) enum Record<'a> {
     Counter(CounterRecord<'a>),
     /// A remembered idempotency key.
     Key(KeyRecord<'a>),
+    /// A write that lost against one that had not seen it.
+    Conflict(ConflictRecord<'a>),
 }
 
 impl Record<'_> {
@@ -60,7 +68,7 @@ impl Record<'_> {
                 Write::Del { key } => key.len() + OTHERS,
                 Write::Add { key, pointer, .. } => key.len() + pointer.len() + OTHERS,
             },
-            Record::Sync(_) | Record::Counter(_) | Record::Key(_) => OTHERS,
+            Record::Sync(_) | Record::Counter(_) | Record::Key(_) | Record::Conflict(_) => OTHERS,
         }
     }
 }
@@ -136,6 +144,25 @@ pub(crate) struct KeyedAdd<'a> {
     pub(crate) base: Stamp,
     pub(crate) delta: i64,
     pub(crate) stamp: Stamp,
+}
+
+/// A loser in a snapshot; see [`crate::conflict`].
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ConflictRecord<'a> {
+    pub(crate) key: &'a str,
+    /// The stamp of the PUT or DEL that lost, or of the base that the increments name.
+    pub(crate) stamp: Stamp,
+    /// `None` where only increments were lost.
+    pub(crate) write: Option<Write<'a>>,
+    /// When it was first recorded, in milliseconds since 1970.
+    pub(crate) found: u64,
+    pub(crate) server: &'a str,
+    /// The increments that went with it, by pointer.
+    pub(crate) sums: Vec<(&'a str, Subtotal)>,
+    /// The first write of each incarnation above it.
+    pub(crate) rivals: Vec<Stamp>,
+    /// The server that wrote the least of those.
+    pub(crate) winner: &'a str,
 }
 
 /// What the stamps of a frame are written relative to.
@@ -237,6 +264,7 @@ pub(crate) fn encode(record: &Record<'_>, stamps: &mut StampCursor<'_>, out: &mu
         }
         Record::Counter(counter) => encode_counter(counter, out),
         Record::Key(key) => encode_key(key, out),
+        Record::Conflict(conflict) => encode_conflict(conflict, out),
     }
 }
 
@@ -301,12 +329,39 @@ fn encode_counter(counter: &CounterRecord<'_>, out: &mut Vec<u8>) {
     put_bytes(out, counter.pointer.as_bytes());
     put_base(out, counter.base, None);
     put_u64(out, counter.sums.len() as u64);
-    for sum in &counter.sums {
-        out.extend_from_slice(&sum.incarnation.to_le_bytes());
-        put_signed(out, sum.total);
-        out.extend_from_slice(&sum.last_hlc.to_le_bytes());
-        put_u64(out, sum.last_hlc.saturating_sub(sum.first_hlc));
+    counter.sums.iter().for_each(|sum| put_subtotal(out, sum));
+}
+
+fn put_subtotal(out: &mut Vec<u8>, sum: &Subtotal) {
+    out.extend_from_slice(&sum.incarnation.to_le_bytes());
+    put_signed(out, sum.total);
+    out.extend_from_slice(&sum.last_hlc.to_le_bytes());
+    put_u64(out, sum.last_hlc.saturating_sub(sum.first_hlc));
+}
+
+fn encode_conflict(conflict: &ConflictRecord<'_>, out: &mut Vec<u8>) {
+    out.push(CONFLICT);
+    match &conflict.write {
+        Some(write) => {
+            out.push(kind_of(write));
+            encode_write(write, None, out);
+        }
+        None => {
+            out.push(0);
+            put_bytes(out, conflict.key.as_bytes());
+        }
     }
+    put_stamp(out, conflict.stamp);
+    put_u64(out, conflict.found);
+    put_bytes(out, conflict.server.as_bytes());
+    put_u64(out, conflict.sums.len() as u64);
+    for (pointer, sum) in &conflict.sums {
+        put_bytes(out, pointer.as_bytes());
+        put_subtotal(out, sum);
+    }
+    put_u64(out, conflict.rivals.len() as u64);
+    conflict.rivals.iter().for_each(|rival| put_stamp(out, *rival));
+    put_bytes(out, conflict.winner.as_bytes());
 }
 
 fn encode_key(key: &KeyRecord<'_>, out: &mut Vec<u8>) {
@@ -343,9 +398,29 @@ pub(crate) fn decode<'a>(reader: &mut Reader<'a>, stamps: &mut StampCursor<'_>) 
         SYNC => decode_vector(reader).map(Record::Sync),
         COUNTER => decode_counter(reader).map(Record::Counter),
         KEY => decode_key(reader).map(Record::Key),
-        CONFLICT => None,
+        CONFLICT => decode_conflict(reader).map(Record::Conflict),
         _ => None,
     }
+}
+
+fn decode_conflict<'a>(reader: &mut Reader<'a>) -> Option<ConflictRecord<'a>> {
+    let (key, write) = match reader.u8()? {
+        0 => (reader.text()?, None),
+        kind => {
+            let write = decode_write(kind, reader, None).filter(|write| !matches!(write, Write::Add { .. }))?;
+            (write.key(), Some(write))
+        }
+    };
+    Some(ConflictRecord {
+        key,
+        write,
+        stamp: take_stamp(reader)?,
+        found: reader.varint()?,
+        server: reader.text()?,
+        sums: (0..reader.varint()?).map(|_| Some((reader.text()?, decode_subtotal(reader)?))).collect::<Option<_>>()?,
+        rivals: (0..reader.varint()?).map(|_| take_stamp(reader)).collect::<Option<_>>()?,
+        winner: reader.text()?,
+    })
 }
 
 fn decode_write<'a>(kind: u8, reader: &mut Reader<'a>, own: Option<Stamp>) -> Option<Write<'a>> {
@@ -487,6 +562,26 @@ mod tests {
                 stamp: stamp(4, 9),
                 outcome: &[1, 2],
                 adds: vec![add],
+            }),
+            Record::Conflict(ConflictRecord {
+                key: "a",
+                stamp: stamp(4, 9),
+                write: Some(Write::Put { key: "a", value: b"1", expires: Some(9), age: Some(2), content_type: None }),
+                found: 77,
+                server: "s1",
+                sums: vec![("", sum(9, -4))],
+                rivals: vec![stamp(5, OWN), stamp(6, 11)],
+                winner: "s2",
+            }),
+            Record::Conflict(ConflictRecord {
+                key: "b",
+                stamp: Stamp::ZERO,
+                write: None,
+                found: 0,
+                server: "",
+                sums: vec![("/p", sum(9, 1 << 70))],
+                rivals: vec![],
+                winner: "",
             }),
         ];
         round_trip(&records, StampCode::Snap { incarnations: &[OWN, 9] });

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value as Json, json};
 
 use crate::base32;
+use crate::conflict::Lost;
 use crate::engine::CopyState;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::record::{Record, Subtotal, Write};
@@ -56,8 +57,9 @@ pub fn inspect(path: &Path, each: &mut dyn FnMut(Json) -> io::Result<()>) -> Res
 /// Calls `each` with JSON objects about a chunk, or about every chunk in the directory of a swamp.
 ///
 /// Their member `type` is `header`, `record`, `damage` or `footer` for what stands in a file; for a
-/// directory then `file` for what each file is to the swamp, `key` for each key if asked for, and at
-/// last one `swamp`: what the files say together.
+/// directory then `file` for what each file is to the swamp, `key` for each key if asked for, `conflict`
+/// for writes that lost against others that had not seen them, and at last one `swamp`: what the files
+/// say together.
 ///
 /// # Errors
 /// `not-found` when there is no chunk at the path, `io` when it cannot be read or `each` fails.
@@ -198,6 +200,12 @@ fn record_json(record: &Record<'_>) -> Json {
         Record::Key(key) => {
             json!({"kind": "key", "idempotencyKey": format!("{:032x}", key.key), "stamp": stamp_json(key.stamp), "increments": key.adds.len()})
         }
+        Record::Conflict(conflict) => {
+            let lost = conflict.write.as_ref().map(|write| write_json(conflict.stamp, write));
+            let sums: i128 = conflict.sums.iter().map(|(_, sum)| sum.total).sum();
+            let rivals: Vec<Json> = conflict.rivals.iter().map(|rival| stamp_json(*rival)).collect();
+            json!({"kind": "conflict", "key": conflict.key, "stamp": stamp_json(conflict.stamp), "lost": lost, "increments": sums.to_string(), "above": rivals, "server": conflict.server})
+        }
     }
 }
 
@@ -242,6 +250,7 @@ fn tell_picture(
     if options.keys {
         tell_keys(view, &merged, tell)?;
     }
+    merged.conflicts.iter().try_for_each(|lost| tell(conflict_json(lost)))?;
     tell(swamp_json(swamp, directory, view, merged, findings))
 }
 
@@ -459,6 +468,14 @@ fn add_holder<'a>(by_key: &mut ByKeyFiles<'a>, key: &'a str, at: usize) {
     }
 }
 
+/// A write that lost against one that had not seen it.
+fn conflict_json(lost: &Lost) -> Json {
+    let mut json = record_json(&Record::Conflict(lost.record()));
+    json["type"] = "conflict".into();
+    json["wonBy"] = (&*lost.winner).into();
+    json
+}
+
 /// What the files say together.
 fn swamp_json(
     swamp: &SwampOnDisk,
@@ -477,6 +494,7 @@ fn swamp_json(
         "bytes": swamp.files.iter().map(|file| file.bytes.len()).sum::<usize>(),
         "tombstones": merged.winners.values().filter(|winner| matches!(winner.write, Write::Del { .. })).count(),
         "idempotencyKeys": merged.keys.len(),
+        "conflicts": merged.conflicts.len(),
         "knows": vector_json(&merged.vector),
         "newest": clock_json(merged.max_hlc),
         "findings": findings,

@@ -7,6 +7,8 @@ mod compaction; // snapshots, what they supersede, holds, the sweep
 mod copies; // chunks of other servers: merge, increments, retries on two servers
 mod damage; // cut, flipped and missing bytes
 mod folders; // the vectors every implementation has to agree with
+mod golden; // directories that earlier versions wrote
 mod memory; // more swamps in use than fit
+mod repair; // repair, tried on every golden directory
 mod restart; // what is there after closing, dropping, killing; files and directories that stay or go
 mod takeover; // what a standby server writes in place of the owner

@@ -112,7 +112,8 @@ fn table(out: &mut dyn Write, repaired: &Repaired, dry_run: bool) -> io::Result<
             (None, None) => String::new(),
             (after, before) => format!(", written between {} and {}", time(after), time(before)),
         };
-        writeln!(out, "LOST  {} bytes {}..{}{span}: {}", loss.path, loss.from, loss.to, loss.detail)?;
+        let bytes = if loss.to > 0 { format!(" bytes {}..{}", loss.from, loss.to) } else { String::new() };
+        writeln!(out, "LOST  {}{bytes}{span}: {}", loss.path, loss.detail)?;
     }
     for swamp in &repaired.unmended {
         writeln!(out, "STILL {}  {}: {}", swamp.copy.to_uppercase(), swamp.path, swamp.problem)?;

@@ -5,8 +5,14 @@
 //! Long forms are asked for by variables: `HYDRA_RSYNC_PASSES`, `HYDRA_SOAK_SECONDS`, …; each module
 //! names its own.
 
+/// Snapshots of btrfs under load.
+mod btrfs_snapshots;
 /// A client that keeps its connection.
 mod client;
+/// The order of writes, syncs and answers, as the kernel sees it.
+mod fsync_audit;
+/// Disks that are full, and disks that fail.
+mod full_disk;
 /// Loop devices, file systems and mounts that go away with their guards.
 mod ground;
 /// What was sent and what was acknowledged, kept outside the server.

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::{Client, Contents};
-use crate::ground::{TIDY, has, run, start, text};
+use crate::ground::{TIDY, data_dir, has, run, start, text};
 use crate::ledger::{Dice, StopOnDrop, expect_nothing, synced, wanted};
 use crate::support::{Answer, Process, Target};
 
@@ -39,8 +39,7 @@ struct Site {
 
 impl Site {
     fn new(id: &'static str, folders: [&'static str; 2]) -> Site {
-        let keep = std::env::var_os("HYDRA_FAULTS_KEEP").is_some();
-        let dir = tempfile::Builder::new().disable_cleanup(keep).tempdir().expect("a directory");
+        let dir = data_dir();
         let flags = [&["--copied", "--folders", folders[0], "--standby", folders[1]][..], &TIDY].concat();
         let process = start(dir.path(), &[&["--id", id], &flags[..]].concat());
         synced(process.target, "*/*/*");

@@ -2,6 +2,8 @@
 
 /// The command line: flags, settings, exit codes, and the commands that need no server.
 mod cli;
+/// Two servers that wrote without knowing of each other: what lost is listed, on both.
+mod conflicts;
 /// What was acknowledged survives: kill -9, SIGTERM under load, restarts.
 mod durability;
 /// Whose folder it is: 409 for another folder count, 421 for another server, copies and fallback.
@@ -22,3 +24,5 @@ mod sdk;
 mod support;
 /// Two servers and copied files: what the fallback took over is noted, asked for at the owner, and settled.
 mod takeover;
+/// The offline commands, on directories in every state.
+mod tools;

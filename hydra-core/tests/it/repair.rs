@@ -1,0 +1,138 @@
+//! Repair, tried on every file of every golden directory: what is given up is what was damaged, sums stay
+//! exact, and the original file may come back later.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hydra_core::{CopyState, Engine, ListQuery, SwampName, inspect};
+
+use crate::common::{chunks, options};
+
+fn golden() -> Vec<PathBuf> {
+    let all = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")).unwrap();
+    let mut cases: Vec<PathBuf> = all.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+    cases.sort();
+    cases
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_all(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn reader(dir: &Path) -> Engine {
+    let mut options = options(dir, "reader", Duration::ZERO);
+    options.copied = true;
+    Engine::open(options).unwrap()
+}
+
+type Values = Vec<(String, Vec<u8>)>;
+
+/// Whether every swamp is whole, and its values.
+fn values(dir: &Path, swamps: &[SwampName]) -> (bool, Vec<Values>) {
+    let engine = reader(dir);
+    let mut whole = true;
+    let read = |name: &SwampName| {
+        let swamp = engine.hydrate(name).unwrap();
+        whole &= swamp.copy_state() == CopyState::Complete;
+        let page = swamp.list(&ListQuery { limit: usize::MAX, ..ListQuery::default() }).unwrap();
+        page.treasures.into_iter().map(|t| (t.key, t.value.as_bytes().to_vec())).collect()
+    };
+    let all = swamps.iter().map(read).collect();
+    engine.close().unwrap();
+    (whole, all)
+}
+
+fn repair(dir: &Path) -> inspect::Repaired {
+    let mut options = inspect::RepairOptions::default();
+    options.accept_loss = true;
+    inspect::repair(dir, &options, &mut |_| ()).unwrap()
+}
+
+/// Damages the file, mends the directory, and puts the whole file back.
+fn try_out(case: &Path, swamps: &[SwampName], at: usize, cut_end_only: bool) {
+    let dir = tempfile::tempdir().unwrap();
+    copy_all(&case.join("data"), dir.path());
+    let expected = values(dir.path(), swamps);
+    let file = chunks(dir.path()).remove(at);
+    let whole = fs::read(&file).unwrap();
+    if whole.len() < 120 {
+        return; // Its creation was cut short; there is nothing to damage.
+    }
+    let mut damaged = whole.clone();
+    if cut_end_only {
+        damaged.truncate(whole.len() - 20);
+    } else {
+        let middle = whole.len() / 2;
+        damaged[middle..middle + 3].iter_mut().for_each(|byte| *byte ^= 0x5a);
+    }
+    fs::write(&file, &damaged).unwrap();
+    let what = format!("{} {}", case.display(), file.file_name().unwrap().display());
+    let before = values(dir.path(), swamps);
+    let repaired = repair(dir.path());
+    assert!(repaired.unmended.is_empty(), "{what}: {repaired:?}");
+    let after = values(dir.path(), swamps);
+    assert!(after.0, "{what}: everything is complete");
+    assert!(inspect::verify(dir.path(), None, &mut |_| ()).unwrap().is_sound(), "{what}");
+    let is_closed = whole.ends_with(b"HYE1");
+    if cut_end_only && is_closed {
+        assert_eq!(after.1, expected.1, "{what}: only its end was lost, no record");
+    }
+    if !cut_end_only && file.extension().is_some_and(|extension| extension == "hyl") {
+        assert_eq!(after.1, before.1, "{what}: what was readable is");
+    }
+    assert_eq!(repair(dir.path()).mended, 0, "{what}: once is enough");
+    fs::write(&file, &whole).unwrap();
+    assert_eq!(values(dir.path(), swamps), expected, "{what}: the whole file came back, and everything counts once");
+}
+
+#[test]
+fn every_file_of_every_golden_directory_can_be_given_up_and_come_back() {
+    let mut tried = 0;
+    for case in golden() {
+        let expected: serde_json::Value =
+            serde_json::from_slice(&fs::read(case.join("expected.json")).unwrap()).unwrap();
+        let swamps = expected["swamps"].as_object().unwrap();
+        if swamps.values().any(|swamp| swamp["copy"] != "complete") {
+            continue;
+        }
+        let swamps: Vec<SwampName> = swamps.keys().map(|text| text.parse().unwrap()).collect();
+        for at in 0..chunks(&case.join("data")).len() {
+            for cut_end_only in [true, false] {
+                try_out(&case, &swamps, at, cut_end_only);
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 100, "{tried} files");
+}
+
+#[test]
+fn incomplete_and_degraded_directories_become_complete() {
+    for case in golden() {
+        let expected: serde_json::Value =
+            serde_json::from_slice(&fs::read(case.join("expected.json")).unwrap()).unwrap();
+        let swamps = expected["swamps"].as_object().unwrap();
+        let swamps: Vec<SwampName> = swamps.keys().map(|text| text.parse().unwrap()).collect();
+        let dir = tempfile::tempdir().unwrap();
+        copy_all(&case.join("data"), dir.path());
+        let before = values(dir.path(), &swamps);
+        let repaired = repair(dir.path());
+        let after = values(dir.path(), &swamps);
+        if case.ends_with("v1-newer") {
+            assert!(!after.0 && repaired.files.is_empty(), "what a newer version wrote is left alone: {repaired:?}");
+            continue;
+        }
+        assert_eq!(after, (true, before.1), "{}: {repaired:?}", case.display());
+        assert!(before.0 || !repaired.losses.is_empty(), "{}: it says what is lost", case.display());
+    }
+}
