@@ -1,12 +1,14 @@
 //! The clock of a process: stamps that only grow, also across restarts and when the machine's clock jumps back.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::error::Result;
+use crate::error::{ErrorCode, Result};
 use crate::root::replace_file;
+use crate::space::Ballast;
 use crate::stamp::Timestamp;
 
 /// How far ahead of the stamps given out the ceiling on disk is set.
@@ -21,15 +23,17 @@ pub(crate) struct Clock {
     last: AtomicU64,
     ceiling_ms: AtomicU64,
     file: Mutex<PathBuf>,
+    ballast: Arc<Ballast>,
 }
 
 impl Clock {
     /// Goes on where the process before this one may have stopped.
-    pub(crate) fn open(file: PathBuf) -> Clock {
+    pub(crate) fn open(file: PathBuf, ballast: Arc<Ballast>) -> Clock {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         let ceiling_ms = text.trim().parse().unwrap_or(0);
         let start = Timestamp::now().as_millis().max(ceiling_ms);
-        Clock { last: AtomicU64::new(start << 16), ceiling_ms: AtomicU64::new(ceiling_ms), file: Mutex::new(file) }
+        let (last, ceiling_ms) = (AtomicU64::new(start << 16), AtomicU64::new(ceiling_ms));
+        Clock { last, ceiling_ms, file: Mutex::new(file), ballast }
     }
 
     /// A value above every one given out before, above `floor`, and not below the machine's clock.
@@ -58,7 +62,7 @@ impl Clock {
             return Ok(());
         }
         let ceiling = (Timestamp::now().as_millis() + AHEAD_MS).max(wanted_ms + STEP_MS);
-        replace_file(&file, format!("{ceiling}\n").as_bytes())?;
+        self.write(&file, ceiling)?;
         self.ceiling_ms.store(ceiling, Ordering::Release);
         Ok(())
     }
@@ -70,7 +74,18 @@ impl Clock {
             return Ok(());
         }
         let ceiling = (self.last.load(Ordering::Relaxed) >> 16) + 1;
-        replace_file(&file, format!("{ceiling}\n").as_bytes())
+        self.write(&file, ceiling)
+    }
+
+    /// Also on a full disk, or deletes and flushes could not go on there.
+    fn write(&self, file: &Path, ceiling: u64) -> Result<()> {
+        let text = format!("{ceiling}\n");
+        match replace_file(file, text.as_bytes()) {
+            Err(error) if error.code() == ErrorCode::DiskFull && self.ballast.release() => {
+                replace_file(file, text.as_bytes())
+            }
+            outcome => outcome,
+        }
     }
 }
 
@@ -78,14 +93,18 @@ impl Clock {
 mod tests {
     use super::*;
 
+    fn open(file: PathBuf) -> Clock {
+        Clock::open(file, Arc::new(Ballast::open("no/ballast".into(), 0)))
+    }
+
     #[test]
     fn values_grow_across_restarts_without_running_away() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("clock");
-        let first = Clock::open(file.clone()).next(0).expect("a value");
+        let first = open(file.clone()).next(0).expect("a value");
         let mut last = first;
         for _ in 0..50 {
-            let next = Clock::open(file.clone()).next(0).expect("a value");
+            let next = open(file.clone()).next(0).expect("a value");
             assert!(next > last, "a crash never repeats a value");
             last = next;
         }
@@ -97,10 +116,10 @@ mod tests {
     fn a_clean_stop_keeps_no_distance() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("clock");
-        let clock = Clock::open(file.clone());
+        let clock = open(file.clone());
         let last = clock.next(0).expect("a value");
         clock.close().expect("closed");
-        let next = Clock::open(file).next(0).expect("a value");
+        let next = open(file).next(0).expect("a value");
         assert!(next > last && (next - last) >> 16 < 5_000);
         assert!(clock.next(u64::from(u32::MAX) << 32).expect("above the floor") > u64::from(u32::MAX) << 32);
     }

@@ -11,7 +11,7 @@ use crate::apply::{Carried, Scene, Stage, carry_out};
 use crate::compact;
 use crate::directories::sync_nearest;
 use crate::engine::CopyState;
-use crate::error::{Applied, Error, Result};
+use crate::error::{Applied, Error, ErrorCode, Result};
 use crate::format::frame::Frame;
 use crate::format::record::{Record, StampCode, Write};
 use crate::hydrate::hydrate;
@@ -27,6 +27,8 @@ use crate::write::{Batch, Committed, Durability, MAX_BATCH_OPS, Op, Promise, Tic
 
 /// A swamp whose disk failed tries a fresh chunk this often; tests are less patient.
 const TRY_AGAIN: Duration = if cfg!(test) { Duration::from_millis(30) } else { Duration::from_secs(5) };
+/// One that could open no file tries this often.
+const FILES_AGAIN: Duration = Duration::from_millis(100);
 /// At most so many requests share a group, so that the first are not kept waiting by the last.
 const GROUP_MOST: usize = 1_024;
 
@@ -55,6 +57,7 @@ fn next_round(resident: &Arc<Resident>) -> Option<Round> {
     let mut desk = resident.desk.lock();
     desk.refresh_settings(resident);
     desk.exclusive = false;
+    desk.flushing = false;
     if let Some((until, reason)) = desk.refused.clone().filter(|(until, _)| *until > Instant::now()) {
         let refused: Vec<Job> = desk.queue.drain(..).collect();
         desk.leading = false;
@@ -77,6 +80,7 @@ fn next_round(resident: &Arc<Resident>) -> Option<Round> {
     desk.exclusive = !writes.is_empty() || special.is_some() || desk.limbo.is_some() || !has_work;
     let needs_adoption = !writes.is_empty() || !desk.buffer.is_empty();
     desk.buffer_bytes = 0;
+    desk.flushing = !desk.buffer.is_empty();
     Some(Round {
         policy: Arc::clone(&desk.settings.policy),
         buffer: std::mem::take(&mut desk.buffer),
@@ -211,12 +215,14 @@ impl Resident {
     /// Makes a durable group visible and tells its callers.
     fn acknowledge(self: &Arc<Self>, round: Round, group: Group, now: Timestamp) {
         let Group { stage, carried } = group;
+        self.shared.space.pay(round.buffer.iter().map(Frame::len).sum());
         {
             let mut state = self.state.write();
             if let Some(limbo) = round.limbo {
                 limbo.stage.publish(&mut state, now);
             }
             stage.publish(&mut state, now);
+            self.account(&state, 0);
         }
         self.desk.lock().refused = None;
         for CarriedWrite { result, promise } in carried {
@@ -249,7 +255,13 @@ impl Resident {
             AppendError::Failed { error, maybe } => (error, maybe),
             AppendError::Interference(error) => (error, usize::MAX),
         };
-        tracing::error!(swamp = %self.name(), %error, "the swamp is read-only; a fresh chunk is tried in 5 s");
+        // No disk failed when only no file could be opened: whoever asks next may be luckier.
+        let is_busy = error.code() == ErrorCode::Busy;
+        if is_busy {
+            tracing::warn!(swamp = %self.name(), %error, "no file can be opened; it is tried again");
+        } else {
+            tracing::error!(swamp = %self.name(), %error, "the swamp is read-only; a fresh chunk is tried in 5 s");
+        }
         let owed_before =
             round.limbo.as_ref().map_or(0, |limbo| limbo.frames.len()) + round.adopt.len() + round.buffer.len();
         let may_be_written = maybe > owed_before && group.frames().next().is_some();
@@ -266,7 +278,7 @@ impl Resident {
                 Err(refusal) => promises.push((promise, refusal)),
             }
         }
-        let until = Instant::now() + TRY_AGAIN;
+        let until = Instant::now() + if is_busy { FILES_AGAIN } else { TRY_AGAIN };
         {
             let mut desk = self.desk.lock();
             let newer = std::mem::replace(&mut desk.buffer, round.buffer);
@@ -278,7 +290,10 @@ impl Resident {
                 (None, true) => Some(Limbo { frames, stage }),
                 (limbo, _) => limbo,
             };
-            desk.refused = Some((until, error.clone()));
+            desk.refused = (!is_busy).then(|| (until, error.clone()));
+        }
+        if is_busy {
+            self.lead_at(until);
         }
         promises.into_iter().for_each(|(promise, error)| promise.fulfil(Err(error)));
         let unknown = error.clone().with_applied(Applied::Unknown);
@@ -312,7 +327,9 @@ impl Resident {
         self.log.lock().found(&self.shared, &hydrated.names, hydrated.pile, hydrated.written, None);
         self.desk.lock().adopt = hydrated.adopt;
         *self.watch.lock() = hydrated.watch;
-        *self.state.write() = hydrated.state;
+        let mut state = self.state.write();
+        *state = hydrated.state;
+        self.account(&state, 0);
         Ok(())
     }
 
@@ -329,6 +346,7 @@ impl Resident {
         {
             tracing::warn!(swamp = %self.name(), %error, "files of a destroyed swamp are still to be removed");
         }
+        self.account(&self.state.read(), 0);
         Ok(existed)
     }
 
@@ -402,11 +420,13 @@ impl Resident {
             };
             snapshot::encode(log.header(shared, name, policy, VersionVector::default()), nothing, policy.compression)
         })?;
-        if all_gone {
-            self.state.write().forget_files();
-            return Ok(());
+        if !all_gone {
+            return self.shared.folders.set_copied(self.folder());
         }
-        self.shared.folders.set_copied(self.folder())
+        let mut state = self.state.write();
+        state.forget_files();
+        self.account(&state, 0);
+        Ok(())
     }
 }
 

@@ -130,7 +130,7 @@ impl Resident {
             && !is_early
             && !is_others
             && (is_remnant || is_worth_it(&pile, needed, leaving))
-            && self.shared.space.check(&*self.shared.disk, &self.shared.root).is_ok()
+            && self.shared.space.check(&self.shared.root, needed).is_ok()
     }
 
     /// Whether a snapshot would leave out treasures that expired long ago.
@@ -175,6 +175,7 @@ impl Resident {
         }
         let mut state = self.state.write();
         left_out.iter().for_each(|slot| state.forget(slot));
+        self.account(&state, 0);
         if let Some(mark) = mark {
             state.vector.learn(mark);
             state.max_hlc = state.max_hlc.max(mark.hlc);

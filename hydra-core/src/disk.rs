@@ -32,6 +32,10 @@ pub(crate) trait Disk: Debug + Send + Sync {
     fn remove_dir(&self, dir: &Path) -> io::Result<bool>;
     /// Free and total bytes of the file system below a path.
     fn space(&self, path: &Path) -> io::Result<Space>;
+    /// Free and total inodes of the file system below a path; none in all where they are not counted.
+    fn inodes(&self, _: &Path) -> io::Result<Inodes> {
+        Ok(Inodes::default())
+    }
 }
 
 /// A file open for appending.
@@ -80,6 +84,21 @@ impl Identity {
 pub(crate) struct Space {
     pub(crate) free: u64,
     pub(crate) total: u64,
+}
+
+/// How many files a file system can still take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Inodes {
+    pub(crate) free: u64,
+    /// 0 where there is no limit.
+    pub(crate) total: u64,
+}
+
+impl Inodes {
+    /// Whether less than a hundredth is free.
+    pub(crate) fn are_short(&self) -> bool {
+        self.free < self.total.div_ceil(100)
+    }
 }
 
 /// The file systems of this machine.
@@ -148,6 +167,11 @@ impl Disk for RealDisk {
     fn space(&self, path: &Path) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(path)?;
         Ok(Space { free: stat.f_bavail * stat.f_frsize, total: stat.f_blocks * stat.f_frsize })
+    }
+
+    fn inodes(&self, path: &Path) -> io::Result<Inodes> {
+        let stat = rustix::fs::statvfs(path)?;
+        Ok(Inodes { free: stat.f_favail, total: stat.f_files })
     }
 }
 

@@ -17,15 +17,18 @@ use crate::folder::{FolderCount, FolderId, FolderSet, folder_of};
 use crate::handles::Handles;
 use crate::hold::Holds;
 use crate::layout::{self, ChunkName};
+use crate::memory::{Memory, PATIENCE, default_budget};
 use crate::name::SwampName;
 use crate::pattern::Pattern;
 use crate::policy::Policy;
 use crate::pool::Pool;
 use crate::residents::Residents;
 use crate::root::{Expected, Root};
-use crate::shared::{Folders, Policies, Shared, SpaceWatch};
+use crate::shared::{Folders, Policies, Shared};
+use crate::space::{BALLAST_MOST, Ballast, SpaceWatch};
 use crate::stamp::Timestamp;
 use crate::stats::{Stats, count, read};
+use crate::strait::StraitDisk;
 use crate::swamp::{Job, Resident};
 use crate::sweep::Sweeper;
 use crate::takeover::{self, MissingFile, Takeover, TakeoverFile, Takeovers};
@@ -69,6 +72,13 @@ pub struct EngineOptions {
     /// How many threads write and sync. They block on the disk, so this is more than the number of
     /// cores: 16 by default.
     pub commit_threads: usize,
+    /// How many bytes the swamps in memory should take together. Above it, swamps that are not in use are
+    /// evicted, those first that were not used lately; what is not on disk yet goes there before. A tenth
+    /// above it further swamps and writes wait up to 2 s for room and are refused then (`busy`); reads of
+    /// swamps in memory and deletes are not. One swamp counts for at most the whole budget, so a larger one
+    /// can be used all the same. Default: half of the memory of the machine, or of the control group of this
+    /// process where that is less.
+    pub memory_budget: u64,
     /// How long a file stays after a snapshot superseded it, so that a copy under way still finds it. A
     /// copy tool's pass has to be shorter, or run under [`Engine::hold`]. Default 1 h.
     pub gc_delay: Duration,
@@ -92,6 +102,7 @@ impl EngineOptions {
             default_policy: Policy::default(),
             foreign_poll: Duration::from_secs(1),
             commit_threads: 16,
+            memory_budget: default_budget(),
             gc_delay: Duration::from_secs(3_600),
             sweep: Duration::from_secs(86_400),
         }
@@ -152,27 +163,31 @@ impl Engine {
         };
         let root = Root::open(&options.data_dir, &expected)?;
         let (owned, standby) = divide_folders(&root, options.owned, options.standby)?;
+        let handles = Arc::new(Handles::new());
+        let ballast = Arc::new(Ballast::open(root.local(layout::BALLAST_FILE), BALLAST_MOST));
         // A process that was killed leaves directories and records that can be read and are not durable. Whatever is
         // built upon them from here on must not lose its ground when the power goes.
         disk.sync_all(&root.path).map_err(|error| Error::io("sync", &root.path, error))?;
-        let clock = Clock::open(root.local(layout::CLOCK_FILE));
+        let clock = Clock::open(root.local(layout::CLOCK_FILE), Arc::clone(&ballast));
         let shared = Shared {
             base_hlc: clock.next(0)?,
             clock,
             policies: Policies::open(&root, options.default_policy)?,
             folders: Folders::open(&root, owned, standby, options.copied)?,
             takeovers: Takeovers::open(&root)?,
-            disk,
+            disk: Arc::new(StraitDisk { disk, handles: Arc::clone(&handles), ballast: Arc::clone(&ballast) }),
             directories: Directories::new(),
-            handles: Handles::new(),
+            handles,
+            doubtful: parking_lot::Mutex::default(),
             stats: Stats::default(),
+            memory: Memory::new(options.memory_budget),
             residents: Residents::new(),
             pool: Pool::new(options.commit_threads),
             timer: Timer::new(),
             foreign_poll: options.foreign_poll,
             closing: AtomicBool::new(false),
             started: Instant::now(),
-            space: SpaceWatch::default(),
+            space: SpaceWatch::new(ballast),
             holds: Holds::open(&root)?,
             collector: Collector::default(),
             sweeper: Sweeper::default(),
@@ -180,6 +195,7 @@ impl Engine {
             root,
         };
         let shared = Arc::new(shared);
+        shared.space.attach(&shared);
         Sweeper::schedule(&shared, options.gc_delay.max(SWEEP_WAITS), options.sweep);
         Ok(Engine(Arc::new(Inner { shared, closed: parking_lot::Mutex::new(false) })))
     }
@@ -196,14 +212,33 @@ impl Engine {
         (!stale).then_some(Swamp(resident))
     }
 
-    /// The swamp, read from disk if it is not in memory. Blocks on the disk. Creates nothing: a swamp
-    /// that does not exist is an empty one.
+    /// The swamp, read from disk if it is not in memory. Blocks on the disk, and up to 2 s while the memory
+    /// budget is used up. Creates nothing: a swamp that does not exist is an empty one.
     ///
     /// # Errors
-    /// `io` when a file cannot be read, `draining` when the engine is closed.
+    /// `io` when a file cannot be read, `busy` when memory or open files stay short, `draining` when the engine
+    /// is closed.
     pub fn hydrate(&self, name: &SwampName) -> Result<Swamp> {
         self.shared().check_open()?;
-        let resident = self.shared().residents.get_or_hydrate(self.shared(), name)?;
+        self.refreshed(name, self.shared().residents.get_or_hydrate(self.shared(), name)?)
+    }
+
+    /// [`Engine::hydrate`] without waiting for memory: for callers that wait in their own way.
+    ///
+    /// # Errors
+    /// Those of [`Engine::hydrate`], `busy` at once.
+    pub fn hydrate_now(&self, name: &SwampName) -> Result<Swamp> {
+        self.shared().check_open()?;
+        self.refreshed(name, self.shared().residents.hydrate_now(self.shared(), name)?)
+    }
+
+    /// Whether the memory budget leaves room for another swamp or a write. Costs next to nothing.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.shared().memory.has_room()
+    }
+
+    fn refreshed(&self, name: &SwampName, resident: Arc<Resident>) -> Result<Swamp> {
         if resident.touch() {
             // What is in memory stays right without the news, so a failure here is no reason not to serve it.
             if let Err(error) = resident.refresh() {
@@ -262,12 +297,22 @@ impl Engine {
             .unwrap_or_else(|| Err(Error::new(ErrorCode::Internal, "an operation has no result")))
     }
 
-    /// Carries out a batch on one swamp. Blocks until it is acknowledged.
+    /// Carries out a batch on one swamp. Blocks until it is acknowledged, and before up to 2 s while the
+    /// memory budget is used up.
     ///
     /// # Errors
     /// Those of [`Swamp::write`]; failures of single operations stand in the results.
     pub fn batch(&self, name: &SwampName, batch: Batch) -> Result<Committed> {
-        self.swamp(name)?.write(batch).wait()
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let swamp = self.swamp(name)?;
+            if !batch.adds() || self.has_room() || Instant::now() >= until {
+                return swamp.write(batch).wait();
+            }
+            // Whoever waits must not keep a swamp in memory.
+            drop(swamp);
+            self.shared().memory.wait_for_room(until);
+        }
     }
 
     /// Everything acknowledged before is on disk when this returns. With a folder, only what is in it.
@@ -287,6 +332,11 @@ impl Engine {
     /// The first swamp that could not be flushed; what it still holds in memory is lost.
     pub fn close(&self) -> Result<()> {
         self.0.close()
+    }
+
+    /// Closes files that are only kept open to make writes quicker: for a process that can open no more.
+    pub fn close_kept_files(&self) {
+        self.shared().handles.close_kept();
     }
 
     /// The data directory.
@@ -489,11 +539,15 @@ impl Engine {
     pub fn stats(&self) -> EngineStats {
         let shared = self.shared();
         let residents = shared.residents.all();
+        let (space, inodes) = shared.space.look().unzip();
         let mut stats = EngineStats {
             resident_swamps: residents.len() as u64,
             open_files: shared.handles.open(),
             hydrations: read(&shared.stats.hydrations),
             evictions: read(&shared.stats.evictions),
+            memory_budget: shared.memory.budget(),
+            memory_evictions: read(&shared.stats.memory_evictions),
+            memory_refusals: read(&shared.stats.memory_refusals),
             syncs: read(&shared.stats.syncs),
             writes: read(&shared.stats.writes),
             reads: read(&shared.stats.reads),
@@ -503,7 +557,10 @@ impl Engine {
             collected_files: read(&shared.stats.collected_files),
             collected_bytes: read(&shared.stats.collected_bytes),
             sweeps: read(&shared.stats.sweeps),
-            free_bytes: shared.space.look(&*shared.disk, &shared.root).map_or(0, |space| space.free),
+            kept_files: shared.handles.kept(),
+            free_bytes: space.map_or(0, |space| space.free),
+            free_inodes: inodes.filter(|inodes| inodes.total > 0).map(|inodes| inodes.free),
+            ballast: shared.space.ballast.is_present(),
             ..EngineStats::default()
         };
         for resident in residents {
@@ -513,7 +570,7 @@ impl Engine {
                 stats.conflicts += state.conflicts(Timestamp::now()).count() as u64;
             }
             let desk = resident.desk.lock();
-            stats.dirty_swamps += u64::from(!desk.buffer.is_empty());
+            stats.dirty_swamps += u64::from(desk.is_dirty());
             stats.read_only_swamps += u64::from(desk.refused.is_some());
         }
         stats
@@ -656,6 +713,12 @@ pub struct EngineStats {
     pub hydrations: u64,
     /// Swamps dropped from memory.
     pub evictions: u64,
+    /// Bytes the swamps may take together, see [`EngineOptions::memory_budget`].
+    pub memory_budget: u64,
+    /// Those of the evictions that made room for others.
+    pub memory_evictions: u64,
+    /// Writes and hydrations refused because the budget was used up.
+    pub memory_refusals: u64,
     /// Syncs of chunk files.
     pub syncs: u64,
     /// Batches taken in.
@@ -676,10 +739,16 @@ pub struct EngineStats {
     pub sweeps: u64,
     /// Swamps that take no writes for now.
     pub read_only_swamps: u64,
+    /// Those of the open files that are kept open between writes.
+    pub kept_files: u64,
     /// Free bytes of the file system.
     pub free_bytes: u64,
     /// Conflicts that the swamps in memory list; see [`Swamp::conflicts`].
     pub conflicts: u64,
+    /// Free inodes of the file system; `None` where they are not counted.
+    pub free_inodes: Option<u64>,
+    /// Whether there is room enough for the reserve that lets a full disk take what it has to.
+    pub ballast: bool,
 }
 
 /// A swamp in memory. While a handle lives the swamp stays there.
@@ -717,7 +786,7 @@ impl Swamp {
     ///
     /// # Errors
     /// In the ticket, when nothing of the batch was done: `batch-too-large`, `batch-aborted`,
-    /// `idempotency-reuse`, `disk-full`, `swamp-read-only`, `draining`. With `applied` unknown: the disk
+    /// `idempotency-reuse`, `disk-full`, `busy`, `swamp-read-only`, `draining`. With `applied` unknown: the disk
     /// failed after the records may have reached it. Failures of single operations stand in the results.
     pub fn write(&self, batch: Batch) -> Ticket<Result<Committed>> {
         self.0.write(batch)
@@ -733,7 +802,9 @@ impl Swamp {
             return Err(Error::new(ErrorCode::InvalidParameter, "limit is 0; at least 1 is needed"));
         }
         if !self.0.state.read().is_ordered() {
-            self.0.state.write().build_order();
+            let mut state = self.0.state.write();
+            state.build_order();
+            self.0.account(&state, 0);
         }
         let state = self.0.state.read();
         let end = query.prefix.as_deref().and_then(after_prefix);
@@ -768,7 +839,7 @@ impl Swamp {
         let (policy, policy_from) = self.0.settings();
         let dirty = {
             let desk = self.0.desk.lock();
-            !desk.buffer.is_empty() || desk.limbo.is_some()
+            desk.is_dirty() || desk.limbo.is_some()
         };
         let state = self.0.state.read();
         if state.is_empty() && chunks.is_empty() {

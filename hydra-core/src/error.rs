@@ -133,6 +133,8 @@ error_codes! {
     IncompleteCopy => "incomplete-copy", 503, "This copy of the swamp is incomplete";
     /// The disk refused, the swamp is readable only until it takes writes again.
     SwampReadOnly => "swamp-read-only", 503, "The swamp is read-only for now";
+    /// Memory or open files are short for now; nothing was done.
+    Busy => "busy", 503, "The server is short of memory or open files for now";
     /// The server is shutting down.
     Draining => "draining", 503, "The server is shutting down";
     /// The server is not ready yet.
@@ -221,6 +223,7 @@ impl Error {
         let code = match source.raw_os_error() {
             Some(code) if code == rustix::io::Errno::NOSPC.raw_os_error() => ErrorCode::DiskFull,
             Some(code) if code == rustix::io::Errno::DQUOT.raw_os_error() => ErrorCode::DiskFull,
+            Some(code) if crate::handles::is_out_of_files(code) => ErrorCode::Busy,
             _ => ErrorCode::Io,
         };
         let mut error = Error::new(code, format!("cannot {doing} {}: {source}", path.display()));

@@ -598,7 +598,8 @@ fn check_after_restart(dir: &Path, survived: Store, user: &User) {
     disk.load(survived);
     let engine = Engine::open_on(script_options(dir, "s1"), Arc::new(disk)).expect("opened again");
     for ((at, key), possible) in &user.possible {
-        let found = engine.get(&user.names[*at], key).expect("readable");
+        let found = engine.get(&user.names[*at], key);
+        let found = found.unwrap_or_else(|error| panic!("{:?}: {at} {key}: {error}", user.plan));
         let found = found.map(|treasure| String::from_utf8_lossy(treasure.value.as_bytes()).into_owned());
         assert!(
             possible.contains(&found),

@@ -215,7 +215,10 @@ fn is_young(watch: &Watch) -> bool {
 
 fn list(shared: &Shared, dir: &Path) -> Result<Vec<ChunkName>> {
     let names = shared.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
-    let mut names: Vec<ChunkName> = names.iter().filter_map(|name| ChunkName::parse(name)).collect();
+    let doubtful = shared.doubtful.lock();
+    let is_doubtful = |name: &ChunkName| !doubtful.is_empty() && doubtful.contains(&dir.join(name.file_name()));
+    let names = names.iter().filter_map(|name| ChunkName::parse(name));
+    let mut names: Vec<ChunkName> = names.filter(|name| !is_doubtful(name)).collect();
     names.sort();
     Ok(names)
 }

@@ -26,6 +26,8 @@ pub(crate) const HOLDS_FILE: &str = "holds.json";
 pub(crate) const POLICIES_FILE: &str = "policies.json";
 /// Below [`LOCAL_DIR`]: for each folder what this server wrote in place of its owner.
 pub(crate) const TAKEOVER_DIR: &str = "takeover";
+/// Below [`LOCAL_DIR`]: takes space for as long as there is plenty.
+pub(crate) const BALLAST_FILE: &str = "ballast";
 /// In a folder or above: the marker by which Syncthing knows a directory it keeps in sync.
 pub(crate) const SYNCTHING_MARKER: &str = ".stfolder";
 

@@ -64,6 +64,7 @@ mod disk;
 mod handles;
 mod hydrate;
 mod log;
+mod strait;
 mod swamp;
 mod takeover;
 mod walk;
@@ -72,14 +73,18 @@ mod walk;
 mod clock;
 mod engine;
 mod hold;
+mod memory;
 mod pool;
 mod residents;
 mod root;
 mod shared;
+mod space;
 mod stats;
 mod sweep;
 mod timer;
 
+#[cfg(test)]
+mod corruption;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::format::footer::Footer;
 use crate::format::frame::{self, Frame};
 use crate::format::header::{Header, cluster_of, node_of};
 use crate::format::record::{Record, StampCode};
-use crate::handles::Handle;
+use crate::handles::{Handle, Place};
 use crate::layout::{self, ChunkKind, ChunkName};
 use crate::name::SwampName;
 use crate::policy::Policy;
@@ -55,7 +55,7 @@ pub(crate) struct Pile {
 struct OpenChunk {
     path: PathBuf,
     /// Closed between flushes where the swamp need not be quick.
-    file: Option<Handle>,
+    file: Place,
     facts: ChunkFacts,
 }
 
@@ -91,6 +91,20 @@ pub(crate) enum AppendError {
 enum TryError {
     Disk { error: Error, maybe: usize },
     Interference(Error),
+}
+
+impl TryError {
+    fn has(&self, code: ErrorCode) -> bool {
+        matches!(self, TryError::Disk { error, .. } if error.code() == code)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.has(ErrorCode::Busy)
+    }
+
+    fn is_full(&self) -> bool {
+        self.has(ErrorCode::DiskFull)
+    }
 }
 
 impl Log {
@@ -129,7 +143,7 @@ impl Log {
         let path = self.dir.join(chunk.name.file_name());
         match shared.disk.identity(&path) {
             Ok(now) if is_as_left(&now, &chunk.identity) => {
-                self.open = Some(OpenChunk { path, file: None, facts: chunk })
+                self.open = Some(OpenChunk { path, file: Place::Closed, facts: chunk })
             }
             _ => shared.stats.interference(&path, "changed or removed while its swamp was not in memory"),
         }
@@ -156,6 +170,9 @@ impl Log {
         let first = match self.try_append(shared, policy, known, frames) {
             Ok(()) => return Ok(()),
             Err(TryError::Interference(error)) => return Err(self.touched(error)),
+            Err(TryError::Disk { error, maybe }) if error.code() == ErrorCode::Busy => {
+                return Err(AppendError::Failed { error, maybe });
+            }
             // What is given up must still hold what it held before.
             Err(TryError::Disk { error, .. })
                 if left.is_some_and(|(path, left)| !still_holds(shared, &path, &left)) =>
@@ -164,6 +181,9 @@ impl Log {
             }
             Err(TryError::Disk { error, maybe }) => {
                 tracing::warn!(swamp = %self.name, %error, "a chunk is given up; what it owed goes to a new one");
+                if error.code() == ErrorCode::DiskFull {
+                    shared.space.make_room();
+                }
                 maybe
             }
         };
@@ -199,14 +219,27 @@ impl Log {
         };
         let mut file = match open.file.take() {
             Some(file) => file,
-            None => reopen(shared, &open)?,
+            None => match reopen(shared, &open) {
+                Ok(file) => file,
+                Err(error) => {
+                    // Nothing is wrong with the chunk when only no file could be opened.
+                    self.open = error.is_busy().then_some(open);
+                    return Err(error);
+                }
+            },
         };
         // Held until the frames are on disk: what is on its way cannot be settled.
         let _writing = shared.takeovers.begin(shared, &self.name, &open.facts.name).map_err(disk)?;
         let start = open.facts.identity.length;
         let learned = self.place_sync(shared, &open.facts, known, start, &mut bytes);
         let ends = place_frames(&open.facts, frames, start, learned.is_none(), &mut bytes);
-        append_bytes(&mut *file.file, &open.path, &bytes, &ends)?;
+        if let Err(error) = append_bytes(&mut *file.file, &open.path, &bytes, &ends) {
+            if is_new && error.is_full() {
+                // A full disk is not filled further with what nobody will read. If it stays, that is all it does.
+                let _ = shared.disk.remove_file(&open.path);
+            }
+            return Err(error);
+        }
         let all = |error| TryError::Disk { error, maybe: frames.len() };
         shared.stats.synced();
         file.file.sync().map_err(|error| all(Error::io("sync", &open.path, error)))?;
@@ -306,7 +339,7 @@ impl Log {
         self.pile.files += 1;
         self.pile.logs += 1;
         self.pile.own_logs += 1;
-        self.open = Some(OpenChunk { path, file: Some(file), facts });
+        self.open = Some(OpenChunk { path, file: Place::Held(file), facts });
         Ok(())
     }
 
@@ -321,8 +354,11 @@ impl Log {
         let bytes = encode(self, &name);
         let written = self.write_whole(shared, &name, &path, &bytes);
         if written.is_err() {
-            // Without its end it counts for nothing; on a disk that is full it should not stay.
-            let _ = shared.disk.remove_file(&path);
+            // Without its end it counts for nothing; on a disk that is full it should not stay. With its end it
+            // can be read for now and may be gone after the next crash: nobody must rely on it.
+            if shared.disk.remove_file(&path).is_err() {
+                shared.doubtful.lock().insert(path);
+            }
         }
         written?;
         self.pile = Pile { files: 1, bytes: bytes.len() as u64, ..Pile::default() };
@@ -340,6 +376,7 @@ impl Log {
 
     fn create_file(&self, shared: &Shared, path: &Path) -> Result<Handle> {
         let file = shared.directories.create_file(&*shared.disk, &shared.root.path, &self.dir, path)?;
+        shared.doubtful.lock().remove(path);
         Ok(shared.handles.hold(file))
     }
 

@@ -1,8 +1,11 @@
 //! The swamps in memory, and the one hydration at a time that each name gets.
+//!
+//! Which swamp leaves when memory is short is decided as SIEVE does: in the order of their coming a hand
+//! passes them by; one that was used since it last came by is spared once, one that was not has to go.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -10,13 +13,17 @@ use parking_lot::{Condvar, Mutex};
 use crate::error::Result;
 use crate::hashing::KeyHashing;
 use crate::log::Remembered;
+use crate::memory::PATIENCE;
 use crate::name::SwampName;
 use crate::shared::Shared;
-use crate::swamp::Resident;
+use crate::stats::count;
+use crate::swamp::{Job, Resident};
 
 const SHARDS: usize = 64;
 /// How many evicted swamps are remembered with the chunk they had open.
 const REMEMBERED_MOST: usize = 1 << 18;
+/// How many swamps the hand passes by while it holds a shard.
+const STEPS: usize = 16;
 
 /// Every swamp in memory.
 #[derive(Debug)]
@@ -35,6 +42,16 @@ struct Shard {
 struct Seats {
     seats: HashMap<SwampName, Seat, KeyHashing>,
     remembered: HashMap<SwampName, Remembered, KeyHashing>,
+    /// Those in memory, and some that have left, in the order of their coming.
+    ring: Vec<Weak<Resident>>,
+    hand: usize,
+}
+
+/// Whether a pass of the eviction got nearer to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reclaimed {
+    Progress,
+    Vain,
 }
 
 #[derive(Debug)]
@@ -64,26 +81,94 @@ impl Residents {
 
     /// The swamp, read from disk by the first who asks while the others wait. A failure is not kept.
     pub(crate) fn get_or_hydrate(&self, shared: &Arc<Shared>, name: &SwampName) -> Result<Arc<Resident>> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.try_get_or_hydrate(shared, name) {
+                Some(outcome) => return outcome,
+                // Whoever waits for memory uses no swamp meanwhile, and takes no seat.
+                None if shared.memory.wait_for_room(until) => {}
+                None => return shared.check_memory().and_then(|()| self.hydrate_now(shared, name)),
+            }
+        }
+    }
+
+    /// The same without waiting for memory.
+    pub(crate) fn hydrate_now(&self, shared: &Arc<Shared>, name: &SwampName) -> Result<Arc<Resident>> {
+        self.try_get_or_hydrate(shared, name).unwrap_or_else(|| {
+            count(&shared.stats.memory_refusals);
+            Err(shared.memory.refusal())
+        })
+    }
+
+    /// `None` when there is no memory for one more.
+    fn try_get_or_hydrate(&self, shared: &Arc<Shared>, name: &SwampName) -> Option<Result<Arc<Resident>>> {
         let shard = self.shard(name);
         let mut seats = shard.seats.lock();
-        loop {
+        let _reserved = loop {
             match seats.seats.entry(name.clone()) {
                 Entry::Occupied(entry) => match entry.get() {
-                    Seat::Taken(resident) => return Ok(Arc::clone(resident)),
+                    Seat::Taken(resident) => return Some(Ok(Arc::clone(resident))),
                     Seat::Hydrating => shard.settled.wait(&mut seats),
                 },
                 Entry::Vacant(entry) => {
+                    let Some(reserved) = shared.memory.reserve() else {
+                        drop(seats);
+                        shared.reclaim_soon();
+                        return None;
+                    };
                     entry.insert(Seat::Hydrating);
-                    break;
+                    break reserved;
                 }
             }
-        }
+        };
         let remembered = seats.remembered.remove(name);
         drop(seats);
         let seat = HydratingSeat { shard, name };
-        let resident = Resident::hydrate(shared, name, remembered)?;
-        seat.take(&resident);
-        Ok(resident)
+        let hydrated = Resident::hydrate(shared, name, remembered);
+        if let Ok(resident) = &hydrated {
+            seat.take(resident);
+            shared.reclaim_soon();
+        }
+        Some(hydrated)
+    }
+
+    /// One pass of the eviction: every swamp is looked at once, until enough are gone. Those that are cold and
+    /// have nothing to write leave; of those that have, as many are flushed as the next pass needs.
+    pub(crate) fn reclaim(&self, shared: &Shared) -> Reclaimed {
+        let mut reclaimed = Reclaimed::Vain;
+        let mut left: Vec<usize> = self.shards.iter().map(|shard| shard.seats.lock().ring.len()).collect();
+        let mut all: usize = left.iter().sum();
+        let mut dirty: Vec<Arc<Resident>> = Vec::new();
+        for at in (0..SHARDS).cycle() {
+            if all == 0 || shared.memory.excess() == 0 {
+                break;
+            }
+            let Passed { steps, spared, cold } = self.shards[at].seats.lock().pass(left[at].min(STEPS));
+            let steps = if steps == 0 { left[at] } else { steps };
+            left[at] -= steps;
+            all -= steps;
+            let Some(resident) = cold else {
+                reclaimed = if spared { Reclaimed::Progress } else { reclaimed };
+                continue;
+            };
+            if self.evict(&resident, Resident::leave) {
+                count(&shared.stats.evictions);
+                count(&shared.stats.memory_evictions);
+                reclaimed = Reclaimed::Progress;
+            } else if resident.waits_for_flush() {
+                dirty.push(resident);
+            }
+        }
+        let mut excess = shared.memory.excess();
+        for resident in dirty {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(resident.held());
+            reclaimed = Reclaimed::Progress;
+            drop(resident.ask(Job::Flush));
+        }
+        reclaimed
     }
 
     /// Drops a swamp from memory if nobody uses it and `is_clean` agrees; answers whether it is gone.
@@ -94,6 +179,10 @@ impl Residents {
     ) -> bool {
         let name = resident.name().clone();
         let mut seats = self.shard(&name).seats.lock();
+        // Somebody else may have evicted it, and another one may have its seat by now.
+        if !matches!(seats.seats.get(&name), Some(Seat::Taken(seated)) if Arc::ptr_eq(seated, resident)) {
+            return false;
+        }
         // One count is the seat's, one the caller's. New users come only through the seat, which is locked.
         if Arc::strong_count(resident) > 2 {
             return false;
@@ -136,10 +225,51 @@ impl Residents {
     pub(crate) fn clear(&self) {
         for shard in &self.shards {
             let mut seats = shard.seats.lock();
-            let gone = (std::mem::take(&mut seats.seats), std::mem::take(&mut seats.remembered));
+            let gone = std::mem::take(&mut *seats);
             drop(seats);
             drop(gone);
         }
+    }
+}
+
+/// What the hand met.
+struct Passed {
+    /// 0 when there is nobody.
+    steps: usize,
+    /// Some were spared that the next pass will not.
+    spared: bool,
+    /// One that was not used since the hand last came by.
+    cold: Option<Arc<Resident>>,
+}
+
+impl Seats {
+    /// Moves the hand on, at most so far, to the next swamp that was not used.
+    fn pass(&mut self, most: usize) -> Passed {
+        let mut passed = Passed { steps: 0, spared: false, cold: None };
+        while passed.steps < most && passed.cold.is_none() && !self.ring.is_empty() {
+            passed.steps += 1;
+            self.hand %= self.ring.len();
+            match self.ring[self.hand].upgrade() {
+                None => {
+                    self.ring.remove(self.hand);
+                    continue;
+                }
+                Some(resident) if resident.cool() => passed.spared = true,
+                Some(resident) => passed.cold = Some(resident),
+            }
+            self.hand += 1;
+        }
+        passed
+    }
+
+    fn seat(&mut self, name: &SwampName, resident: &Arc<Resident>) {
+        self.seats.insert(name.clone(), Seat::Taken(Arc::clone(resident)));
+        if self.ring.len() > 2 * self.seats.len() + STEPS {
+            let gone_before_hand = self.ring.iter().take(self.hand).filter(|one| one.strong_count() == 0).count();
+            self.hand -= gone_before_hand;
+            self.ring.retain(|one| one.strong_count() > 0);
+        }
+        self.ring.push(Arc::downgrade(resident));
     }
 }
 
@@ -151,7 +281,7 @@ struct HydratingSeat<'a> {
 
 impl HydratingSeat<'_> {
     fn take(self, resident: &Arc<Resident>) {
-        self.shard.seats.lock().seats.insert(self.name.clone(), Seat::Taken(Arc::clone(resident)));
+        self.shard.seats.lock().seat(self.name, resident);
     }
 }
 

@@ -1,5 +1,7 @@
 //! What all swamps of an engine share: the data directory, the disk, the clock, policies, threads, counts.
 
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,27 +11,24 @@ use parking_lot::{Mutex, RwLock};
 use crate::clock::Clock;
 use crate::collect::Collector;
 use crate::directories::Directories;
-use crate::disk::{Disk, Space};
+use crate::disk::Disk;
 use crate::error::{Error, ErrorCode, Result};
 use crate::folder::{FolderId, FolderSet};
 use crate::handles::Handles;
 use crate::hold::Holds;
 use crate::layout;
+use crate::memory::Memory;
 use crate::name::SwampName;
 use crate::pattern::Pattern;
 use crate::policy::{Policy, PolicyTable};
 use crate::pool::Pool;
 use crate::residents::Residents;
 use crate::root::{Root, replace_file};
+use crate::space::SpaceWatch;
 use crate::stats::Stats;
 use crate::sweep::Sweeper;
 use crate::takeover::Takeovers;
 use crate::timer::Timer;
-
-/// Writes are refused below this much free space, or a hundredth of the file system if that is less.
-const SPACE_KEPT: u64 = 256 << 20;
-/// How long a look at the free space holds.
-const SPACE_LOOK: Duration = Duration::from_millis(500);
 
 /// Shared by everything in one engine.
 #[derive(Debug)]
@@ -43,8 +42,11 @@ pub(crate) struct Shared {
     pub(crate) folders: Folders,
     pub(crate) takeovers: Takeovers,
     pub(crate) directories: Directories,
-    pub(crate) handles: Handles,
+    pub(crate) handles: Arc<Handles>,
+    /// Snapshots whose sync failed and that could not be removed: this process takes them for absent.
+    pub(crate) doubtful: Mutex<HashSet<PathBuf>>,
     pub(crate) stats: Stats,
+    pub(crate) memory: Memory,
     pub(crate) residents: Residents,
     pub(crate) pool: Pool,
     pub(crate) timer: Timer,
@@ -207,33 +209,6 @@ impl Policies {
             self.epoch.fetch_add(1, Ordering::Release);
         }
         Ok(answer)
-    }
-}
-
-/// Knows whether there is room to write.
-#[derive(Debug, Default)]
-pub(crate) struct SpaceWatch(Mutex<Option<(Instant, Space)>>);
-
-impl SpaceWatch {
-    /// The free space, looked up at most every half second.
-    pub(crate) fn look(&self, disk: &dyn Disk, root: &Root) -> Option<Space> {
-        let mut last = self.0.lock();
-        if last.is_none_or(|(at, _)| at.elapsed() >= SPACE_LOOK) {
-            *last = disk.space(&root.path).ok().map(|space| (Instant::now(), space));
-        }
-        last.map(|(_, space)| space)
-    }
-
-    /// # Errors
-    /// `disk-full` when so little is free that writes are refused.
-    pub(crate) fn check(&self, disk: &dyn Disk, root: &Root) -> Result<()> {
-        let Some(Space { free, total }) = self.look(disk, root) else { return Ok(()) };
-        let kept = SPACE_KEPT.min(total / 100);
-        if free >= kept {
-            return Ok(());
-        }
-        let detail = format!("{} has {free} bytes free, writes need at least {kept}", root.path.display());
-        Err(Error::new(ErrorCode::DiskFull, detail).with_hint("free some space; writes go on by themselves then"))
     }
 }
 

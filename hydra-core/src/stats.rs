@@ -13,6 +13,8 @@ pub(crate) struct Stats {
     pub(crate) reads: AtomicU64,
     pub(crate) damaged_files: AtomicU64,
     pub(crate) external_interference: AtomicU64,
+    pub(crate) memory_evictions: AtomicU64,
+    pub(crate) memory_refusals: AtomicU64,
     pub(crate) compactions: AtomicU64,
     pub(crate) collected_files: AtomicU64,
     pub(crate) collected_bytes: AtomicU64,

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -19,6 +19,7 @@ use crate::folder::{FolderId, folder_of};
 use crate::format::frame::Frame;
 use crate::hydrate::{Hydrated, Watch, hydrate};
 use crate::log::{Log, Remembered};
+use crate::memory::Held;
 use crate::name::SwampName;
 use crate::pattern::Pattern;
 use crate::policy::Policy;
@@ -52,7 +53,18 @@ pub(crate) struct Resident {
     /// When it was last used and when files of others are looked for next; see [`Shared::uptime_ms`].
     used_ms: AtomicU64,
     poll_ms: AtomicU64,
+    /// What it is counted with against the memory budget.
+    held: Held,
+    /// Whether it was used since the eviction last came by: see [`NEW`] and the two below it.
+    heat: AtomicU8,
 }
+
+/// Nobody has used it; its first use is what it was read for.
+const NEW: u8 = 0;
+/// Not used since.
+const COLD: u8 = 1;
+/// Used since.
+const WARM: u8 = 2;
 
 /// What is on its way to the disk.
 #[derive(Debug)]
@@ -62,6 +74,8 @@ pub(crate) struct Desk {
     pub(crate) queue: VecDeque<Job>,
     /// Acknowledged, not on disk: in order.
     pub(crate) buffer: Vec<Frame>,
+    /// The leader is taking what was in the buffer to the disk.
+    pub(crate) flushing: bool,
     pub(crate) buffer_bytes: usize,
     /// When the oldest frame of the buffer has to be on its way.
     pub(crate) due: Instant,
@@ -148,6 +162,7 @@ impl Resident {
             settings: Settings::look_up(shared, name, settings),
             queue: VecDeque::new(),
             buffer: Vec::new(),
+            flushing: false,
             buffer_bytes: 0,
             due: Instant::now(),
             waiting: Vec::new(),
@@ -174,7 +189,10 @@ impl Resident {
             watch: Mutex::new(watch),
             used_ms: AtomicU64::new(now),
             poll_ms: AtomicU64::new(now + millis(shared.foreign_poll)),
+            held: Held::default(),
+            heat: AtomicU8::new(NEW),
         });
+        shared.memory.enter(&resident.held, resident.state.read().footprint());
         resident.schedule_eviction(stays);
         if !names.is_empty() && !has_torn_tail && resident.is_removable() {
             // A removal that a crash cut short is finished. Not where a tail was ignored: whatever it was,
@@ -203,12 +221,33 @@ impl Resident {
     pub(crate) fn touch(&self) -> bool {
         let now = self.shared.uptime_ms();
         self.used_ms.store(now, Ordering::Relaxed);
+        match self.heat.load(Ordering::Relaxed) {
+            NEW => self.heat.store(COLD, Ordering::Relaxed),
+            COLD => self.heat.store(WARM, Ordering::Relaxed),
+            _ => {}
+        }
         self.shared.folders.is_copied(self.folder) && now >= self.poll_ms.load(Ordering::Relaxed)
     }
 
     /// Files of others are looked for when it is used next.
     pub(crate) fn look_soon(&self) {
         self.poll_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// The eviction comes by; answers whether the swamp was used since it last did.
+    pub(crate) fn cool(&self) -> bool {
+        self.heat.fetch_min(COLD, Ordering::Relaxed) == WARM
+    }
+
+    /// Counts what the swamp takes now. `pending` is what its desk holds beside the state.
+    pub(crate) fn account(&self, state: &State, pending: usize) {
+        self.shared.memory.account(&self.held, state.footprint() + pending);
+        self.shared.reclaim_soon();
+    }
+
+    /// What it is counted with against the memory budget.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.bytes()
     }
 
     /// Looks for files of others and reads them in.
@@ -234,7 +273,7 @@ impl Resident {
 
     fn take_in(self: &Arc<Self>, batch: Batch) -> Result<Ticket<Result<Committed>>> {
         self.shared.check_open()?;
-        self.check_space(&batch)?;
+        self.check_room(&batch)?;
         count(&self.shared.stats.writes);
         let mut desk = self.desk.lock();
         desk.check_writable(&batch)?;
@@ -258,10 +297,12 @@ impl Resident {
         let mut stage = Stage::default();
         let Carried { committed, frame } = carry_out(scene, &state, &mut stage, batch)?;
         stage.publish(&mut state, scene.now);
+        self.account(&state, desk.buffer_bytes + frame.as_ref().map_or(0, Frame::len));
         drop(state);
         if let Some(frame) = frame {
             let first = desk.buffer.is_empty();
             desk.buffer_bytes += frame.len();
+            self.shared.space.owe(frame.len());
             desk.buffer.push(frame);
             if desk.buffer_bytes >= BUFFER_EARLY {
                 self.lead_soon(desk);
@@ -291,10 +332,13 @@ impl Resident {
         }
     }
 
-    /// Deletes make room, so they are taken also when the disk is nearly full.
-    fn check_space(&self, batch: &Batch) -> Result<()> {
-        let adds = |op: &crate::write::Op| op.is_write() && !matches!(op, crate::write::Op::Delete { .. });
-        if batch.ops.iter().any(adds) { self.shared.space.check(&*self.shared.disk, &self.shared.root) } else { Ok(()) }
+    /// Deletes make room, so they are taken also when the disk is nearly full and memory short.
+    fn check_room(&self, batch: &Batch) -> Result<()> {
+        if !batch.adds() {
+            return Ok(());
+        }
+        self.shared.check_memory()?;
+        self.shared.space.check(&self.shared.root, batch.bytes())
     }
 
     /// Asks the leader for something.
@@ -365,9 +409,24 @@ impl Resident {
     /// What to remember of the open chunk, if nothing is on its way to the disk.
     pub(crate) fn leave(&self) -> Option<Option<Remembered>> {
         let desk = self.desk.try_lock()?;
-        let is_clean = desk.queue.is_empty() && desk.buffer.is_empty() && !desk.leading && desk.limbo.is_none();
+        if !desk.buffer.is_empty() || !desk.is_quiet() {
+            return None;
+        }
         let log = self.log.lock();
-        (is_clean && desk.waiting.is_empty() && !log.is_touched()).then(|| log.remember())
+        (!log.is_touched()).then(|| log.remember())
+    }
+
+    /// Whether a flush is all that is missing for it to leave.
+    pub(crate) fn waits_for_flush(self: &Arc<Self>) -> bool {
+        // One count is the seat's, one the caller's.
+        Arc::strong_count(self) <= 2
+            && self.desk.try_lock().is_some_and(|desk| !desk.buffer.is_empty() && desk.is_quiet())
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        self.shared.memory.leave(&self.held);
     }
 }
 
@@ -378,9 +437,23 @@ impl std::fmt::Debug for Resident {
 }
 
 impl Desk {
+    /// Whether an acknowledged write is not on disk yet.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.flushing || !self.buffer.is_empty()
+    }
+
     /// Whether the buffer has waited long enough, or is long enough.
     pub(crate) fn is_flush_due(&self) -> bool {
         !self.buffer.is_empty() && (self.buffer_bytes >= BUFFER_EARLY || self.due <= Instant::now())
+    }
+
+    /// Whether nobody is at the desk and nothing but the buffer is owed. A disk that has just failed is waited for.
+    fn is_quiet(&self) -> bool {
+        self.queue.is_empty()
+            && !self.leading
+            && self.limbo.is_none()
+            && self.waiting.is_empty()
+            && self.refused.as_ref().is_none_or(|(until, _)| *until <= Instant::now())
     }
 
     /// Looks the policy up again when it may have changed.
@@ -407,7 +480,10 @@ impl Desk {
 
 /// The answer to a write while the disk refuses.
 pub(crate) fn read_only(reason: &Error) -> Error {
-    let code = if reason.code() == ErrorCode::DiskFull { ErrorCode::DiskFull } else { ErrorCode::SwampReadOnly };
+    let code = match reason.code() {
+        code @ (ErrorCode::DiskFull | ErrorCode::Busy) => code,
+        _ => ErrorCode::SwampReadOnly,
+    };
     Error::new(code, format!("the swamp takes no writes for now: {}", reason.detail()))
         .with_hint("a fresh file is tried every 5 seconds")
 }

@@ -616,8 +616,11 @@ pub struct CompactedBody {
 /// Writes that lost against others made at the same time elsewhere: `GET /v1/swamps/{S}/conflicts`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ConflictsBody {
-    /// The conflicts, in the order of their keys.
+    /// The conflicts, the newest first.
     pub conflicts: Vec<ConflictBody>,
+    /// `true` when older ones were left out because the answer would have grown too long.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
 }
 
 /// One write that lost.
@@ -641,7 +644,8 @@ pub struct LostBody {
     pub version: Version,
     /// When it was written.
     pub updated_at: Timestamp,
-    /// The id of the server that wrote it, where it is known.
+    /// The id of the server that wrote it, or of its process where no file tells any more; `null` when several
+    /// servers wrote it.
     pub server: Option<String>,
     /// The value of a put: its JSON, or `{"$binary": base64, "contentType": …}`.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
@@ -649,9 +653,9 @@ pub struct LostBody {
     /// `true` for a delete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted: Option<bool>,
-    /// By how much it incremented.
+    /// How much was added: exact, also where it is beyond 64 bits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub increment: Option<i64>,
+    pub increment: Option<i128>,
 }
 
 /// The winner of a conflict.
@@ -662,8 +666,8 @@ pub struct WonBody {
     pub version: Version,
     /// When it was written.
     pub updated_at: Timestamp,
-    /// The id of the server that wrote it, where it is known.
-    pub server: Option<String>,
+    /// The id of the server that wrote it, or of its process where no file tells any more.
+    pub server: String,
 }
 
 /// Who answers: `GET /v1/probe`, read through the storage path, small and quick.

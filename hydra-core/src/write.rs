@@ -132,6 +132,18 @@ impl Batch {
     pub fn of(op: Op) -> Batch {
         Batch { ops: vec![op], ..Batch::default() }
     }
+
+    /// Bytes of its keys and values.
+    pub(crate) fn bytes(&self) -> u64 {
+        let value = |op: &Op| if let Op::Put { value, .. } = op { value.len() } else { 0 };
+        self.ops.iter().map(|op| (op.key().len() + value(op)) as u64).sum()
+    }
+
+    /// Whether it needs room: reads do not, and deletes make some.
+    #[must_use]
+    pub fn adds(&self) -> bool {
+        self.ops.iter().any(|op| matches!(op, Op::Put { .. } | Op::Increment { .. }))
+    }
 }
 
 /// What one operation did.

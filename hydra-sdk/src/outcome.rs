@@ -151,7 +151,7 @@ impl Answer {
         let after = self.header("retry-after").and_then(|text| text.parse().ok()).map(Duration::from_secs);
         match self.code()? {
             ErrorCode::Draining | ErrorCode::Starting => Some(Remedy::Elsewhere),
-            ErrorCode::Overloaded | ErrorCode::IdempotencyInProgress => Some(Remedy::Later(after)),
+            ErrorCode::Overloaded | ErrorCode::Busy | ErrorCode::IdempotencyInProgress => Some(Remedy::Later(after)),
             _ => None,
         }
     }

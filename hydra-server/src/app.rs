@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
@@ -27,7 +27,11 @@ use crate::conditions::{folders_header, idempotency_key, single};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
 use crate::metrics::Metrics;
 use crate::route::{Label, Route};
-use crate::{batches, folders, lists, policies, service, swamps, takeover, treasures, upkeep};
+use crate::{batches, conflicts, folders, lists, policies, service, swamps, takeover, treasures, upkeep};
+
+/// How long a request waits for the memory budget before it is refused, and how often it looks.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(2);
+const MEMORY_AGAIN: Duration = Duration::from_millis(10);
 
 /// The engine as an axum router, for programs that bring their own listener or more routes.
 ///
@@ -117,6 +121,7 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Swamp(name) => swamps::destroy(call, &name).await,
         Route::FlushSwamp(name) => swamps::flush(call, &name).await,
         Route::SwampPolicy(name) => swamps::policy(call, &name).await,
+        Route::Conflicts(name) => conflicts::list(call, &name).await,
         Route::Policies => policies::list(call),
         Route::Policy(pattern) if reads => policies::get(call, &pattern),
         Route::Policy(pattern) if call.head.method == Method::PUT => policies::put(call, pattern).await,
@@ -272,10 +277,7 @@ impl Call {
     pub(crate) async fn swamp(&mut self, name: &SwampName) -> Result<Swamp, Error> {
         let swamp = match self.app.engine.resident(name) {
             Some(swamp) => swamp,
-            None => {
-                let (engine, name) = (self.app.engine.clone(), name.clone());
-                blocking(move || engine.hydrate(&name)).await?
-            }
+            None => hydrate(&self.app.engine, name).await?,
         };
         self.copy = swamp.copy_state();
         Ok(swamp)
@@ -310,7 +312,15 @@ impl Call {
     /// Writes and waits for the acknowledgement.
     pub(crate) async fn write(&mut self, name: &SwampName, batch: Batch) -> Result<Committed, Error> {
         let batch = Batch { mark_deletes: self.standby, ..batch };
-        let committed = self.swamp(name).await?.write(batch).await?;
+        let until = Instant::now() + MEMORY_PATIENCE;
+        let mut swamp = self.swamp(name).await?;
+        while !self.app.engine.has_room() && batch.adds() && Instant::now() < until {
+            // Whoever waits must not keep a swamp in memory.
+            drop(swamp);
+            tokio::time::sleep(MEMORY_AGAIN).await;
+            swamp = self.swamp(name).await?;
+        }
+        let committed = swamp.write(batch).await?;
         self.durability = Some(committed.durability);
         self.replayed = committed.replayed;
         Ok(committed)
@@ -374,7 +384,7 @@ impl Call {
         problem.instance = self.id.to_str().ok().map(str::to_owned);
         problem.folder = self.folder;
         problem.server = Some(self.app.engine.server_id().to_owned());
-        if problem.status >= 500 && error.code() != ErrorCode::Draining {
+        if problem.status >= 500 && !matches!(error.code(), ErrorCode::Draining | ErrorCode::Busy) {
             tracing::error!(id = ?self.id, code = %error.code(), "{error}");
         }
         answer::problem(error, &problem)
@@ -407,6 +417,22 @@ fn without_body(response: &mut Response) {
 pub(crate) fn not_owner(folder: FolderId) -> Error {
     Error::new(ErrorCode::NotOwner, format!("folder {folder} is not on this server"))
         .with_hint("compare the client map with GET /v1/folders of this server")
+}
+
+/// Waits for memory where that costs no thread.
+async fn hydrate(engine: &Engine, name: &SwampName) -> Result<Swamp, Error> {
+    let until = Instant::now() + MEMORY_PATIENCE;
+    loop {
+        let in_time = Instant::now() < until;
+        if engine.has_room() || !in_time {
+            let (engine, name) = (engine.clone(), name.clone());
+            match blocking(move || engine.hydrate_now(&name)).await {
+                Err(error) if error.code() == ErrorCode::Busy && in_time => {}
+                outcome => return outcome,
+            }
+        }
+        tokio::time::sleep(MEMORY_AGAIN).await;
+    }
 }
 
 /// Runs what may wait for the disk, or compute for long, on a thread that may.

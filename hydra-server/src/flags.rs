@@ -1,6 +1,7 @@
 //! Flags, `HYDRA_*` variables and the file of settings, and which of them wins.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
@@ -74,6 +75,9 @@ pub(crate) struct Settings {
     #[arg(long, env = "HYDRA_SWEEP", value_name = "DURATION", value_parser = parse_duration)]
     #[serde(deserialize_with = "duration")]
     pub(crate) sweep: Option<Duration>,
+    /// How many bytes the swamps in memory should take together, e.g. 4GiB [default: half of the memory]
+    #[arg(long, env = "HYDRA_MEMORY", value_name = "BYTES")]
+    pub(crate) memory: Option<Bytes>,
     /// Pool this server belongs to [default: default]
     #[arg(long, env = "HYDRA_POOL", value_name = "NAME")]
     pub(crate) pool: Option<String>,
@@ -90,6 +94,48 @@ pub(crate) struct Settings {
     /// What is logged: a level, or target=level pairs with commas [default: info]
     #[arg(long, env = "HYDRA_LOG", value_name = "FILTER")]
     pub(crate) log: Option<String>,
+}
+
+/// A number of bytes: digits, with a unit behind them or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "toml::Value")]
+pub(crate) struct Bytes(pub(crate) u64);
+
+const UNITS: [(&str, u64); 9] = [
+    ("", 1),
+    ("B", 1),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+];
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Bytes, String> {
+        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        let factor = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit.trim())).map(|(_, factor)| factor);
+        let bytes = number.parse::<u64>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(*factor));
+        bytes
+            .filter(|&bytes| bytes > 0)
+            .map(Bytes)
+            .ok_or_else(|| format!("{text:?} is no number of bytes; write 4GiB, 500MB or 4294967296, more than 0"))
+    }
+}
+
+impl TryFrom<toml::Value> for Bytes {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Bytes, String> {
+        match value {
+            toml::Value::String(text) => text.parse(),
+            other => other.to_string().parse(),
+        }
+    }
 }
 
 /// How log lines look.
@@ -135,6 +181,7 @@ impl Settings {
             foreign_poll: self.foreign_poll.or(file.foreign_poll),
             gc_delay: self.gc_delay.or(file.gc_delay),
             sweep: self.sweep.or(file.sweep),
+            memory: self.memory.or(file.memory),
             pool: self.pool.or(file.pool),
             shutdown_grace: self.shutdown_grace.or(file.shutdown_grace),
             insecure_no_auth: self.insecure_no_auth.or(file.insecure_no_auth),
@@ -166,6 +213,19 @@ mod tests {
         assert_eq!((both.id.as_deref(), both.pool.as_deref()), (Some("flag"), Some("p")));
         assert_eq!(both.shutdown_grace, Some(Duration::from_secs(5)));
         assert_eq!(both.listen(), DEFAULT_SERVER);
+    }
+
+    #[test]
+    fn bytes_have_units_and_limits() {
+        let bytes = |text: &str| text.parse::<Bytes>().map(|bytes| bytes.0);
+        assert_eq!((bytes("4GiB"), bytes("500 mb"), bytes("17")), (Ok(4 << 30), Ok(500_000_000), Ok(17)));
+        for wrong in ["", "0", "4G", "GiB", "-1", "1.5GiB", "99999999999TiB"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+        let of_file = |text: &str| toml::from_str::<Settings>(text).map(|settings| settings.memory);
+        assert_eq!(of_file("memory = \"2MiB\"").expect("a text"), Some(Bytes(2 << 20)));
+        assert_eq!(of_file("memory = 4096").expect("a number"), Some(Bytes(4096)));
+        assert!(of_file("memory = true").is_err());
     }
 
     #[test]

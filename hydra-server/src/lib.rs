@@ -14,6 +14,7 @@ mod batches;
 mod body;
 mod conditions;
 pub mod config;
+mod conflicts;
 mod early;
 mod folders;
 mod lists;

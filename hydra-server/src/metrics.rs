@@ -135,18 +135,24 @@ struct EngineNumbers(Engine);
 
 type Number = (&'static str, &'static str, fn(&EngineStats) -> u64);
 
-const GAUGES: [Number; 6] = [
+const GAUGES: [Number; 10] = [
     ("resident_swamps", "Swamps in memory", |s| s.resident_swamps),
     ("dirty_swamps", "Swamps with writes that are not on disk yet", |s| s.dirty_swamps),
     ("resident_bytes", "Bytes of the treasures in memory", |s| s.resident_bytes),
     ("open_files", "Files open for appending", |s| s.open_files),
+    ("memory_budget_bytes", "Bytes the swamps in memory may take together", |s| s.memory_budget),
+    ("kept_files", "Files kept open between writes", |s| s.kept_files),
+    ("ballast_present", "1 while the reserve for a full disk is there", |s| s.ballast.into()),
+    ("free_inodes", "Free inodes of the file system; 0 where they are not counted", |s| s.free_inodes.unwrap_or(0)),
     ("read_only_swamps", "Swamps that refuse writes now", |s| s.read_only_swamps),
     ("free_bytes", "Free bytes of the file system", |s| s.free_bytes),
 ];
 
-const COUNTERS: [Number; 7] = [
+const COUNTERS: [Number; 9] = [
     ("hydrations", "Swamps loaded into memory", |s| s.hydrations),
     ("evictions", "Swamps dropped from memory", |s| s.evictions),
+    ("memory_evictions", "Swamps dropped from memory to make room", |s| s.memory_evictions),
+    ("memory_refusals", "Writes and loads refused because the memory budget was used up", |s| s.memory_refusals),
     ("syncs", "Times a file was synced", |s| s.syncs),
     ("writes", "Write operations acknowledged", |s| s.writes),
     ("reads", "Treasures read", |s| s.reads),

@@ -23,6 +23,7 @@ pub(crate) enum Route {
     Batch(SwampName),
     FlushSwamp(SwampName),
     SwampPolicy(SwampName),
+    Conflicts(SwampName),
     Policies,
     Policy(Pattern),
     Resolve(SwampName),
@@ -104,6 +105,7 @@ impl Route {
             | Route::Batch(name)
             | Route::FlushSwamp(name)
             | Route::SwampPolicy(name)
+            | Route::Conflicts(name)
             | Route::Resolve(name) => Some(name),
             _ => None,
         }
@@ -128,7 +130,7 @@ impl Route {
         match self {
             Route::List(_) => Label::List,
             Route::Treasure(..) => Label::Treasure,
-            Route::Swamp(_) | Route::SwampPolicy(_) => Label::Swamp,
+            Route::Swamp(_) | Route::SwampPolicy(_) | Route::Conflicts(_) => Label::Swamp,
             Route::Batch(_) => Label::Batch,
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => Label::Flush,
             Route::Policies | Route::Policy(_) => Label::Policies,
@@ -190,6 +192,7 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
         Some("batch") => Ok(Route::Batch(name)),
         Some("flush") => Ok(Route::FlushSwamp(name)),
         Some("policy") => Ok(Route::SwampPolicy(name)),
+        Some("conflicts") => Ok(Route::Conflicts(name)),
         Some(_) => Err(not_found(path)),
     }
 }
@@ -351,6 +354,7 @@ mod tests {
         for path in ["/v1/swamps/a/b/c", "/v1/swamps/a/b/c/batch", "/v1/folders/7/flush", "/v1/swamps/a/b/c/policy"] {
             Route::parse(path).expect(path);
         }
+        Route::parse("/v1/swamps/a/b/c/conflicts").expect("conflicts");
         for path in ["/takeover", "/takeover/settle", "/holds", "/hold", "/gc", "/compact", "/verify"] {
             Route::parse(&format!("/v1/folders/7{path}")).expect(path);
         }

@@ -100,12 +100,17 @@ impl Server {
     /// The next connection, once there is room for it.
     async fn accept(&self, listener: &TcpListener) -> (TcpStream, Option<OwnedSemaphorePermit>) {
         let slot = Arc::clone(&self.slots).acquire_owned().await.ok();
+        let mut failures = 0_u64;
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => return (stream, slot),
                 // Out of file handles, or a peer that was gone already: neither ends the server.
                 Err(error) => {
-                    tracing::warn!("a connection could not be accepted: {error}");
+                    self.app.engine.close_kept_files();
+                    if failures.is_multiple_of(100) {
+                        tracing::warn!("a connection could not be accepted: {error}");
+                    }
+                    failures += 1;
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }

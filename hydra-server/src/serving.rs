@@ -17,6 +17,9 @@ use crate::flags::{LogFormat, ServeFlags, Settings};
 /// Threads that may wait for the disk: hydrations, flushes, large bodies.
 const BLOCKING_THREADS: usize = 128;
 
+/// Files that are not for connections, however few there are.
+const FILES_KEPT: usize = 40;
+
 /// Serves until a signal ends it.
 pub(crate) fn serve(flags: ServeFlags) -> Result<(), Failure> {
     let settings = flags.resolve()?;
@@ -120,7 +123,8 @@ fn config(settings: &Settings) -> Config {
     }
 }
 
-/// Raises the limit of open files as far as it goes, and leaves a quarter of it to the engine.
+/// Raises the limit of open files as far as it goes, and leaves a quarter of it to the engine, and no fewer than
+/// engine and process cannot do without.
 fn room_for_connections() -> usize {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -130,7 +134,7 @@ fn room_for_connections() -> usize {
         }
     }
     let files = limit.current.and_then(|files| usize::try_from(files).ok());
-    files.map_or(usize::MAX, |files| (files / 4 * 3).max(16))
+    files.map_or(usize::MAX, |files| (files / 4 * 3).min(files.saturating_sub(FILES_KEPT)).max(8))
 }
 
 fn engine_options(settings: Settings) -> EngineOptions {
@@ -142,6 +146,7 @@ fn engine_options(settings: Settings) -> EngineOptions {
     options.standby = settings.standby.unwrap_or_default();
     options.copied = settings.copied.unwrap_or_default();
     options.foreign_poll = settings.foreign_poll.unwrap_or(options.foreign_poll);
+    options.memory_budget = settings.memory.map_or(options.memory_budget, |memory| memory.0);
     options.gc_delay = settings.gc_delay.unwrap_or(options.gc_delay);
     options.sweep = settings.sweep.unwrap_or(options.sweep);
     options

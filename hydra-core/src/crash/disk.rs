@@ -105,6 +105,26 @@ impl Store {
         self.dirs.get(&dir).is_none_or(|entries| entries.values().all(|entry| entry.now().is_none()))
     }
 
+    /// Every file with its bytes, by name.
+    pub(crate) fn files(&self) -> Vec<(String, Vec<u8>)> {
+        let entries = self.dirs.values().flatten();
+        let file =
+            |(name, entry): (&String, &Entry)| Some((name.clone(), self.files.get(&entry.now()?)?.bytes.clone()));
+        let mut files: Vec<_> = entries.filter_map(file).collect();
+        files.sort();
+        files
+    }
+
+    /// The same with other bytes in the files of a name.
+    pub(crate) fn with_file(&self, name: &str, bytes: &[u8]) -> Store {
+        let mut store = self.clone();
+        let nodes: Vec<Node> = self.dirs.values().filter_map(|entries| entries.get(name)?.now()).collect();
+        for node in nodes {
+            store.files.insert(node, Content { bytes: bytes.to_vec(), synced: bytes.len() });
+        }
+        store
+    }
+
     /// What is not durable and could be found after the crash in more than one way.
     pub(crate) fn effects(&self) -> Vec<Effect> {
         let (mut effects, mut pending) = (Vec::new(), vec![ROOT]);

@@ -255,12 +255,11 @@ impl Node {
         let engine = Engine::open(options).expect("opened");
         let (stop, stopped) = oneshot::channel();
         let address = self.target().0;
-        let serving = block_on(async {
-            let listener = tokio::net::TcpListener::bind(address).await.expect("the same port");
-            tokio::spawn(hydra_server::run(listener, engine.clone(), hydra_server::Config::default(), async {
+        let listener = block_on(tokio::net::TcpListener::bind(address)).expect("the same port");
+        let serving =
+            RUNTIME.spawn(hydra_server::run(listener, engine.clone(), hydra_server::Config::default(), async {
                 let _ = stopped.await;
-            }))
-        });
+            }));
         self.revived = Some((engine, stop, serving));
     }
 

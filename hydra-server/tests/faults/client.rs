@@ -60,6 +60,19 @@ impl Client {
         }
     }
 
+    /// Sends until it is done: a swamp whose disk failed tries again every 5 s.
+    pub(crate) fn persist(&mut self, method: &str, path: &str) -> Answer {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let answer = self.send(method, path, &[], "").expect("an answer");
+            if answer.status < 300 {
+                return answer;
+            }
+            assert!(Instant::now() < deadline, "{method} {path}: {answer:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> String {
         let own = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let mut text = format!("{method} {path} HTTP/1.1\r\nHost: hydra\r\nContent-Length: {}\r\n", body.len());

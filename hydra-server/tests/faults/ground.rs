@@ -10,6 +10,12 @@ use tempfile::TempDir;
 
 use crate::support::{Process, program};
 
+/// A directory for data, that stays when `HYDRA_FAULTS_KEEP` is set.
+pub(crate) fn data_dir() -> TempDir {
+    let keep = std::env::var_os("HYDRA_FAULTS_KEEP").is_some();
+    tempfile::Builder::new().disable_cleanup(keep).tempdir().expect("a directory")
+}
+
 /// Flags of a server that compacts and collects all the time, and looks for the files of others often.
 pub(crate) const TIDY: [&str; 6] = ["--sweep", "200ms", "--gc-delay", "5s", "--foreign-poll", "200ms"];
 
@@ -32,7 +38,10 @@ pub(crate) fn can_mount(tools: &[&str]) -> bool {
     if !root {
         return skipped("only root can mount");
     }
-    has(&["losetup", "mount", "umount"]) && has(tools)
+    if !has(&["losetup", "mount", "umount"]) || !has(tools) {
+        return false;
+    }
+    try_run("losetup", &["-f"]).status.success() || skipped("there are no loop devices")
 }
 
 fn skipped(why: &str) -> bool {
@@ -142,6 +151,11 @@ impl Mount {
         std::fs::create_dir_all(dir).expect("a directory to mount on");
         run("mount", &["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs", text(dir)]);
         Mount { dir: dir.to_owned(), _device: None }
+    }
+
+    /// Gives a file system in memory more room, or less.
+    pub(crate) fn resize(&self, mebibytes: u64) {
+        run("mount", &["-o", &format!("remount,size={mebibytes}m"), text(&self.dir)]);
     }
 
     /// Unmounts in order: nobody uses it any more.

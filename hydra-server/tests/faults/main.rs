@@ -5,16 +5,26 @@
 //! Long forms are asked for by variables: `HYDRA_RSYNC_PASSES`, `HYDRA_SOAK_SECONDS`, …; each module
 //! names its own.
 
+/// Snapshots of btrfs under load.
+mod btrfs_snapshots;
 /// A client that keeps its connection.
 mod client;
+/// The order of writes, syncs and answers, as the kernel sees it.
+mod fsync_audit;
+/// Disks that are full, and disks that fail.
+mod full_disk;
 /// Loop devices, file systems and mounts that go away with their guards.
 mod ground;
+/// Servers that are killed, stopped for a while and ended in order while they compact and collect.
+mod kill;
 /// What was sent and what was acknowledged, kept outside the server.
 mod ledger;
 /// The power fails, and the kernel finds what the disk had.
 mod power_cut;
 /// Real rsync in eight ways, from and onto a live server.
 mod rsync;
+/// Many swamps in little memory for a while.
+mod soak;
 /// Servers that are processes of their own, shared with the other tests.
 #[path = "../it/support.rs"]
 #[allow(dead_code, reason = "the other test target uses the rest")]

@@ -2,6 +2,8 @@
 
 /// The command line: flags, settings, exit codes, and the commands that need no server.
 mod cli;
+/// Two servers that wrote without knowing of each other: what lost is listed, on both.
+mod conflicts;
 /// What was acknowledged survives: kill -9, SIGTERM under load, restarts.
 mod durability;
 /// Whose folder it is: 409 for another folder count, 421 for another server, copies and fallback.
@@ -14,6 +16,8 @@ mod idle;
 mod limits;
 /// Every rule of names and keys, before and after percent-decoding, as raw bytes.
 mod names;
+/// Too little memory, too few files, a full disk: refused while it lasts, and nothing lost.
+mod resources;
 /// The real client, against the server and in its own process.
 mod sdk;
 /// A small HTTP client that changes nothing of what it sends, and servers to send it to.

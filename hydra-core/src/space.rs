@@ -1,0 +1,326 @@
+//! Room on the file system: when writes are refused, and the ballast that is thrown off when it is full.
+//!
+//! The ballast is a file of no content that takes its space. Without it a full disk could not even take what
+//! was acknowledged before, or the mark of a delete. New writes never count on its room.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::disk::{Inodes, Space};
+use crate::error::{Error, ErrorCode, Result};
+use crate::root::Root;
+use crate::shared::Shared;
+
+/// Writes are refused below this much free space, or a hundredth of the file system if that is less.
+const SPACE_KEPT: u64 = 256 << 20;
+/// The largest ballast; a hundredth of the file system if that is less.
+pub(crate) const BALLAST_MOST: u64 = 64 << 20;
+/// How long a look at the free space holds, and for how long one that would refuse a write.
+const LOOK_HOLDS: Duration = Duration::from_millis(500);
+const DOUBT_HOLDS: Duration = Duration::from_millis(20);
+/// How often it is looked for room while there is no ballast.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
+
+/// Knows whether there is room to write.
+#[derive(Debug)]
+pub(crate) struct SpaceWatch {
+    last: Mutex<Option<Look>>,
+    /// Bytes of the writes that were let in since the last look.
+    let_in: AtomicU64,
+    /// Bytes that are acknowledged and not on disk.
+    owed: AtomicU64,
+    pub(crate) ballast: Arc<Ballast>,
+    shared: OnceLock<Weak<Shared>>,
+    waits: AtomicBool,
+}
+
+/// What was found at one time.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    at: Instant,
+    space: Space,
+    inodes: Inodes,
+    owed: u64,
+}
+
+impl SpaceWatch {
+    pub(crate) fn new(ballast: Arc<Ballast>) -> SpaceWatch {
+        SpaceWatch {
+            last: Mutex::new(None),
+            let_in: AtomicU64::new(0),
+            owed: AtomicU64::new(0),
+            ballast,
+            shared: OnceLock::new(),
+            waits: AtomicBool::new(false),
+        }
+    }
+
+    /// Makes the ballast's threads and times known.
+    pub(crate) fn attach(&self, shared: &Arc<Shared>) {
+        // Only the engine does so, once.
+        let _ = self.shared.set(Arc::downgrade(shared));
+    }
+
+    fn shared(&self) -> Option<Arc<Shared>> {
+        self.shared.get().and_then(Weak::upgrade)
+    }
+
+    /// What is free, looked up at most every half second; `None` where the disk does not say.
+    pub(crate) fn look(&self) -> Option<(Space, Inodes)> {
+        self.looked(LOOK_HOLDS).map(|look| (look.space, look.inodes))
+    }
+
+    fn looked(&self, holds: Duration) -> Option<Look> {
+        let mut last = self.last.lock();
+        if last.is_some_and(|look| look.at.elapsed() < holds) {
+            return *last;
+        }
+        let shared = self.shared()?;
+        self.let_in.store(0, Ordering::Relaxed);
+        let space = shared.disk.space(&shared.root.path).ok()?;
+        let inodes = shared.disk.inodes(&shared.root.path).unwrap_or_default();
+        let look = Look { at: Instant::now(), space, inodes, owed: self.owed.load(Ordering::Relaxed) };
+        *last = Some(look);
+        drop(last);
+        self.trim(&shared, &look);
+        Some(look)
+    }
+
+    /// Throws the ballast off when there is too little room, and takes it in again when there is plenty.
+    fn trim(&self, shared: &Arc<Shared>, look: &Look) {
+        let size = self.ballast.size_for(&look.space);
+        if size == 0 || shared.check_open().is_err() {
+            return;
+        }
+        if self.ballast.is_present() {
+            if look.space.free < kept(&look.space) {
+                let shared = Arc::clone(shared);
+                shared.clone().pool.run(move || shared.space.make_room());
+            }
+            return;
+        }
+        if look.space.free >= kept(&look.space) + 2 * size && !look.inodes.are_short() {
+            let shared = Arc::clone(shared);
+            shared.clone().pool.run(move || shared.space.ballast.take_in(size));
+        } else if !self.waits.swap(true, Ordering::AcqRel) {
+            let weak = Arc::downgrade(shared);
+            shared.timer.at(Instant::now() + LOOK_FOR_ROOM, move || {
+                if let Some(shared) = weak.upgrade() {
+                    shared.space.waits.store(false, Ordering::Release);
+                    shared.space.looked(DOUBT_HOLDS);
+                }
+            });
+        }
+    }
+
+    /// Lets a write of so many bytes in.
+    ///
+    /// # Errors
+    /// `disk-full` when so little is free that writes are refused.
+    pub(crate) fn check(&self, root: &Root, bytes: u64) -> Result<()> {
+        let let_in = self.let_in.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let Some(look) = self.looked(LOOK_HOLDS) else { return Ok(()) };
+        if self.lacks(&look, let_in).is_none() {
+            return Ok(());
+        }
+        // What was let in before may be on disk by now; and whatever is said has to be so.
+        let Some(look) = self.looked(DOUBT_HOLDS) else { return Ok(()) };
+        let let_in = self.let_in.load(Ordering::Relaxed).max(bytes);
+        let Some(lacks) = self.lacks(&look, let_in) else { return Ok(()) };
+        let detail = format!("{} has {lacks}", root.path.display());
+        Err(Error::new(ErrorCode::DiskFull, detail).with_hint("free some space; writes go on by themselves then"))
+    }
+
+    /// What there is too little of.
+    fn lacks(&self, look: &Look, let_in: u64) -> Option<String> {
+        let Look { space, inodes, owed, .. } = look;
+        let ballast = if self.ballast.is_present() { 0 } else { self.ballast.size_for(space) };
+        let needed = kept(space) + ballast + owed + let_in;
+        if space.free < needed {
+            return Some(format!("{} bytes free; this write needs {needed}, most of it as a reserve", space.free));
+        }
+        inodes.are_short().then(|| format!("{} of {} inodes free; writes need a hundredth", inodes.free, inodes.total))
+    }
+
+    /// Bytes that were acknowledged and have to find room.
+    pub(crate) fn owe(&self, bytes: usize) {
+        self.owed.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// They are on disk.
+    pub(crate) fn pay(&self, bytes: usize) {
+        let paid = |owed: u64| Some(owed.saturating_sub(bytes as u64));
+        // Cannot fail: the closure always answers.
+        let _ = self.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid);
+    }
+
+    /// The disk refused for lack of room: the ballast goes, and room is looked for.
+    pub(crate) fn make_room(&self) {
+        self.ballast.release();
+        self.looked(Duration::ZERO);
+    }
+}
+
+fn kept(space: &Space) -> u64 {
+    SPACE_KEPT.min(space.total / 100)
+}
+
+/// Whether an error says that a file system, or somebody's share of it, is full.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    let full = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
+    error.raw_os_error().is_some_and(|code| full.iter().any(|errno| errno.raw_os_error() == code))
+}
+
+/// A file that takes space for as long as there is plenty.
+#[derive(Debug)]
+pub(crate) struct Ballast {
+    path: PathBuf,
+    most: u64,
+    present: AtomicBool,
+    /// Held while the file comes or goes.
+    change: Mutex<()>,
+}
+
+impl Ballast {
+    /// Takes note of what a process before this one left.
+    pub(crate) fn open(path: PathBuf, most: u64) -> Ballast {
+        let present = fs::metadata(&path).is_ok_and(|file| file.len() > 0 && takes_its_space(&file));
+        Ballast { path, most, present: AtomicBool::new(present), change: Mutex::new(()) }
+    }
+
+    pub(crate) fn is_present(&self) -> bool {
+        self.present.load(Ordering::Acquire)
+    }
+
+    fn size_for(&self, space: &Space) -> u64 {
+        self.most.min(space.total / 100)
+    }
+
+    /// Gives the space back; answers whether there was any.
+    pub(crate) fn release(&self) -> bool {
+        let _turn = self.change.lock();
+        if !self.present.swap(false, Ordering::AcqRel) {
+            return false;
+        }
+        match fs::remove_file(&self.path) {
+            Ok(()) => tracing::warn!(file = %self.path.display(), "the disk is full: the ballast gives its space"),
+            Err(error) => tracing::warn!(file = %self.path.display(), %error, "the ballast cannot be removed"),
+        }
+        // Some file systems give the blocks of a removed file out only when its removal is on disk.
+        if let Some(dir) = self.path.parent() {
+            let _ = File::open(dir).and_then(|dir| dir.sync_all());
+        }
+        true
+    }
+
+    /// Makes the file. Where that fails there is none, and it is tried again with the next look.
+    fn take_in(&self, size: u64) {
+        let _turn = self.change.lock();
+        if self.is_present() {
+            return;
+        }
+        match self.make(size) {
+            Ok(()) => self.present.store(true, Ordering::Release),
+            Err(error) => {
+                tracing::debug!(file = %self.path.display(), %error, "the ballast cannot be made");
+                let _ = fs::remove_file(&self.path);
+            }
+        }
+    }
+
+    fn make(&self, size: u64) -> io::Result<()> {
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&self.path)?;
+        let allocated = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size);
+        if allocated.is_err() || !takes_its_space(&file.metadata()?) {
+            fill(&mut file, size)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file has blocks for all its bytes.
+fn takes_its_space(file: &fs::Metadata) -> bool {
+    file.blocks() * 512 >= file.len()
+}
+
+/// Writes bytes that no file system can store in less space.
+fn fill(file: &mut File, size: u64) -> io::Result<()> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut block = Vec::with_capacity(1 << 16);
+    let mut left = size;
+    while left > 0 {
+        block.clear();
+        while block.len() < (1 << 16) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            block.extend_from_slice(&state.to_le_bytes());
+        }
+        let count = left.min(block.len() as u64) as usize;
+        file.write_all(&block[..count])?;
+        left -= count as u64;
+    }
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ballast_takes_its_space_comes_and_goes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("ballast");
+        let ballast = Ballast::open(path.clone(), 1 << 20);
+        assert_eq!(ballast.size_for(&Space { free: 0, total: 1 << 40 }), 1 << 20);
+        assert_eq!(ballast.size_for(&Space { free: 0, total: 100 << 10 }), 1 << 10);
+        assert!(!ballast.is_present() && !ballast.release());
+        ballast.take_in(1 << 20);
+        let file = fs::metadata(&path).expect("made");
+        assert!(file.len() == 1 << 20 && file.blocks() * 512 >= 1 << 20, "{file:?}");
+        assert!(Ballast::open(path.clone(), 1 << 20).is_present(), "a restart finds it");
+        assert!(ballast.release() && !path.exists() && !ballast.is_present());
+        File::create(&path).and_then(|file| file.set_len(1 << 20)).expect("sparse");
+        assert!(!Ballast::open(path, 1 << 20).is_present(), "a hole is no ballast");
+    }
+
+    #[test]
+    fn filling_writes_every_byte_and_none_can_be_spared() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("ballast");
+        fill(&mut File::create(&path).expect("created"), 100_001).expect("filled");
+        let bytes = fs::read(&path).expect("readable");
+        assert!(bytes.len() == 100_001 && lz4_flex::block::compress(&bytes).len() >= bytes.len());
+    }
+
+    #[test]
+    fn writes_need_a_reserve_the_ballast_and_inodes_beside_their_own_bytes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let watch = SpaceWatch::new(Arc::new(Ballast::open(dir.path().join("ballast"), 50)));
+        let look = |free, inodes, owed| {
+            let inodes = Inodes { free: inodes, total: 1_000 };
+            Look { at: Instant::now(), space: Space { free, total: 10_000 }, inodes, owed }
+        };
+        // A hundredth is kept, 50 are the ballast's, which is not there.
+        assert!(watch.lacks(&look(160, 10, 0), 10).is_none());
+        assert!(watch.lacks(&look(160, 10, 0), 11).is_some());
+        assert!(watch.lacks(&look(160, 10, 5), 6).is_some(), "what is acknowledged and not on disk comes first");
+        assert!(watch.lacks(&look(5_000, 9, 0), 1).is_some_and(|what| what.contains("inodes")));
+        watch.ballast.take_in(50);
+        assert!(watch.lacks(&look(110, 10, 0), 10).is_none(), "its space is taken already");
+        assert!(!Inodes::default().are_short(), "where they are not counted there is no limit");
+    }
+
+    #[test]
+    fn quotas_and_full_disks_are_both_full() {
+        assert!(is_full(&io::Error::from_raw_os_error(28)) && is_full(&io::Error::from_raw_os_error(122)));
+        assert!(!is_full(&io::Error::from_raw_os_error(5)));
+    }
+}
