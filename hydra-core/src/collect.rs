@@ -7,7 +7,6 @@
 //! the next sync, and take its newest records along.
 
 use std::collections::{BTreeSet, HashSet};
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -211,7 +210,6 @@ fn going(
     let mut facts = Vec::with_capacity(files.names.len());
     let mut lengths = Vec::with_capacity(files.names.len());
     for chunk in files.chunks {
-        // What came or went while it was judged is judged another time.
         let Some(identity) = identity(shared, &dir, chunk.name)? else { return Ok(Vec::new()) };
         facts.push(FileFacts {
             name: chunk.name.clone(),
@@ -238,12 +236,13 @@ fn going(
     Ok(superseded.into_iter().filter_map(|at| Some((facts[at].name.clone(), lengths[at]?))).collect())
 }
 
-/// `None` when the file is gone.
+/// `None` when the file is gone since it was read: a collection that ran beside this one took it, and what
+/// was judged is no longer so.
 fn identity(shared: &Shared, dir: &Path, name: &ChunkName) -> Result<Option<Identity>> {
     let path = dir.join(name.file_name());
     match shared.disk.identity(&path) {
         Ok(identity) => Ok(Some(identity)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("stat", &path, error)),
     }
 }
