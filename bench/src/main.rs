@@ -5,6 +5,8 @@ mod failover;
 mod http;
 mod load;
 mod route;
+#[cfg(feature = "rivals")]
+mod versus;
 
 use clap::{Parser, Subcommand};
 
@@ -29,6 +31,19 @@ enum What {
         #[arg(long, default_value = ".")]
         dir: std::path::PathBuf,
     },
+    /// The engine beside redb, fjall and SQLite, on the same work. Build with `--features rivals`.
+    #[cfg(feature = "rivals")]
+    Versus {
+        /// Where the data goes; the disk that is measured.
+        #[arg(long, default_value = ".")]
+        dir: std::path::PathBuf,
+        /// A hundredth of the work, to try the benchmark itself.
+        #[arg(long)]
+        quick: bool,
+        /// Write the table and the chart to this directory.
+        #[arg(long, value_name = "DIR")]
+        write_docs: Option<std::path::PathBuf>,
+    },
     /// HTTP GET and PUT against a bare axum handler of the same shape, each in a process of its own.
     Http {
         /// Connections at once.
@@ -52,6 +67,8 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().what {
         What::Route => route::run(),
         What::Engine { dir } => engine::run(&dir),
+        #[cfg(feature = "rivals")]
+        What::Versus { dir, quick, write_docs } => versus::run(&dir, quick, write_docs.as_deref()),
         What::Http { connections, seconds } => http::run(connections, seconds),
         What::Failover => failover::run(),
         What::ServeBare => http::serve_bare(),

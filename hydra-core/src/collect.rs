@@ -210,7 +210,7 @@ fn going(
     let mut facts = Vec::with_capacity(files.names.len());
     let mut lengths = Vec::with_capacity(files.names.len());
     for chunk in files.chunks {
-        let identity = identity(shared, &dir, chunk.name)?;
+        let Some(identity) = identity(shared, &dir, chunk.name)? else { return Ok(Vec::new()) };
         facts.push(FileFacts {
             name: chunk.name.clone(),
             content: FileContent::of(chunk),
@@ -221,7 +221,7 @@ fn going(
         lengths.push(Some(identity.length).filter(|&length| length == chunk.scan.length));
     }
     for name in &files.torn {
-        let identity = identity(shared, &dir, name)?;
+        let Some(identity) = identity(shared, &dir, name)? else { return Ok(Vec::new()) };
         let content = FileContent::Nothing;
         facts.push(FileFacts { name: name.clone(), content, is_sealed: false, age: age(&identity) });
         lengths.push(Some(identity.length));
@@ -236,9 +236,15 @@ fn going(
     Ok(superseded.into_iter().filter_map(|at| Some((facts[at].name.clone(), lengths[at]?))).collect())
 }
 
-fn identity(shared: &Shared, dir: &Path, name: &ChunkName) -> Result<Identity> {
+/// `None` when the file is gone since it was read: a collection that ran beside this one took it, and what
+/// was judged is no longer so.
+fn identity(shared: &Shared, dir: &Path, name: &ChunkName) -> Result<Option<Identity>> {
     let path = dir.join(name.file_name());
-    shared.disk.identity(&path).map_err(|error| Error::io("stat", &path, error))
+    match shared.disk.identity(&path) {
+        Ok(identity) => Ok(Some(identity)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("stat", &path, error)),
+    }
 }
 
 /// How long ago the file last changed or came to be here, by this machine's clock.

@@ -19,6 +19,7 @@ use crate::format::scan::Scan;
 use crate::hashing::KeyHashing;
 use crate::layout::{ChunkKind, ChunkName};
 use crate::rivalry;
+use crate::slot::{Slot, Slots};
 use crate::stamp::Stamp;
 use crate::vector::VersionVector;
 
@@ -64,26 +65,25 @@ impl<'a> Chunk<'a> {
 
     /// The idempotency key and the records of a frame; fewer records and `false` when one is not understood.
     pub(crate) fn frame(&self, index: usize) -> (Option<FrameKey<'_>>, Vec<Record<'_>>, bool) {
+        let mut records = Vec::new();
+        let (key, understood) = self.read_frame(index, &mut records);
+        (key, records, understood)
+    }
+
+    /// The same into an empty list: most frames have one record, and there are many frames.
+    fn read_frame<'r>(&'r self, index: usize, records: &mut Vec<Record<'r>>) -> (Option<FrameKey<'r>>, bool) {
         let Some((key, mut reader)) = self.scan.frames[index].open(&self.payloads[index]) else {
-            return (None, Vec::new(), false);
+            return (None, false);
         };
         let mut stamps = StampCursor::new(self.code(), self.scan.header.base_hlc);
-        let mut records = Vec::new();
         while !reader.is_empty() {
             match record::decode(&mut reader, &mut stamps) {
                 Some(record) => records.push(record),
-                None => return (key, records, false),
+                None => return (key, false),
             }
         }
-        (key, records, true)
+        (key, true)
     }
-}
-
-/// The write that decides a key.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Winner<'a> {
-    pub(crate) stamp: Stamp,
-    pub(crate) write: Write<'a>,
 }
 
 /// What is remembered of a request with an idempotency key.
@@ -125,7 +125,8 @@ impl<'a> Positions<'a> {
 /// The state of a swamp, as its files say.
 #[derive(Debug, Default)]
 pub(crate) struct Merged<'a> {
-    pub(crate) winners: ByKey<'a, Winner<'a>>,
+    /// The write that decides each key.
+    pub(crate) winners: Slots,
     pub(crate) counters: ByKey<'a, Counter>,
     pub(crate) keys: HashMap<u128, KeyMemory, KeyHashing>,
     /// How much of each writer is known without a gap.
@@ -155,6 +156,7 @@ impl Merged<'_> {
 /// Merges the chunks of one swamp.
 pub(crate) fn merge<'a>(chunks: &'a [Chunk<'a>]) -> Merged<'a> {
     let mut merger = Merger::default();
+    merger.out.winners = Slots::with_capacity(room_for(chunks));
     let mut order: Vec<usize> = (0..chunks.len()).collect();
     order.sort_by(|&a, &b| chunks[a].name.cmp(chunks[b].name));
     let (logs, snaps): (Vec<usize>, Vec<usize>) =
@@ -168,6 +170,17 @@ pub(crate) fn merge<'a>(chunks: &'a [Chunk<'a>]) -> Merged<'a> {
     merger.settle();
     merger.find_twins();
     merger.finish(chunks)
+}
+
+/// For how many keys there has to be room: an overwritten key is counted twice, a frame of many records once.
+fn room_for(chunks: &[Chunk<'_>]) -> usize {
+    let keys = |chunk: &Chunk<'_>| match (chunk.name.kind, &chunk.scan.footer) {
+        (ChunkKind::Snap, Some(footer)) => usize::try_from(footer.records).unwrap_or(0),
+        _ => chunk.frame_count(),
+    };
+    // A record takes 16 bytes at least.
+    let most = chunks.iter().map(|chunk| chunk.scan.length).sum::<u64>() / 16;
+    chunks.iter().map(keys).max().unwrap_or(0).min(usize::try_from(most).unwrap_or(usize::MAX))
 }
 
 #[derive(Default)]
@@ -294,8 +307,13 @@ impl<'a> Merger<'a> {
         }
         let writer = chunks[log].name.incarnation;
         self.claims.entry(writer).or_default().join(&chunks[log].scan.header.vector);
+        let mut records = Vec::new();
         while *next < chunks[log].frame_count() {
-            let (key, records) = self.frame(chunks, log, *next);
+            records.clear();
+            let (key, understood) = chunks[log].read_frame(*next, &mut records);
+            if !understood {
+                self.not_understood.insert(log);
+            }
             if records.iter().any(|r| matches!(r, Record::Sync(vector) if !vector.is_within(&self.out.vector))) {
                 return false;
             }
@@ -343,37 +361,38 @@ impl<'a> Merger<'a> {
             }
             _ if self.out.vector.saw(stamp) => {}
             _ => {
-                if !self.has_seen_all_of(stamp, write.key()) {
+                let shown = self.take_write(stamp, write);
+                if !self.has_seen_all_of(stamp, write.key(), shown) {
                     self.contended.insert(write.key());
                 }
-                self.take_write(stamp, write);
             }
         }
         self.out.vector.learn(stamp);
     }
 
-    /// Whether the writer of a log had seen what shows under this key, with all increments on it.
-    fn has_seen_all_of(&self, later: Stamp, key: &str) -> bool {
-        let claim = self.claims.get(&later.incarnation);
-        let saw = |stamp: Stamp| stamp.incarnation == later.incarnation || claim.is_some_and(|claim| claim.saw(stamp));
-        let shown = self.out.winners.get(key).map(|winner| winner.stamp);
+    /// Whether the writer of a log had seen what showed under this key, with all increments on it.
+    fn has_seen_all_of(&self, later: Stamp, key: &str, shown: Option<Stamp>) -> bool {
+        let saw = |stamp: Stamp| {
+            let claim = || self.claims.get(&later.incarnation).is_some_and(|claim| claim.saw(stamp));
+            stamp.incarnation == later.incarnation || claim()
+        };
         shown.is_none_or(|stamp| stamp < later && saw(stamp))
-            && self.out.counters.get(key).is_none_or(|counter| counter.last_of_each().all(saw))
+            && (self.out.counters.is_empty()
+                || self.out.counters.get(key).is_none_or(|counter| counter.last_of_each().all(saw)))
     }
 
     /// A write that is known without what its writer had seen has a rival in any other.
     fn note_rival(&mut self, stamp: Stamp, write: &Write<'a>) {
-        let other = self.out.winners.get(write.key()).is_some_and(|winner| winner.stamp != stamp);
+        let other = self.out.winners.get(write.key()).is_some_and(|winner| winner.stamp() != stamp);
         if other || self.out.counters.contains_key(write.key()) {
             self.contended.insert(write.key());
         }
     }
 
-    fn take_write(&mut self, stamp: Stamp, write: Write<'a>) {
-        let winner = self.out.winners.entry(write.key()).or_insert(Winner { stamp, write });
-        if stamp > winner.stamp {
-            *winner = Winner { stamp, write };
-        }
+    /// Answers the stamp that decided the key before.
+    fn take_write(&mut self, stamp: Stamp, write: Write<'a>) -> Option<Stamp> {
+        self.out.max_hlc = self.out.max_hlc.max(stamp.hlc);
+        self.out.winners.offer(stamp, &write)
     }
 
     /// A write that is known out of its order: values by their stamp, increments one by one at the end.
@@ -384,7 +403,8 @@ impl<'a> Merger<'a> {
         }
         let Write::Add { key, pointer, base, delta } = write else {
             self.note_rival(stamp, &write);
-            return self.take_write(stamp, write);
+            self.take_write(stamp, write);
+            return;
         };
         self.late.insert(stamp, (key, SingleAdd { stamp, base, pointer: pointer.into(), delta }));
     }
@@ -479,9 +499,8 @@ impl<'a> Merger<'a> {
     }
 
     fn finish(mut self, chunks: &[Chunk<'_>]) -> Merged<'a> {
-        let winning = self.out.winners.values().map(|winner| winner.stamp.hlc).max().unwrap_or(0);
         let headers = chunks.iter().map(|chunk| chunk.scan.header.vector.max_hlc()).max().unwrap_or(0);
-        self.out.max_hlc = self.out.max_hlc.max(winning).max(headers).max(self.out.vector.max_hlc());
+        self.out.max_hlc = self.out.max_hlc.max(headers).max(self.out.vector.max_hlc());
         self.out.written.join(&self.out.vector);
         self.out.not_understood = self.not_understood.into_iter().collect();
         self.out.not_understood.sort_unstable();
@@ -506,8 +525,8 @@ impl<'a> Merger<'a> {
     }
 }
 
-fn winner_of(winners: &ByKey<'_, Winner<'_>>, key: &str) -> Stamp {
-    winners.get(key).map_or(Stamp::ZERO, |winner| winner.stamp)
+fn winner_of(winners: &Slots, key: &str) -> Stamp {
+    winners.get(key).map_or(Stamp::ZERO, Slot::stamp)
 }
 
 /// Which of the snapshots knows most of an incarnation; of equals the last in the order of names.
@@ -640,9 +659,9 @@ mod tests {
     fn snap(incarnation: u64, seq: u32, files: &[&File], mark: Option<Stamp>) -> File {
         let (name, header) = header(ChunkKind::Snap, incarnation, seq, VersionVector::default());
         let file = with_merged(files, |merged| {
-            let winners = merged.winners.values().filter(|w| mark.is_none() || matches!(w.write, Write::Put { .. }));
+            let winners = merged.winners.iter().filter(|winner| mark.is_none() || !winner.is_tombstone());
             let content = SnapshotContent {
-                writes: winners.map(|winner| (winner.stamp, winner.write)).collect(),
+                writes: winners.map(|winner| (winner.stamp(), winner.write())).collect(),
                 counters: merged.counters.iter().map(|(key, counter)| (*key, counter)).collect(),
                 keys: merged.keys.iter().map(|(key, memory)| (*key, memory)).collect(),
                 conflicts: merged.conflicts.iter().collect(),
@@ -663,7 +682,7 @@ mod tests {
     /// What is added to "n", and whether nothing is missing.
     fn total(files: &[&File]) -> (i128, bool) {
         with_merged(files, |merged| {
-            let winner = merged.winners.get("n").map_or(Stamp::ZERO, |winner| winner.stamp);
+            let winner = merged.winners.get("n").map_or(Stamp::ZERO, Slot::stamp);
             (merged.counters.get("n").map_or(0, |counter| counter.total(winner)), merged.is_complete())
         })
     }
@@ -749,5 +768,81 @@ mod tests {
         let (name, mut file) = snap(B, 1, &[&log(A, 1, &[], &frames)], None);
         file.truncate(file.len() - 1);
         assert_eq!(total(&[&part, &(name, file)]), (10, false));
+    }
+
+    /// The conflicts on "n": stamp, whether the write itself is one, what was added to it.
+    fn conflicts(files: &[&File]) -> Vec<(Stamp, bool, i128)> {
+        let added = |lost: &Lost| lost.sums.iter().map(|sum| sum.part.total).sum();
+        with_merged(files, |merged| {
+            merged.conflicts.iter().map(|lost| (lost.stamp, lost.write.is_some(), added(lost))).collect()
+        })
+    }
+
+    fn write(hlc: u64, incarnation: u64, value: &'static [u8]) -> Record<'static> {
+        let write = Write::Put { key: "n", value, expires: None, age: None, content_type: None };
+        Record::Write { stamp: at(hlc, incarnation), write }
+    }
+
+    #[test]
+    fn of_two_writes_that_had_not_seen_each_other_the_last_of_the_loser_is_a_conflict() {
+        let a = log(A, 1, &[], &[(false, &[write(1, A, b"1")]), (false, &[write(3, A, b"3")])]);
+        let b = log(B, 1, &[], &[(false, &[write(2, B, b"2")]), (false, &[write(4, B, b"4")])]);
+        let lost = [(at(3, A), true, 0)];
+        assert_eq!(conflicts(&[&a, &b]), lost);
+        assert_eq!(conflicts(&[&b, &a, &b]), lost);
+        let here = snap(A, 2, &[&a, &b], None);
+        let there = snap(B, 2, &[&b, &a], None);
+        assert_eq!(conflicts(&[&here]), lost, "a snapshot keeps it");
+        assert_eq!(conflicts(&[&here, &there, &a]), lost, "compacted on both sides it is still one");
+        let apart = [&snap(A, 2, &[&a], None), &snap(B, 2, &[&b], None)];
+        assert_eq!(conflicts(&apart), lost, "snapshots of either side show it as well");
+    }
+
+    #[test]
+    fn a_write_that_had_seen_the_other_or_did_the_same_is_no_conflict() {
+        let a = log(A, 1, &[], &[(false, &[write(1, A, b"1")])]);
+        let sync = Record::Sync(vector(&[(A, 1)]));
+        let seen = log(B, 1, &[], &[(false, &[sync, write(2, B, b"2")])]);
+        assert_eq!(conflicts(&[&a, &seen]), []);
+        let named = log(B, 1, &[(A, 1)], &[(false, &[write(2, B, b"2")])]);
+        assert_eq!(conflicts(&[&a, &named]), []);
+        let same = log(B, 1, &[], &[(false, &[write(2, B, b"1")])]);
+        assert_eq!(conflicts(&[&a, &same]), []);
+    }
+
+    #[test]
+    fn a_conflict_stays_when_somebody_writes_over_what_won() {
+        let a = log(A, 1, &[], &[(false, &[write(1, A, b"1")])]);
+        let b = log(B, 1, &[], &[(false, &[write(2, B, b"2")])]);
+        let compacted = snap(A, 2, &[&a, &b], None);
+        // Another server had read both, and then writes at the same time as the first.
+        let over = log(A, 3, &[(A, 1), (B, 2)], &[(false, &[write(5, A, b"5")])]);
+        let other = log(B, 3, &[(A, 1), (B, 2)], &[(false, &[write(6, B, b"6")])]);
+        assert_eq!(conflicts(&[&a, &b, &over]), [(at(1, A), true, 0)]);
+        let both = [(at(5, A), true, 0), (at(1, A), true, 0)];
+        assert_eq!(conflicts(&[&a, &b, &over, &other]), both);
+        let again = snap(A, 4, &[&compacted, &over], None);
+        assert_eq!(conflicts(&[&again, &other]), both, "what the later one had built on is in no file any more");
+    }
+
+    #[test]
+    fn increments_on_a_value_that_was_replaced_unseen_are_one_conflict() {
+        let base = at(1, A);
+        let a = log(A, 1, &[], &[(false, &[write(1, A, b"1")]), (false, &[add(2, A, base, 10)])]);
+        let late = log(A, 2, &[(A, 2)], &[(false, &[add(4, A, base, 3)]), (false, &[add(5, A, base, 4)])]);
+        let b = log(B, 1, &[(A, 2)], &[(false, &[write(6, B, b"0")])]);
+        assert_eq!(conflicts(&[&a, &b]), [], "it had seen the first of them");
+        assert_eq!(conflicts(&[&a, &late, &b]), [(base, false, 7)]);
+        let compacted = snap(B, 2, &[&a, &late, &b], None);
+        assert_eq!(conflicts(&[&compacted, &late]), [(base, false, 7)]);
+        let unseen = log(B, 1, &[], &[(false, &[write(6, B, b"0")])]);
+        assert_eq!(conflicts(&[&a, &unseen]), [(base, true, 10)], "a lost value goes with what was added to it");
+    }
+
+    #[test]
+    fn an_increment_that_its_twin_counts_is_not_lost() {
+        let a = log(A, 1, &[], &[(false, &[put(1, A)]), (true, &[add(2, A, at(1, A), 10)])]);
+        let b = log(B, 1, &[], &[(false, &[put(3, B)]), (true, &[add(4, B, at(3, B), 10)])]);
+        assert_eq!(conflicts(&[&a, &b]), [], "both put 1 and both counted 10");
     }
 }

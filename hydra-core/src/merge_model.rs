@@ -1,8 +1,9 @@
 //! The proof of the merge: random, hostile histories of several servers that share one swamp.
 //!
 //! Every server of the model keeps a directory of real chunk bytes. It writes them with the same
-//! frames, records, footers and snapshots as the engine and reads them back through the same scan
-//! and merge. Between writes come crashes that tear the unsynced tail, copies of some files or of
+//! frames, records and footers as the engine, compacts through the same [`compact::encode`], removes
+//! what the same [`collect::superseded`] says, and reads everything back through the same scan and
+//! merge. Between writes come crashes that tear the unsynced tail, copies of some files or of
 //! parts of files in any direction, deletes that travel, clocks that jump, failed syncs, restored
 //! backups, compactions that die half-way, and collection of superseded files. At the end all
 //! servers exchange all files, and then:
@@ -23,9 +24,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
+use std::time::Duration;
 
+use crate::collect::{self, FileContent, FileFacts, superseded};
+use crate::compact::{self, Retention};
 use crate::conflict::Lost;
 use crate::counter::Sum;
+use crate::engine::CopyState;
 use crate::format::footer::Footer;
 use crate::format::frame::{self, Frame, FrameKey};
 use crate::format::header::{Header, example, node_of};
@@ -34,8 +39,9 @@ use crate::format::scan::{Scan, scan};
 use crate::layout::{ChunkKind, ChunkName};
 use crate::merge::{Chunk, KeyMemory, Merged, merge};
 use crate::policy::Compression;
-use crate::snapshot::{self, SnapshotContent};
-use crate::stamp::Stamp;
+use crate::slot::Slot;
+use crate::stamp::{Stamp, Timestamp};
+use crate::state::State as EngineState;
 use crate::vector::VersionVector;
 
 // ------------------------------------------------------------------------------------ the setting
@@ -43,6 +49,8 @@ use crate::vector::VersionVector;
 const KEYS: [&str; 3] = ["a", "b", "c"];
 /// Request n adds 4^n, so that a sum tells how often each request was counted.
 const MAX_REQUESTS: usize = 30;
+/// What the collector waits for; see [`World::facts`].
+const DELAY: Duration = Duration::from_secs(3_600);
 
 /// A rule that is switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -317,8 +325,8 @@ impl View {
             loose: loose_frames(merged, chunks),
             ..View::default()
         };
-        for (key, winner) in &merged.winners {
-            view.winners.insert(key_index(key), (winner.stamp, matches!(winner.write, Write::Put { .. })));
+        for winner in merged.winners.iter() {
+            view.winners.insert(key_index(winner.key()), (winner.stamp(), !winner.is_tombstone()));
         }
         for (key, counter) in &merged.counters {
             let key = key_index(key);
@@ -369,8 +377,8 @@ fn loose_frames(merged: &Merged<'_>, chunks: &[Chunk<'_>]) -> Vec<LooseFrame> {
         }
     }
     if !merged.unusable.is_empty() {
-        let loose = merged.winners.values().filter(|winner| !merged.vector.saw(winner.stamp));
-        let writes = loose.map(|winner| Written::of(winner.stamp, &winner.write)).collect();
+        let loose = merged.winners.iter().filter(|winner| !merged.vector.saw(winner.stamp()));
+        let writes = loose.map(|winner| Written::of(winner.stamp(), &winner.write())).collect();
         frames.push(LooseFrame { key: None, writes });
     }
     frames.retain(|frame| !frame.writes.is_empty());
@@ -392,11 +400,19 @@ fn with_merged<'f, T>(
     rules: &Rules,
     read: impl FnOnce(&Merged<'_>, &[Chunk<'_>]) -> T,
 ) -> T {
+    with_chunks(files, rules, |chunks| read(&merge(chunks), chunks))
+}
+
+fn with_chunks<'f, T>(
+    files: impl Iterator<Item = (&'f ChunkName, &'f [u8])>,
+    rules: &Rules,
+    read: impl FnOnce(&[Chunk<'_>]) -> T,
+) -> T {
     let scanned: Vec<(&ChunkName, &[u8], Scan)> =
         files.filter_map(|(name, file)| Some((name, file, mutated(scan(name, file).ok()?, rules)))).collect();
     let chunks: Vec<Chunk<'_>> =
         scanned.iter().map(|(name, file, scan)| Chunk::new(name, scan, file).expect("decompresses")).collect();
-    read(&merge(&chunks), &chunks)
+    read(&chunks)
 }
 
 fn files(disk: &Disk) -> impl Iterator<Item = (&ChunkName, &[u8])> {
@@ -981,11 +997,12 @@ impl World {
         }
         self.resident(node);
         // What a snapshot left out on purpose only the snapshot can tell, so later logs have to ask for it.
-        let left_out = self.read(node, |merged, _| self.purged(merged));
+        let state = self.engine_state(node);
+        let left_out = self.left_out(&state);
         let is_marked = !left_out.is_empty() && !self.rules.without(Mutant::UnmarkedPurge);
         let mark = is_marked.then(|| self.next_stamp(node));
         let (name, header) = self.next_chunk(node, ChunkKind::Snap, VersionVector::default());
-        let mut file = self.read(node, |merged, _| encode_snapshot(header, merged, mark, &left_out));
+        let mut file = encode_snapshot(header, &state, &left_out, mark);
         if dies {
             file.truncate(self.dice.below(file.len()));
         }
@@ -996,18 +1013,25 @@ impl World {
         }
     }
 
-    /// The tombstones that a snapshot of this state leaves out.
-    fn purged(&self, merged: &Merged<'_>) -> BTreeSet<Stamp> {
-        let is_named = |key: &str, stamp: Stamp| merged.counters.get(key).is_some_and(|counter| counter.names(stamp));
-        let tombstones = merged.winners.iter().filter(|(_, winner)| matches!(winner.write, Write::Del { .. }));
-        let purged = tombstones.filter(|(key, winner)| match self.rules.purge {
-            Purge::Never => false,
-            Purge::Old => {
-                !is_named(key, winner.stamp) && self.is_old(winner.stamp) && self.knows_everything(&merged.vector)
-            }
-            Purge::All => true,
-        });
-        purged.map(|(_, winner)| winner.stamp).collect()
+    /// The state that the engine would have in memory.
+    fn engine_state(&self, node: usize) -> EngineState {
+        with_chunks(files(&self.nodes[node].disk), &self.rules, |chunks| {
+            EngineState::of_merged(merge(chunks), CopyState::Complete, Vec::new())
+        })
+    }
+
+    /// The tombstones that a snapshot of this state leaves out: those that the engine's own rule finds
+    /// long over, with the waiting of seven days replaced by what it stands for.
+    fn left_out(&self, state: &EngineState) -> Vec<Slot> {
+        if self.rules.purge == Purge::Never {
+            return Vec::new();
+        }
+        let now = Timestamp::MAX;
+        let over = Retention { now, tombstones: Duration::ZERO, expired: Duration::ZERO }.left_out(state);
+        let is_over = |slot: &Slot| {
+            self.rules.purge == Purge::All || self.is_old(slot.stamp()) && self.knows_everything(&state.vector)
+        };
+        over.into_iter().filter(is_over).collect()
     }
 
     fn known_to(&self, node: usize) -> VersionVector {
@@ -1042,105 +1066,56 @@ impl World {
         if !self.read(node, |merged, _| is_complete(merged, &self.rules)) {
             return;
         }
-        let facts = facts_of(&self.nodes[node].disk, &self.rules);
-        let everywhere: Vec<Vec<Facts>> = self.nodes.iter().map(|n| facts_of(&n.disk, &self.rules)).collect();
-        let superseded: Vec<ChunkName> = facts
-            .iter()
-            .filter(|file| self.may_remove(node, file, &facts, &everywhere))
-            .map(|file| file.name.clone())
-            .collect();
-        for name in superseded {
+        let facts = self.facts(node);
+        let Node { process, mine, .. } = &self.nodes[node];
+        let anyone = self.rules.without(Mutant::AnyoneCollects);
+        let is_mine = |incarnation: u64| anyone || mine.contains(&incarnation);
+        let running = process.as_ref().map_or(0, |process| process.incarnation);
+        let rules = collect::Rules { is_mine: &is_mine, running, is_copied: true, delay: DELAY };
+        let open = process.as_ref().and_then(|process| process.log.as_ref()).map(|log| log.name.clone());
+        let going = superseded(&facts, &rules).into_iter().map(|at| facts[at].name.clone());
+        let going: Vec<ChunkName> = going.filter(|name| Some(name) != open.as_ref()).collect();
+        for name in going {
             self.note(|| format!("  removes {}", name.file_name()));
             self.nodes[node].disk.remove(&name);
             self.nodes[node].removed.insert(name);
         }
     }
 
-    fn may_remove(&self, node: usize, file: &Facts, here: &[Facts], everywhere: &[Vec<Facts>]) -> bool {
-        let Node { process, mine, .. } = &self.nodes[node];
-        let is_mine = mine.contains(&file.name.incarnation);
-        let running = process.as_ref().map(|process| process.incarnation);
-        if process.as_ref().and_then(|p| p.log.as_ref()).is_some_and(|log| log.name == file.name) {
-            return false;
+    /// What the collector is told of the files of a node. A snapshot is old when all copies have been through a
+    /// round since: every other node has it, or one that stands for it.
+    fn facts(&self, node: usize) -> Vec<FileFacts> {
+        let everywhere: Vec<Vec<FileFacts>> = self.nodes.iter().map(|node| facts_of(&node.disk, &self.rules)).collect();
+        let has = |files: &Vec<FileFacts>, snap: &FileFacts| {
+            files.iter().any(|other| other.name == snap.name && is_whole(other) || other.covers(snap))
+        };
+        let mut facts = facts_of(&self.nodes[node].disk, &self.rules);
+        for file in &mut facts {
+            let is_old = self.rules.without(Mutant::AnyoneCollects) || everywhere.iter().all(|files| has(files, file));
+            file.age = if is_old { DELAY } else { Duration::ZERO };
+            file.is_sealed |= self.rules.without(Mutant::PrefixIsClosed);
         }
-        if !file.is_valid {
-            return is_mine && running != Some(file.name.incarnation);
-        }
-        here.iter().filter(|snap| snap.covers(file)).any(|snap| {
-            let reached_all =
-                || everywhere.iter().all(|node| node.iter().any(|s| s.name == snap.name || s.covers(snap)));
-            self.rules.without(Mutant::AnyoneCollects)
-                || (reached_all() && (is_mine || self.is_closed_by_owner(file, here)))
-        })
-    }
-
-    /// Another server's file is removed only if that server has superseded all it will ever hold.
-    fn is_closed_by_owner(&self, file: &Facts, here: &[Facts]) -> bool {
-        let mut by_owner = here.iter().filter(|snap| snap.node == file.node && snap.covers(file));
-        if file.is_sealed || self.rules.without(Mutant::PrefixIsClosed) {
-            return by_owner.next().is_some();
-        }
-        !file.stamps.is_empty() && by_owner.any(|snap| snap.name.incarnation != file.name.incarnation)
+        facts
     }
 }
 
-fn encode_snapshot(header: Header, merged: &Merged<'_>, mark: Option<Stamp>, left_out: &BTreeSet<Stamp>) -> Vec<u8> {
-    let winners = merged.winners.values().filter(|winner| !left_out.contains(&winner.stamp));
-    let content = SnapshotContent {
-        writes: winners.map(|winner| (winner.stamp, winner.write)).collect(),
-        counters: merged.counters.iter().map(|(key, counter)| (*key, counter)).collect(),
-        keys: merged.keys.iter().map(|(key, memory)| (*key, memory)).collect(),
-        conflicts: merged.conflicts.iter().collect(),
-        vector: &merged.vector,
-    };
-    snapshot::encode_marked(header, content, mark, Compression::None)
+fn is_whole(file: &FileFacts) -> bool {
+    matches!(file.content, FileContent::Snapshot { .. })
 }
 
-/// What collection has to know of a file.
-struct Facts {
-    name: ChunkName,
-    node: u64,
-    is_sealed: bool,
-    is_valid: bool,
-    vector: VersionVector,
-    stamps: BTreeSet<Stamp>,
+fn encode_snapshot(header: Header, state: &EngineState, left_out: &[Slot], mark: Option<Stamp>) -> Vec<u8> {
+    compact::encode(header, state, left_out, mark, Timestamp::default(), Compression::None)
 }
 
-impl Facts {
-    /// Whether this snapshot stands for all that the file holds. Two never cover each other.
-    fn covers(&self, file: &Facts) -> bool {
-        let is_snap = self.name.kind == ChunkKind::Snap && self.is_valid && self.name != file.name;
-        let knows = |stamp: &Stamp| self.vector.saw(*stamp) || self.stamps.contains(stamp);
-        is_snap
-            && match file.name.kind {
-                ChunkKind::Log => file.stamps.iter().all(knows),
-                ChunkKind::Snap => {
-                    let equal = self.vector.is_within(&file.vector) && file.stamps.len() == self.stamps.len();
-                    let uncovered = file.stamps.iter().filter(|stamp| !file.vector.saw(**stamp));
-                    file.vector.is_within(&self.vector)
-                        && uncovered.into_iter().all(knows)
-                        && (!equal || self.name > file.name)
-                }
-            }
-    }
-}
-
-fn facts_of(disk: &Disk, rules: &Rules) -> Vec<Facts> {
+fn facts_of(disk: &Disk, rules: &Rules) -> Vec<FileFacts> {
     let rules = &Rules { mutant: rules.mutant.filter(|mutant| *mutant != Mutant::NoVectorDrop), ..*rules };
-    with_merged(files(disk), rules, |_, chunks| chunks.iter().map(facts).collect())
-}
-
-fn facts(chunk: &Chunk<'_>) -> Facts {
-    let records = (0..chunk.frame_count()).flat_map(|index| chunk.frame(index).1);
-    let stamps = records.filter_map(|record| written_in(&record)).map(|written| written.stamp).collect();
-    Facts {
+    let facts = |chunk: &Chunk<'_>| FileFacts {
         name: chunk.name.clone(),
-        node: chunk.scan.header.node,
+        content: FileContent::of(chunk),
         is_sealed: chunk.scan.footer.is_some(),
-        is_valid: chunk.scan.is_valid(),
-        vector: chunk.vector().clone(),
-        stamps,
-    }
+        age: Duration::ZERO,
+    };
+    with_chunks(files(disk), rules, |chunks| chunks.iter().map(facts).collect())
 }
 
 // ---------------------------------------------------------------------------- copies and backups
@@ -1266,14 +1241,14 @@ impl State {
 
     fn look_up(&mut self, key: &'static str, merged: &Merged<'_>, chunks: &[Chunk<'_>], rules: &Rules) {
         let winner = merged.winners.get(key);
-        let stamp = winner.map_or(Stamp::ZERO, |winner| winner.stamp);
-        let value = winner.and_then(|winner| match winner.write {
+        let stamp = winner.map_or(Stamp::ZERO, Slot::stamp);
+        let value = winner.and_then(|winner| match winner.write() {
             Write::Put { value, .. } => Some(String::from_utf8_lossy(value).into_owned()),
             _ => None,
         });
         let counter = merged.counters.get(key).filter(|counter| counter.names(stamp));
         if value.is_none() && counter.is_none() {
-            self.tombstones.extend(winner.map(|winner| (key, winner.stamp)));
+            self.tombstones.extend(winner.map(|winner| (key, winner.stamp())));
             return;
         }
         let mut added = counter.map_or(0, |counter| counter.total(stamp));

@@ -179,6 +179,10 @@ impl Residents {
     ) -> bool {
         let name = resident.name().clone();
         let mut seats = self.shard(&name).seats.lock();
+        // Somebody else may have evicted it, and another one may have its seat by now.
+        if !matches!(seats.seats.get(&name), Some(Seat::Taken(seated)) if Arc::ptr_eq(seated, resident)) {
+            return false;
+        }
         // One count is the seat's, one the caller's. New users come only through the seat, which is locked.
         if Arc::strong_count(resident) > 2 {
             return false;

@@ -308,7 +308,7 @@ impl<'a> Entry<'a> {
 fn counted_elsewhere(merged: &Merged<'_>) -> HashSet<Stamp, KeyHashing> {
     let mut elsewhere = HashSet::default();
     for adds in merged.keys.values().map(|memory| &memory.adds).filter(|adds| adds.len() > 1) {
-        let wins = |key: &str, base| merged.winners.get(key).is_some_and(|winner| winner.stamp == base);
+        let wins = |key: &str, base| merged.winners.get(key).is_some_and(|winner| winner.stamp() == base);
         for add in adds {
             let twin = |other: &&crate::merge::RememberedAdd| {
                 (other.position, &other.key, &other.add.pointer, other.add.delta)
@@ -335,7 +335,7 @@ struct Judge<'a, 'j> {
 impl<'a> Judge<'a, '_> {
     fn judge(&self, key: &'a str, mut entries: Entries<'a>) -> Vec<Lost> {
         self.find_replacements(&mut entries);
-        let winner = self.merged.winners.get(key).map(|winner| winner.stamp);
+        let winner = self.merged.winners.get(key).map(Slot::stamp);
         let loses = |stamp: Stamp, entry: &Entry<'_>| {
             Some(stamp) != winner && (entry.recorded.is_some() || winner.is_some_and(|winner| stamp < winner))
         };
@@ -362,12 +362,18 @@ impl<'a> Judge<'a, '_> {
 
     /// Whether the writer of `later` had seen a record when it wrote that.
     fn sees(&self, later: Stamp, context: usize, stamp: Stamp) -> bool {
-        let sees = |stamp: Stamp| match stamp.incarnation == later.incarnation {
+        let mut aliases = self.aliases.get(&stamp).into_iter().flatten();
+        stamp == Stamp::ZERO
+            || self.sees_all_up_to(later, context, stamp)
+            || aliases.any(|&alias| alias == later || self.sees_all_up_to(later, context, alias))
+    }
+
+    /// The same of a record and all that its writer wrote before: a copy of it alone does not tell that.
+    fn sees_all_up_to(&self, later: Stamp, context: usize, stamp: Stamp) -> bool {
+        match stamp.incarnation == later.incarnation {
             true => stamp.hlc < later.hlc,
             false => self.contexts[context].saw(stamp),
-        };
-        let mut aliases = self.aliases.get(&stamp).into_iter().flatten();
-        stamp == Stamp::ZERO || sees(stamp) || aliases.any(|&alias| sees(alias) || alias == later)
+        }
     }
 
     /// What of an entry that does not show was lost unseen.
@@ -391,7 +397,7 @@ impl<'a> Judge<'a, '_> {
         Some(Lost {
             key: key.into(),
             stamp,
-            write: write.map(|write| Slot::of_winner(&crate::merge::Winner { stamp, write })),
+            write: write.map(|write| Slot::of_write(stamp, &write)),
             server: self.server(author, recorded.map_or("", |recorded| recorded.server)),
             winner: self.server(Some(rivals[0].incarnation), recorded.map_or("", |recorded| recorded.winner)),
             found: recorded.and_then(|recorded| recorded.found),
@@ -414,10 +420,12 @@ impl<'a> Judge<'a, '_> {
         let replacements: Vec<(Stamp, usize)> =
             entry.replacements.iter().filter_map(|stamp| Some((*stamp, entries.get(stamp)?.context?))).collect();
         let unseen = |stamp: Stamp| !replacements.iter().any(|&(later, context)| self.sees(later, context, stamp));
+        let unseen_sum =
+            |last: Stamp| !replacements.iter().any(|&(later, context)| self.sees_all_up_to(later, context, last));
         let mut sums: BTreeMap<(&str, u64), Subtotal> = BTreeMap::new();
         for (&at, SumOf { part, in_conflict }) in &entry.sums {
             let last = Stamp { hlc: part.last_hlc, incarnation: part.incarnation };
-            if unseen(last) && (*in_conflict || self.merged.vector.saw(last)) {
+            if unseen_sum(last) && (*in_conflict || self.merged.vector.saw(last)) {
                 sums.insert(at, *part);
             }
         }

@@ -9,13 +9,18 @@ use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
 use crate::format::record::Write;
-use crate::merge::Winner;
+use crate::hashing::hash_key;
 use crate::stamp::{Stamp, Timestamp};
 use crate::value::Value;
 
 const HEAD: usize = 36;
 const TOMBSTONE: u8 = 1;
+/// Slots up to this many bytes are put together on the stack.
+const SMALL: usize = 256;
 
 /// The winning PUT or DEL of a key. Cloning shares it.
 #[derive(Clone, PartialEq)]
@@ -40,33 +45,38 @@ impl Slot {
         Slot::build(stamp, TOMBSTONE, key, &[], Facts { created: stamp.timestamp(), ..Facts::default() })
     }
 
-    /// The winner of a merge.
-    pub(crate) fn of_winner(winner: &Winner<'_>) -> Slot {
-        match winner.write {
-            Write::Put { key, value, expires, age, content_type } => {
-                let written = winner.stamp.timestamp().as_millis();
-                let created = Timestamp::from_millis(written.saturating_sub(age.unwrap_or(0)));
-                let facts = Facts { expires: expires.map(Timestamp::from_millis), created, content_type };
-                Slot::put(winner.stamp, key, value, facts)
+    /// What a PUT or DEL leaves under its key.
+    pub(crate) fn of_write(stamp: Stamp, write: &Write<'_>) -> Slot {
+        let (flags, value, facts) = parts_of(stamp, write);
+        Slot::build(stamp, flags, write.key(), value, facts)
+    }
+
+    /// Becomes what a PUT or DEL leaves, in its own bytes where they are as many and nobody shares them.
+    fn become_write(&mut self, stamp: Stamp, write: &Write<'_>) {
+        let (flags, value, facts) = parts_of(stamp, write);
+        match Arc::get_mut(&mut self.0) {
+            Some(bytes) if bytes.len() == length_of(write.key(), value, facts) => {
+                fill(bytes, stamp, flags, write.key(), value, facts);
             }
-            Write::Del { key } | Write::Add { key, .. } => Slot::tombstone(winner.stamp, key),
+            _ => *self = Slot::build(stamp, flags, write.key(), value, facts),
         }
     }
 
+    /// One allocation: small slots are put together on the stack.
     fn build(stamp: Stamp, flags: u8, key: &str, value: &[u8], facts: Facts<'_>) -> Slot {
-        let content_type = facts.content_type.unwrap_or("").as_bytes();
-        let mut bytes = Vec::with_capacity(HEAD + content_type.len() + key.len() + value.len());
-        bytes.extend_from_slice(&stamp.hlc.to_le_bytes());
-        bytes.extend_from_slice(&stamp.incarnation.to_le_bytes());
-        bytes.extend_from_slice(&facts.expires.map_or(0, |at| at.as_millis().max(1)).to_le_bytes());
-        bytes.extend_from_slice(&facts.created.as_millis().to_le_bytes());
-        bytes.push(flags);
-        bytes.push(content_type.len() as u8);
-        bytes.extend_from_slice(&(key.len() as u16).to_le_bytes());
-        bytes.extend_from_slice(content_type);
-        bytes.extend_from_slice(key.as_bytes());
-        bytes.extend_from_slice(value);
-        Slot(bytes.into())
+        let length = length_of(key, value, facts);
+        let mut small = [0; SMALL];
+        match small.get_mut(..length) {
+            Some(bytes) => {
+                fill(bytes, stamp, flags, key, value, facts);
+                Slot(Arc::from(&*bytes))
+            }
+            None => {
+                let mut bytes = vec![0; length];
+                fill(&mut bytes, stamp, flags, key, value, facts);
+                Slot(bytes.into())
+            }
+        }
     }
 
     fn number(&self, at: usize) -> u64 {
@@ -140,6 +150,96 @@ impl Slot {
     }
 }
 
+fn parts_of<'a>(stamp: Stamp, write: &Write<'a>) -> (u8, &'a [u8], Facts<'a>) {
+    match *write {
+        Write::Put { value, expires, age, content_type, .. } => {
+            let written = stamp.timestamp().as_millis();
+            let created = Timestamp::from_millis(written.saturating_sub(age.unwrap_or(0)));
+            (0, value, Facts { expires: expires.map(Timestamp::from_millis), created, content_type })
+        }
+        Write::Del { .. } | Write::Add { .. } => {
+            (TOMBSTONE, &[], Facts { created: stamp.timestamp(), ..Facts::default() })
+        }
+    }
+}
+
+fn length_of(key: &str, value: &[u8], facts: Facts<'_>) -> usize {
+    HEAD + facts.content_type.map_or(0, str::len) + key.len() + value.len()
+}
+
+/// Writes a slot into exactly as many bytes as it takes.
+fn fill(bytes: &mut [u8], stamp: Stamp, flags: u8, key: &str, value: &[u8], facts: Facts<'_>) {
+    let content_type = facts.content_type.unwrap_or("").as_bytes();
+    let (head, rest) = bytes.split_at_mut(HEAD);
+    head[..8].copy_from_slice(&stamp.hlc.to_le_bytes());
+    head[8..16].copy_from_slice(&stamp.incarnation.to_le_bytes());
+    head[16..24].copy_from_slice(&facts.expires.map_or(0, |at| at.as_millis().max(1)).to_le_bytes());
+    head[24..32].copy_from_slice(&facts.created.as_millis().to_le_bytes());
+    head[32] = flags;
+    head[33] = content_type.len() as u8;
+    head[34..36].copy_from_slice(&(key.len() as u16).to_le_bytes());
+    let (front, back) = rest.split_at_mut(content_type.len());
+    front.copy_from_slice(content_type);
+    let (front, back) = back.split_at_mut(key.len());
+    front.copy_from_slice(key.as_bytes());
+    back.copy_from_slice(value);
+}
+
+/// Slots by key, each key once.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    pub(crate) table: HashTable<Slot>,
+    /// How many hold a value, how many of those an expiry, and how many bytes all take.
+    pub(crate) values: usize,
+    pub(crate) expiring: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Slots {
+    pub(crate) fn with_capacity(capacity: usize) -> Slots {
+        Slots { table: HashTable::with_capacity(capacity), ..Slots::default() }
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&Slot> {
+        self.table.find(hash_key(key.as_bytes()), |slot| slot.key_bytes() == key.as_bytes())
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.table.iter()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Takes a PUT or DEL in if its stamp is the greatest of its key; answers the stamp that was there.
+    pub(crate) fn offer(&mut self, stamp: Stamp, write: &Write<'_>) -> Option<Stamp> {
+        let key = write.key().as_bytes();
+        let hash = hash_key(key);
+        let entry = self.table.entry(hash, |slot| slot.key_bytes() == key, |slot| hash_key(slot.key_bytes()));
+        let (before, slot) = match entry {
+            Entry::Occupied(held) => {
+                let slot = held.into_mut();
+                let before = slot.stamp();
+                if before >= stamp {
+                    return Some(before);
+                }
+                self.values -= usize::from(!slot.is_tombstone());
+                self.expiring -= usize::from(slot.expires().is_some());
+                self.bytes -= slot.footprint();
+                slot.become_write(stamp, write);
+                (Some(before), slot)
+            }
+            Entry::Vacant(free) => (None, free.insert(Slot::of_write(stamp, write)).into_mut()),
+        };
+        self.values += usize::from(!slot.is_tombstone());
+        self.expiring += usize::from(slot.expires().is_some());
+        self.bytes += slot.footprint();
+        before
+    }
+}
+
 /// Slots in order of their keys.
 #[derive(Debug, Clone)]
 pub(crate) struct Ordered(pub(crate) Slot);
@@ -191,9 +291,27 @@ mod tests {
         let slot = Slot::put(stamp, "key", b"bytes", facts);
         assert_eq!((slot.stamp(), slot.key(), slot.value_bytes()), (stamp, "key", &b"bytes"[..]));
         assert_eq!(slot.content_type(), Some("image/png"));
-        let again = Slot::of_winner(&Winner { stamp, write: slot.write() });
+        let again = Slot::of_write(stamp, &slot.write());
         assert_eq!(again.0, slot.0, "the record says all there is");
         assert!(Slot::tombstone(stamp, "key").is_tombstone());
         assert!(slot.footprint() < 100);
+    }
+
+    #[test]
+    fn slots_keep_the_greatest_write_of_each_key_and_count_what_they_hold() {
+        let put = |value, expires| Write::Put { key: "k", value, expires, age: None, content_type: None };
+        let at = |hlc| Stamp { hlc, incarnation: 1 };
+        let mut slots = Slots::default();
+        assert_eq!(slots.offer(at(5), &put(b"1", Some(9))), None);
+        assert_eq!(slots.offer(at(4), &put(b"2", None)), Some(at(5)), "an older one changes nothing");
+        assert_eq!((slots.values, slots.expiring), (1, 1));
+        let shared = slots.get("k").cloned().expect("held");
+        assert_eq!(slots.offer(at(6), &put(b"3", None)), Some(at(5)));
+        assert_eq!((shared.value_bytes(), slots.get("k").map(Slot::value_bytes)), (&b"1"[..], Some(&b"3"[..])));
+        slots.offer(at(7), &put(b"4", None));
+        assert_eq!(slots.get("k"), Some(&Slot::of_write(at(7), &put(b"4", None))), "in its own bytes");
+        slots.offer(at(8), &Write::Del { key: "k" });
+        let bytes = slots.iter().map(Slot::footprint).sum::<usize>();
+        assert_eq!((slots.values, slots.expiring, slots.bytes, slots.len()), (0, 0, bytes, 1));
     }
 }

@@ -207,6 +207,7 @@ mod tests {
     use crate::format::scan::{Scan, scan};
     use crate::layout::ChunkName;
     use crate::merge::{Chunk, Merged, merge};
+    use crate::slot::Slot;
 
     const A: u64 = 7;
     const B: u64 = 9;
@@ -272,8 +273,8 @@ mod tests {
             assert_eq!(scan.header.vector.iter().collect::<Vec<_>>(), [(A, 22), (B, 23), (10, 0)]);
             assert_eq!(merged.winners.len(), 3);
             for (stamp, write) in writes {
-                let winner = merged.winners[write.key()];
-                assert_eq!((winner.stamp, winner.write), (stamp, write));
+                let winner = merged.winners.get(write.key()).expect("held");
+                assert_eq!((winner.stamp(), winner.write()), (stamp, write));
             }
             assert_eq!(merged.counters.get("n"), Some(&counter));
             assert_eq!(merged.counters["n"].total(base), 4 + 6 + 7);
@@ -301,12 +302,12 @@ mod tests {
         let writes = vec![(stamp(40, A), Write::Del { key: "a" }), (stamp(41, B), Write::Del { key: "b" })];
         with_merged(&encoded(writes, Vec::new(), Vec::new(), &vector), |_, merged| {
             assert_eq!(merged.winners.len(), 2);
-            assert!(merged.winners.values().all(|winner| matches!(winner.write, Write::Del { .. })));
+            assert!(merged.winners.iter().all(Slot::is_tombstone));
             assert_eq!(merged.vector, vector);
         });
         let empty = VersionVector::default();
         with_merged(&encoded(Vec::new(), Vec::new(), Vec::new(), &empty), |scan, merged| {
-            assert!(scan.frames.is_empty() && merged.winners.is_empty());
+            assert!(scan.frames.is_empty() && merged.winners.len() == 0);
         });
         with_merged(&encoded(Vec::new(), Vec::new(), Vec::new(), &vector), |_, merged| {
             assert_eq!(merged.vector, vector);

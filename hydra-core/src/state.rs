@@ -10,7 +10,7 @@ use crate::counter::Counter;
 use crate::engine::CopyState;
 use crate::hashing::{KeyHashing, hash_key};
 use crate::merge::{KeyMemory, Merged, later_twins};
-use crate::slot::{Ordered, Slot};
+use crate::slot::{Ordered, Slot, Slots};
 use crate::stamp::{Stamp, Timestamp, Version};
 use crate::value::{Treasure, Value};
 use crate::vector::VersionVector;
@@ -124,25 +124,26 @@ impl State {
 
     /// The state that the files say.
     pub(crate) fn of_merged(merged: Merged<'_>, copy: CopyState, findings: Vec<String>) -> State {
+        let Slots { table, values, expiring, bytes } = merged.winners;
         let mut state = State {
-            slots: HashTable::with_capacity(merged.winners.len()),
+            slots: table,
             order: None,
             counters: HashMap::default(),
             keys: merged.keys,
             keys_purged_at: 0,
             vector: merged.vector,
             max_hlc: merged.max_hlc,
-            live: 0,
-            expiring: 0,
-            bytes: 0,
+            live: values,
+            expiring,
+            bytes,
             copy,
             findings,
             conflicts: merged.conflicts,
         };
         state.counters.extend(merged.counters.into_iter().map(|(key, counter)| (key.into(), counter)));
-        for winner in merged.winners.values() {
-            state.insert_slot(Slot::of_winner(winner));
-        }
+        let counts_alone = |slot: &Slot| slot.is_tombstone() && state.is_live(slot);
+        let counted = state.counters.keys().filter(|key| state.slot(key).is_some_and(counts_alone)).count();
+        state.live += counted;
         let orphans: Vec<Box<str>> = state.counters.keys().filter(|key| state.slot(key).is_none()).cloned().collect();
         for key in orphans {
             state.insert_slot(Slot::tombstone(Stamp::ZERO, &key));

@@ -96,6 +96,10 @@ pub(crate) fn name_of(swamp: &Path, chunks: &[(ChunkName, u64)]) -> Result<Optio
 /// The directories in a directory; everything else in it is a stray. Links to directories are
 /// followed, as the engine does.
 fn directories(parent: &Path, each: &mut dyn FnMut(Met<'_>) -> Result<()>) -> Result<Vec<PathBuf>> {
+    if parent.is_file() {
+        each(Met::Stray(parent))?;
+        return Ok(Vec::new());
+    }
     let mut paths: Vec<PathBuf> = entries(parent)?.into_iter().map(|entry| entry.path()).collect();
     paths.sort();
     let mut found = Vec::with_capacity(paths.len());

@@ -16,6 +16,7 @@ use crate::inspect::directory::Directory;
 use crate::inspect::swamp::{Content, SwampFile, SwampOnDisk, View, clock_time, unreadable_text, waiting_text};
 use crate::layout::{ChunkKind, ChunkName};
 use crate::merge::{Chunk, Merged};
+use crate::slot::Slot;
 use crate::stamp::{Stamp, Timestamp};
 use crate::state::State;
 use crate::vector::VersionVector;
@@ -396,7 +397,7 @@ fn covered_by(view: &View<'_>, at: usize, last: Option<Stamp>) -> Vec<String> {
 /// One object for each key, in the order of keys.
 fn tell_keys(view: &View<'_>, merged: &Merged<'_>, tell: &mut Tell<'_>) -> Result<()> {
     let holders = Holders::of(view, merged);
-    let mut keys: Vec<&str> = merged.winners.keys().chain(merged.counters.keys()).copied().collect();
+    let mut keys: Vec<&str> = merged.winners.iter().map(Slot::key).chain(merged.counters.keys().copied()).collect();
     keys.sort_unstable();
     keys.dedup();
     keys.into_iter().try_for_each(|key| tell(key_json(key, merged, &holders)))
@@ -404,11 +405,13 @@ fn tell_keys(view: &View<'_>, merged: &Merged<'_>, tell: &mut Tell<'_>) -> Resul
 
 fn key_json(key: &str, merged: &Merged<'_>, holders: &Holders<'_>) -> Json {
     let winner = merged.winners.get(key);
-    let mut json = winner
-        .map_or_else(|| json!({"kind": "increments", "key": key}), |winner| write_json(winner.stamp, &winner.write));
+    let mut json = winner.map_or_else(
+        || json!({"kind": "increments", "key": key}),
+        |winner| write_json(winner.stamp(), &winner.write()),
+    );
     json["type"] = "key".into();
     json["in"] = holders.files(&holders.winners, key);
-    let base = winner.map_or(Stamp::ZERO, |winner| winner.stamp);
+    let base = winner.map_or(Stamp::ZERO, Slot::stamp);
     if let Some(counter) = merged.counters.get(key) {
         json["added"] = counter.total(base).to_string().into();
         json["incrementsIn"] = holders.files(&holders.increments, key);
@@ -438,7 +441,7 @@ impl<'a> Holders<'a> {
     }
 
     fn take(&mut self, at: usize, record: &Record<'a>, merged: &Merged<'a>) {
-        let winner = |key: &str| merged.winners.get(key).map_or(Stamp::ZERO, |winner| winner.stamp);
+        let winner = |key: &str| merged.winners.get(key).map_or(Stamp::ZERO, Slot::stamp);
         match record {
             Record::Write { write: Write::Add { key, base, .. }, .. }
             | Record::Adopted { write: Write::Add { key, base, .. }, .. }
@@ -492,7 +495,7 @@ fn swamp_json(
         "copy": copy.as_str(),
         "files": swamp.files.len(),
         "bytes": swamp.files.iter().map(|file| file.bytes.len()).sum::<usize>(),
-        "tombstones": merged.winners.values().filter(|winner| matches!(winner.write, Write::Del { .. })).count(),
+        "tombstones": merged.winners.iter().filter(|winner| winner.is_tombstone()).count(),
         "idempotencyKeys": merged.keys.len(),
         "conflicts": merged.conflicts.len(),
         "knows": vector_json(&merged.vector),

@@ -8,6 +8,7 @@ mod copies; // chunks of other servers: merge, increments, retries on two server
 mod damage; // cut, flipped and missing bytes
 mod folders; // the vectors every implementation has to agree with
 mod golden; // directories that earlier versions wrote
+mod linearizable; // many threads on few keys, checked call by call
 mod memory; // more swamps in use than fit
 mod repair; // repair, tried on every golden directory
 mod restart; // what is there after closing, dropping, killing; files and directories that stay or go

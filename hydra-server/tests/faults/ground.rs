@@ -38,7 +38,10 @@ pub(crate) fn can_mount(tools: &[&str]) -> bool {
     if !root {
         return skipped("only root can mount");
     }
-    has(&["losetup", "mount", "umount"]) && has(tools)
+    if !has(&["losetup", "mount", "umount"]) || !has(tools) {
+        return false;
+    }
+    try_run("losetup", &["-f"]).status.success() || skipped("there are no loop devices")
 }
 
 fn skipped(why: &str) -> bool {

@@ -15,12 +15,16 @@ mod fsync_audit;
 mod full_disk;
 /// Loop devices, file systems and mounts that go away with their guards.
 mod ground;
+/// Servers that are killed, stopped for a while and ended in order while they compact and collect.
+mod kill;
 /// What was sent and what was acknowledged, kept outside the server.
 mod ledger;
 /// The power fails, and the kernel finds what the disk had.
 mod power_cut;
 /// Real rsync in eight ways, from and onto a live server.
 mod rsync;
+/// Many swamps in little memory for a while.
+mod soak;
 /// Servers that are processes of their own, shared with the other tests.
 #[path = "../it/support.rs"]
 #[allow(dead_code, reason = "the other test target uses the rest")]

@@ -61,7 +61,7 @@ fn flags_that_do_not_exist_are_exit_2() {
         assert_eq!(code, Some(2), "{flags:?}");
         assert!(!stderr.is_empty());
     }
-    for later in ["--memory-budget", "--tokens", "--tls-cert"] {
+    for later in ["--tokens", "--tls-cert"] {
         assert_eq!(run(program().args([later, "1"])).0, Some(2), "{later}");
     }
     let (code, stdout, _) = run(program().arg("--help"));

@@ -1,0 +1,252 @@
+//! Hydra's engine beside the embedded engines its users would pick instead, on the same work in one run.
+//!
+//! Each rival is used as its documentation advises: redb and fjall keep all tenants in one database with the tenant in
+//! front of the key, SQLite keeps a file per tenant in WAL mode with prepared statements. Where Hydra syncs before it
+//! acknowledges so do they (`Durability::Immediate`, `PersistMode::SyncData`, `synchronous=FULL`); where it buffers
+//! they only hand their data to the system (`Durability::None`, no persist, `synchronous=NORMAL`).
+
+mod report;
+mod rivals;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use self::report::{Better, Report};
+use self::rivals::{Fjall, Hydra, Redb, Rival, Sqlite};
+
+/// A JSON text of one hundred bytes.
+pub(crate) const VALUE: &str =
+    r#""a value of one hundred bytes, quotes included: it is padded with x until it is as long as that ...""#;
+
+/// How much is done; small numbers are for trying the benchmark itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Amounts {
+    pub(crate) seconds: f64,
+    pub(crate) records: usize,
+    pub(crate) tenants: usize,
+    /// Tenants of SQLite, whose files are many times as large; rates are what is compared.
+    pub(crate) sqlite_tenants: usize,
+    pub(crate) many: usize,
+}
+
+impl Amounts {
+    pub(crate) fn new(quick: bool) -> Amounts {
+        if quick {
+            return Amounts { seconds: 0.1, records: 2_000, tenants: 500, sqlite_tenants: 100, many: 2_000 };
+        }
+        Amounts { seconds: 2.0, records: 100_000, tenants: 100_000, sqlite_tenants: 2_000, many: 1_000_000 }
+    }
+}
+
+/// Whether a put is on disk when it is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writes {
+    Buffered,
+    Synced,
+}
+
+type Open = fn(&Path, Writes) -> anyhow::Result<Box<dyn Rival>>;
+
+const RIVALS: [(&str, Open); 4] = [
+    ("Hydra", |dir, writes| Ok(Box::new(Hydra::open(dir, writes)?))),
+    ("redb", |dir, writes| Ok(Box::new(Redb::open(dir, writes)?))),
+    ("fjall", |dir, writes| Ok(Box::new(Fjall::open(dir, writes)?))),
+    ("SQLite", |dir, writes| Ok(Box::new(Sqlite::open(dir, writes)?))),
+];
+
+/// Measures everything, prints it, and with `docs` writes the table and the chart there.
+pub(crate) fn run(dir: &Path, quick: bool, docs: Option<&Path>) -> anyhow::Result<()> {
+    let amounts = Amounts::new(quick);
+    let home = tempfile::Builder::new().prefix("hydra-versus-").tempdir_in(dir)?;
+    let mut report = Report::new(RIVALS.map(|(name, _)| name));
+    for count in [1_000, amounts.records] {
+        resident(home.path(), amounts, count, &mut report)?;
+    }
+    for (writers, tenants) in [(1, 1), (8, 1), (64, 1), (8, 8), (64, 64)] {
+        synced(home.path(), amounts, writers, tenants, &mut report)?;
+    }
+    large(home.path(), amounts, &mut report)?;
+    tiny(home.path(), amounts, &mut report)?;
+    many(home.path(), amounts, &mut report)?;
+    report.print();
+    if let Some(docs) = docs {
+        report.write(docs).with_context(|| format!("cannot write to {}", docs.display()))?;
+    }
+    Ok(())
+}
+
+/// Calls `work` with 0, 1, 2 … until the time is over; answers how often per second.
+fn rate(seconds: f64, mut work: impl FnMut(usize) -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    let (began, mut count) = (Instant::now(), 0);
+    loop {
+        for _ in 0..16 {
+            work(count)?;
+            count += 1;
+        }
+        let elapsed = began.elapsed().as_secs_f64();
+        if elapsed >= seconds {
+            return Ok(count as f64 / elapsed);
+        }
+    }
+}
+
+/// Numbers below `count` in an order that no cache guesses.
+fn scattered(n: usize, count: usize) -> usize {
+    (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) % count
+}
+
+fn key(n: usize) -> String {
+    format!("key-{n:06}")
+}
+
+fn resident(home: &Path, amounts: Amounts, count: usize, report: &mut Report) -> anyhow::Result<()> {
+    let keys: Vec<String> = (0..count).map(key).collect();
+    let (mut puts, mut gets) = (Vec::new(), Vec::new());
+    for (name, open) in RIVALS {
+        let dir = tempfile::tempdir_in(home)?;
+        let mut rival = open(&dir.path().join(name), Writes::Buffered)?;
+        rival.prepare(1)?;
+        rival.fill(0, &keys, VALUE.as_bytes())?;
+        gets.push(rate(amounts.seconds, |n| rival.get(0, &keys[scattered(n, count)]))?);
+        puts.push(rate(amounts.seconds, |n| rival.put(0, &keys[scattered(n, count)], VALUE.as_bytes()))?);
+    }
+    report.add(&format!("get, swamp of {count}"), "1/s", Better::More, &puts_or(gets));
+    report.add(&format!("put, swamp of {count}, buffered"), "1/s", Better::More, &puts_or(puts));
+    Ok(())
+}
+
+fn puts_or(values: Vec<f64>) -> Vec<Option<f64>> {
+    values.into_iter().map(Some).collect()
+}
+
+fn synced(home: &Path, amounts: Amounts, writers: usize, tenants: usize, report: &mut Report) -> anyhow::Result<()> {
+    let mut rates = Vec::new();
+    for (name, open) in RIVALS {
+        let dir = tempfile::tempdir_in(home)?;
+        let mut rival = open(&dir.path().join(name), Writes::Synced)?;
+        rival.prepare(tenants)?;
+        let (rival, done) = (&*rival, AtomicU64::new(0));
+        let began = Instant::now();
+        let until = began + Duration::from_secs_f64(amounts.seconds);
+        let write = |writer: usize| -> anyhow::Result<()> {
+            let mut n = 0;
+            while Instant::now() < until {
+                rival.put(writer % tenants, &format!("key-{writer}-{}", n % 100), VALUE.as_bytes())?;
+                done.fetch_add(1, Ordering::Relaxed);
+                n += 1;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..writers).map(|writer| scope.spawn(move || write(writer))).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().expect("a writer does not panic"))
+        })?;
+        rates.push(Some(done.into_inner() as f64 / began.elapsed().as_secs_f64()));
+    }
+    let title = format!("synced put, {writers} writers on {tenants}");
+    report.add(&title, "1/s", Better::More, &rates);
+    Ok(())
+}
+
+/// Many records in one swamp: inserted and flushed, opened again and read; what they take on disk and in memory.
+fn large(home: &Path, amounts: Amounts, report: &mut Report) -> anyhow::Result<()> {
+    let keys: Vec<String> = (0..amounts.records).map(key).collect();
+    let payload = (keys.len() * (key(0).len() + VALUE.len())) as f64;
+    let (mut inserted, mut read, mut on_disk, mut in_memory) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (name, open) in RIVALS {
+        let dir = tempfile::tempdir_in(home)?;
+        let path = dir.path().join(name);
+        let mut rival = open(&path, Writes::Buffered)?;
+        rival.prepare(1)?;
+        let began = Instant::now();
+        rival.fill(0, &keys, VALUE.as_bytes())?;
+        rival.flush()?;
+        inserted.push(Some(began.elapsed().as_secs_f64() * 1e3));
+        drop(rival);
+        on_disk.push(Some((disk_bytes(&path)? as f64 - payload) / keys.len() as f64));
+        let before = resident_set();
+        let began = Instant::now();
+        let mut rival = open(&path, Writes::Buffered)?;
+        rival.prepare(1)?;
+        let first = rival.get(0, &keys[0]);
+        first?;
+        for key in &keys {
+            rival.get(0, key)?;
+        }
+        read.push(Some(began.elapsed().as_secs_f64() * 1e3));
+        in_memory.push(Some(resident_set().saturating_sub(before) as f64 / keys.len() as f64));
+    }
+    let records = amounts.records;
+    report.add(&format!("{records} inserted and flushed"), "ms", Better::Less, &inserted);
+    report.add(&format!("{records} reopened and all read"), "ms", Better::Less, &read);
+    report.add("on disk beyond key and value, per record", "bytes", Better::Less, &on_disk);
+    report.add("memory grown by reopening and reading, per record", "bytes", Better::Less, &in_memory);
+    Ok(())
+}
+
+/// Tiny tenants, created one by one and then touched cold.
+fn tiny(home: &Path, amounts: Amounts, report: &mut Report) -> anyhow::Result<()> {
+    let (mut created, mut touched) = (Vec::new(), Vec::new());
+    for (name, open) in RIVALS {
+        let tenants = if name == "SQLite" { amounts.sqlite_tenants } else { amounts.tenants };
+        let dir = tempfile::tempdir_in(home)?;
+        let path = dir.path().join(name);
+        let rival = open(&path, Writes::Buffered)?;
+        let began = Instant::now();
+        for tenant in 0..tenants {
+            rival.put(tenant, "key", VALUE.as_bytes())?;
+        }
+        rival.flush()?;
+        created.push(Some(tenants as f64 / began.elapsed().as_secs_f64()));
+        drop(rival);
+        let rival = open(&path, Writes::Buffered)?;
+        let began = Instant::now();
+        for n in 0..tenants {
+            rival.get((n * 7_919) % tenants, "key")?;
+        }
+        touched.push(Some(tenants as f64 / began.elapsed().as_secs_f64()));
+    }
+    report.add(&format!("tiny swamps created and flushed ({})", amounts.tenants), "1/s", Better::More, &created);
+    report.add("the same touched cold after reopening", "1/s", Better::More, &touched);
+    Ok(())
+}
+
+/// The start with very many swamps on disk: opening the engine, and the first get.
+fn many(home: &Path, amounts: Amounts, report: &mut Report) -> anyhow::Result<()> {
+    let dir = tempfile::tempdir_in(home)?;
+    let engine = Hydra::open(dir.path(), Writes::Buffered)?;
+    for tenant in 0..amounts.many {
+        engine.put(tenant, "key", VALUE.as_bytes())?;
+        if tenant % 100_000 == 99_999 {
+            engine.flush()?;
+        }
+    }
+    drop(engine);
+    let began = Instant::now();
+    let engine = Hydra::open(dir.path(), Writes::Buffered)?;
+    let opened = began.elapsed().as_secs_f64() * 1e3;
+    engine.get(amounts.many / 2, "key")?;
+    let first = began.elapsed().as_secs_f64() * 1e3;
+    report.add(&format!("opening with {} swamps on disk", amounts.many), "ms", Better::Less, &[Some(opened)]);
+    report.add("the same and the first get", "ms", Better::Less, &[Some(first)]);
+    Ok(())
+}
+
+/// What the files below a directory take, in bytes of content.
+fn disk_bytes(dir: &Path) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        sum += if entry.file_type()?.is_dir() { disk_bytes(&entry.path())? } else { entry.metadata()?.len() };
+    }
+    Ok(sum)
+}
+
+fn resident_set() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
