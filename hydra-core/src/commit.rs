@@ -228,7 +228,11 @@ impl Resident {
             stage.publish(&mut state, now);
             self.account(&state, 0);
         }
-        self.desk.lock().refused = None;
+        {
+            let mut desk = self.desk.lock();
+            desk.refused = None;
+            desk.flushing = false;
+        }
         for CarriedWrite { result, promise } in carried {
             promise.fulfil(result.map(|carried| Committed { durability: Durability::Synced, ..carried.committed }));
         }

@@ -166,6 +166,11 @@ impl SpaceWatch {
     /// The disk refused for lack of room: the ballast goes, and room is looked for.
     pub(crate) fn make_room(&self) {
         self.ballast.release();
+        if let Some(shared) = self.shared() {
+            // What was removed gives its blocks out when the removal is on disk. Should that fail, so will what
+            // needs the room.
+            let _ = shared.disk.sync_all(&shared.root.path);
+        }
         self.looked(Duration::ZERO);
     }
 }
