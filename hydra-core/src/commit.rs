@@ -312,7 +312,7 @@ impl Resident {
 
     fn run_special(self: &Arc<Self>, job: Job, policy: &Policy) {
         match job {
-            Job::Refresh(promise) => promise.fulfil(self.read_again()),
+            Job::Refresh(promise) => promise.fulfil(self.read_again(policy)),
             Job::Destroy(promise) => promise.fulfil(self.destroy(policy)),
             Job::Compact(promise) => promise.fulfil(self.compact(policy)),
             Job::Seal(promise) => {
@@ -326,9 +326,19 @@ impl Resident {
         }
     }
 
-    /// Merges what others have written; what this process wrote is on disk by now.
-    fn read_again(&self) -> Result<()> {
-        let hydrated = hydrate(&self.shared, self.name(), self.folder())?;
+    /// Merges what others have written; what this process wrote is on disk by now. Where somebody removed files
+    /// of this server, what they held is in memory only, and is written again before.
+    fn read_again(&self, policy: &Policy) -> Result<()> {
+        let mut hydrated = hydrate(&self.shared, self.name(), self.folder())?;
+        if self.knows_more_than(&hydrated.state) {
+            let dir = swamp_path(&self.shared.root.path, self.folder(), self.name());
+            self.shared.stats.interference(&dir, "lost records");
+            let mut log = self.log.lock();
+            log.touch();
+            self.write_everything_again(policy, &mut log)?;
+            drop(log);
+            hydrated = hydrate(&self.shared, self.name(), self.folder())?;
+        }
         if hydrated.has_foreign {
             self.shared.folders.set_copied(self.folder())?;
         }
@@ -339,6 +349,14 @@ impl Resident {
         *state = hydrated.state;
         self.account(&state, 0);
         Ok(())
+    }
+
+    /// Whether records of this server are known here that a state read from the files lacks.
+    fn knows_more_than(&self, read: &State) -> bool {
+        let known = &self.state.read().vector;
+        known
+            .iter()
+            .any(|(incarnation, hlc)| self.shared.root.is_mine(incarnation) && read.vector.get(incarnation) < hlc)
     }
 
     /// Removes every treasure; answers whether there was one.

@@ -1,5 +1,6 @@
 //! From the directory of a swamp to its state in memory: list, read, scan, merge.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -67,13 +68,21 @@ impl Watch {
         Watch { foreign: foreign.collect(), directory: shared.disk.identity(dir).ok() }
     }
 
-    /// A newer look, and whether chunks of others came, went or changed since this one.
-    pub(crate) fn again(&self, shared: &Shared, dir: &Path) -> Result<(Watch, bool)> {
+    /// A newer look, and whether chunks of others came, went or changed since this one, or some of `own` are gone.
+    pub(crate) fn again(
+        &self,
+        shared: &Shared,
+        dir: &Path,
+        own: impl FnOnce() -> HashSet<ChunkName>,
+    ) -> Result<(Watch, bool)> {
         if self.is_unchanged(shared, dir) {
             return Ok((self.clone(), false));
         }
-        let now = Watch::look(shared, dir, &list(shared, dir)?);
-        let news = now.foreign != self.foreign;
+        let own = own();
+        let names = list(shared, dir)?;
+        let now = Watch::look(shared, dir, &names);
+        let is_gone = |name: &ChunkName| names.binary_search(name).is_err();
+        let news = now.foreign != self.foreign || own.iter().any(is_gone);
         Ok((now, news))
     }
 

@@ -4,6 +4,7 @@
 //! fails, or when somebody else touched the file, the chunk is given up for ever and what it owed
 //! goes to a new one.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub(crate) struct Log {
     is_touched: bool,
     /// The files that count.
     pub(crate) pile: Pile,
+    /// The chunks of this server that should be in the directory, but for those a collection removed since.
+    pub(crate) own: HashSet<ChunkName>,
     pub(crate) last_compaction: Option<LastCompaction>,
 }
 
@@ -117,6 +120,7 @@ impl Log {
             durable_hlc: 0,
             is_touched: false,
             pile: Pile::default(),
+            own: HashSet::new(),
             last_compaction: None,
         }
     }
@@ -133,6 +137,7 @@ impl Log {
         remembered: Option<Remembered>,
     ) {
         self.pile = pile;
+        self.own = names.iter().filter(|name| shared.root.is_mine(name.incarnation)).cloned().collect();
         self.durable_hlc = self.durable_hlc.max(written);
         let own = names.iter().filter(|name| name.incarnation == shared.root.incarnation);
         let highest = own.map(|name| name.seq).max().unwrap_or(0);
@@ -335,6 +340,7 @@ impl Log {
         let file = self.create_file(shared, &path)?;
         let identity = file.file.identity().map_err(|error| Error::io("stat", &path, error))?;
         let settings = written_settings(policy);
+        self.own.insert(name.clone());
         let facts = ChunkFacts { name, identity, records: 0, vector, settings };
         self.pile.files += 1;
         self.pile.logs += 1;
@@ -362,6 +368,7 @@ impl Log {
         }
         written?;
         self.pile = Pile { files: 1, bytes: bytes.len() as u64, ..Pile::default() };
+        self.own.insert(name.clone());
         Ok(name)
     }
 
@@ -445,6 +452,7 @@ impl Log {
             self.remove(shared, name)?;
         }
         self.pile = Pile::default();
+        self.own.clear();
         // An empty directory says the same as none, so it is no failure when it stays.
         if let Err(error) = shared.directories.remove_empty(&*shared.disk, &shared.root.path, &self.dir) {
             tracing::warn!(swamp = %self.name, %error, "the directory of an emptied swamp stays");

@@ -255,7 +255,7 @@ impl Resident {
         let watch = self.watch.lock().clone();
         let dir = crate::layout::swamp_path(&self.shared.root.path, self.folder, &self.name);
         self.poll_ms.store(self.shared.uptime_ms() + millis(self.shared.foreign_poll), Ordering::Relaxed);
-        let (now, news) = watch.again(&self.shared, &dir)?;
+        let (now, news) = watch.again(&self.shared, &dir, || self.log.lock().own.clone())?;
         if news {
             return self.ask(Job::Refresh).wait();
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use hydra_core::{Batch, Condition, CopyState, Engine, Op};
+use hydra_core::{Batch, Condition, CopyState, Engine, Op, Policy};
 
 use crate::common::{chunks, eventually, get, incremented, keyed_increment, name, open, options, put, sync};
 
@@ -152,4 +152,25 @@ fn a_delete_of_something_a_copy_does_not_know_is_marked_when_asked_for() {
     for engine in [&one, &two] {
         eventually("the delete holds", || get(engine, S, "k").is_none());
     }
+}
+
+#[test]
+fn what_a_closed_chunk_held_that_somebody_removed_is_written_again() {
+    let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let engine = synced_as(dir.path(), "s1");
+    put(&engine, S, "a", "1");
+    let closed = chunks(dir.path());
+    let next = Policy { write_interval: Duration::ZERO, idle_evict: Duration::from_secs(60), ..Policy::default() };
+    engine.set_policy("users/*/*".parse().unwrap(), next).unwrap();
+    put(&engine, S, "b", "2");
+    assert_eq!((closed.len(), chunks(dir.path()).len()), (1, 2), "other settings, another chunk");
+    std::fs::remove_file(&closed[0]).unwrap();
+    eventually("it is noticed", || {
+        assert_eq!(get(&engine, S, "a").as_deref(), Some("1"));
+        engine.stats().external_interference == 1
+    });
+    sync(dir.path(), copy.path());
+    let other = synced_as(copy.path(), "s2");
+    assert_eq!((get(&other, S, "a").as_deref(), get(&other, S, "b").as_deref()), (Some("1"), Some("2")));
+    assert_eq!(other.hydrate(&name(S)).unwrap().copy_state(), CopyState::Complete);
 }
