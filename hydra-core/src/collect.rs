@@ -400,4 +400,29 @@ mod tests {
         let file = facts(MINE, 1, content, true, HOUR);
         assert_eq!(going(&[file, snap(MINE, 2, &[(MINE, 9)], HOUR)]), [0; 0]);
     }
+
+    #[test]
+    fn a_snapshot_that_retired_entries_stands_for_those_with_them_and_goes_after_them() {
+        let retiring = |seq, knows: &[(u64, u64)], retired: &[(u64, u64)]| {
+            let (vector, retired) = (knows.iter().copied().collect(), retired.iter().copied().collect());
+            let content = FileContent::Snapshot { vector, beyond: BTreeSet::new(), retired };
+            facts(MINE, seq, content, true, HOUR)
+        };
+        let older = snap(MINE_BEFORE, 1, &[(MINE_BEFORE, 5), (3, 2)], HOUR);
+        let next = retiring(1, &[(MINE_BEFORE, 5), (MINE, 7)], &[(3, 2)]);
+        let last = snap(MINE, 2, &[(MINE_BEFORE, 5), (MINE, 9)], HOUR);
+        assert!(next.covers(&older) && !older.covers(&next) && !last.covers(&older));
+        let unmarked = retiring(1, &[(MINE_BEFORE, 5)], &[(3, 2)]);
+        assert!(!unmarked.covers(&older), "it knows nothing later");
+        let knows_more = snap(MINE_BEFORE, 1, &[(MINE_BEFORE, 5), (3, 2), (4, 1)], HOUR);
+        assert!(!next.covers(&knows_more));
+        let all = [older, next, last];
+        assert_eq!(going(&all), [0], "nothing tells any more that the first is over, once the second has gone");
+        let [_, next, last] = all;
+        assert_eq!(going(&[next, last]), [0]);
+        let next = retiring(1, &[(MINE_BEFORE, 5), (MINE, 7)], &[(3, 2)]);
+        let last = snap(MINE, 2, &[(MINE_BEFORE, 5), (MINE, 9)], HOUR);
+        let cut_short = facts(MINE_BEFORE, 2, FileContent::Unfinished, false, HOUR);
+        assert_eq!(going(&[next, last, cut_short]), [2], "it may ask for what was retired");
+    }
 }

@@ -297,3 +297,40 @@ fn check_whole(state: &State) -> Result<()> {
     let code = if state.copy == CopyState::Degraded { ErrorCode::CorruptSwamp } else { ErrorCode::IncompleteCopy };
     Err(Error::new(code, format!("the swamp cannot be compacted: {why}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUNNING: u64 = 1;
+    const FOREIGN: u64 = 9_999;
+    const DAY_MS: u64 = 86_400_000;
+
+    fn left(entries: impl IntoIterator<Item = (u64, u64)>, needed: &[u64], now_ms: u64) -> Vec<u64> {
+        let vector = entries.into_iter().map(|(incarnation, ms)| (incarnation, ms << 16)).collect();
+        let is_needed = |incarnation: u64| needed.contains(&incarnation);
+        let rules =
+            EntryRules { is_mine: &|incarnation| incarnation != FOREIGN, running: RUNNING, is_needed: &is_needed };
+        retired(&vector, &rules, Timestamp::from_millis(now_ms)).iter().map(|(incarnation, _)| incarnation).collect()
+    }
+
+    #[test]
+    fn entries_are_retired_when_they_are_old_and_nothing_needs_them() {
+        let entries = [(RUNNING, 1), (2, 1), (3, 2), (FOREIGN, 1), (5, 40 * DAY_MS)];
+        assert_eq!(left(entries, &[], 30 * DAY_MS), [0; 0], "a millisecond too young");
+        assert_eq!(left(entries, &[], 30 * DAY_MS + 1), [2], "neither this process nor another server's");
+        assert_eq!(left(entries, &[2], 30 * DAY_MS + 2), [3]);
+        assert_eq!(left(entries, &[2, 3], 30 * DAY_MS + 2), [0; 0]);
+        assert_eq!(left(entries, &[], 900 * DAY_MS), [2, 3], "the clock goes on from the latest");
+    }
+
+    #[test]
+    fn of_too_many_entries_the_oldest_that_nothing_needs_go_first() {
+        let many = |count: u64| (0..count).map(|at| (10 + at, 1_000 - at));
+        assert_eq!(left(many(256), &[], 0), [0; 0]);
+        assert_eq!(left(many(258), &[], 0), [266, 267]);
+        assert_eq!(left(many(258), &[266], 0), [265, 267]);
+        let all: Vec<u64> = (10..300).collect();
+        assert_eq!(left(many(258), &all, 0), [0; 0], "what is needed stays, however much it is");
+    }
+}
