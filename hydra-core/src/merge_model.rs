@@ -1014,7 +1014,8 @@ impl World {
         let state = self.engine_state(node);
         let left_out = self.left_out(&state);
         let retired = self.retired(node, &state);
-        let is_marked = !(left_out.is_empty() && retired.is_empty()) && !self.rules.without(Mutant::UnmarkedPurge);
+        let needs_mark = !left_out.is_empty() || !retired.is_empty();
+        let is_marked = needs_mark && !self.rules.without(Mutant::UnmarkedPurge);
         let mark = is_marked.then(|| self.next_stamp(node));
         let (name, header) = self.next_chunk(node, ChunkKind::Snap, VersionVector::default());
         let mut file = encode_snapshot(header, &state, &left_out, mark, &retired);
