@@ -51,8 +51,8 @@ pub(crate) enum FileContent {
     Unfinished,
     /// A log: its writer's last record, if it has one, and records of others in it.
     Log { last: Option<Stamp>, adopted: BTreeSet<Stamp> },
-    /// A snapshot: what it knows, and what it holds beyond that.
-    Snapshot { vector: VersionVector, beyond: BTreeSet<Stamp> },
+    /// A snapshot: what it knows, what it holds beyond that, and what it knew and does not hand on.
+    Snapshot { vector: VersionVector, beyond: BTreeSet<Stamp>, retired: VersionVector },
 }
 
 impl FileContent {
@@ -64,7 +64,7 @@ impl FileContent {
         let records = (0..chunk.frame_count()).flat_map(|index| chunk.frame(index).1);
         match chunk.name.kind {
             ChunkKind::Log => FileContent::of_log(records),
-            ChunkKind::Snap => FileContent::of_snapshot(chunk.vector(), records),
+            ChunkKind::Snap => FileContent::of_snapshot(chunk, records),
         }
     }
 
@@ -82,29 +82,48 @@ impl FileContent {
         FileContent::Log { last, adopted }
     }
 
-    fn of_snapshot<'a>(vector: &VersionVector, records: impl Iterator<Item = Record<'a>>) -> FileContent {
+    fn of_snapshot<'a>(chunk: &Chunk<'_>, records: impl Iterator<Item = Record<'a>>) -> FileContent {
+        let vector = chunk.vector();
         let beyond = records.filter_map(|record| match record {
             Record::Write { stamp, .. } | Record::Adopted { stamp, .. } if !vector.saw(stamp) => Some(stamp),
             _ => None,
         });
-        FileContent::Snapshot { beyond: beyond.collect(), vector: vector.clone() }
+        FileContent::Snapshot { beyond: beyond.collect(), vector: vector.clone(), retired: chunk.retired() }
     }
 }
 
 impl FileFacts {
     /// Whether this snapshot stands for all that the file holds. Two never stand for each other.
     pub(crate) fn covers(&self, file: &FileFacts) -> bool {
-        let FileContent::Snapshot { vector, beyond } = &self.content else { return false };
+        let FileContent::Snapshot { vector, beyond, retired } = &self.content else { return false };
         let knows = |stamp: &Stamp| vector.saw(*stamp) || beyond.contains(stamp);
         match &file.content {
             FileContent::Log { last, adopted } => last.iter().all(knows) && adopted.iter().all(knows),
-            FileContent::Snapshot { vector: older, beyond: loose } => {
+            FileContent::Snapshot { vector: older, beyond: loose, .. } => {
                 let is_equal = vector.is_within(older) && loose.len() == beyond.len();
-                older.is_within(vector)
+                is_succeeded(older, vector, retired)
                     && loose.iter().all(knows)
                     && (if is_equal { self.name > file.name } else { self.name != file.name })
             }
             FileContent::Nothing | FileContent::Unfinished => false,
+        }
+    }
+
+    /// Whether this is a snapshot some entries of whose vector it does not hand on.
+    pub(crate) fn retires(&self) -> bool {
+        matches!(&self.content, FileContent::Snapshot { retired, .. } if !retired.is_empty())
+    }
+
+    /// Whether the file might bring back what such a snapshot does not hand on.
+    fn needs(&self, snap: &FileFacts) -> bool {
+        let FileContent::Snapshot { retired: gone, .. } = &snap.content else { return false };
+        let is_gone = |incarnation: u64| gone.get(incarnation) > 0;
+        match &self.content {
+            _ if is_gone(self.name.incarnation) => true,
+            FileContent::Nothing => false,
+            FileContent::Unfinished => !gone.is_empty(),
+            FileContent::Log { adopted, .. } => adopted.iter().any(|stamp| is_gone(stamp.incarnation)),
+            FileContent::Snapshot { vector, .. } => vector.iter().any(|(incarnation, _)| is_gone(incarnation)),
         }
     }
 
@@ -115,6 +134,14 @@ impl FileFacts {
             FileContent::Nothing | FileContent::Unfinished => false,
         }
     }
+}
+
+/// Whether a snapshot that knows `older` has its successor in one that knows `vector` and dropped `retired`.
+///
+/// What has dropped something bears a mark that is later than all it succeeds; so no two succeed each other.
+pub(crate) fn is_succeeded(older: &VersionVector, vector: &VersionVector, retired: &VersionVector) -> bool {
+    let missing = older.beyond(vector);
+    missing.is_empty() || missing.is_within(retired) && vector.max_hlc() > older.max_hlc()
 }
 
 /// Who asks, and how patient it is.
@@ -144,7 +171,9 @@ impl Rules<'_> {
             FileContent::Unfinished => is_over,
             _ => {
                 let is_closed = if is_mine { file.is_sealed || is_over } else { self.is_closed_by_owner(file, files) };
-                is_closed && files.iter().any(|snap| snap.age >= self.delay && snap.covers(file))
+                // What a snapshot retired is gone only once those that still know it are, and not in the same go.
+                let is_needed = || files.iter().any(|other| other.name != file.name && other.needs(file));
+                is_closed && files.iter().any(|snap| snap.age >= self.delay && snap.covers(file)) && !is_needed()
             }
         }
     }
@@ -181,8 +210,12 @@ pub(crate) fn collect(shared: &Shared, name: &SwampName, delay: Duration) -> Res
     if shared.holds.is_held(folder) {
         return Ok(Removed::default());
     }
-    let going = with_files(shared, name, folder, |files| going(shared, name, folder, delay, &files))??;
+    let (going, in_order) = with_files(shared, name, folder, |files| going(shared, name, folder, delay, &files))??;
     let dir = swamp_path(&shared.root.path, folder, name);
+    if in_order {
+        // What was removed before must not come back without the snapshot that made it superfluous.
+        shared.disk.sync_dir(&dir).map_err(|error| Error::io("sync", &dir, error))?;
+    }
     let mut removed = Removed::default();
     for (name, length) in going {
         let path = dir.join(name.file_name());
@@ -195,22 +228,22 @@ pub(crate) fn collect(shared: &Shared, name: &SwampName, delay: Duration) -> Res
     Ok(removed)
 }
 
-/// The files that can go, with their lengths.
+/// The files that can go, with their lengths, and whether what went before has to be gone for good first.
 fn going(
     shared: &Shared,
     name: &SwampName,
     folder: FolderId,
     delay: Duration,
     files: &Files<'_>,
-) -> Result<Vec<(ChunkName, u64)>> {
+) -> Result<(Vec<(ChunkName, u64)>, bool)> {
     if files.copy != crate::engine::CopyState::Complete || files.is_newer {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), false));
     }
     let dir = swamp_path(&shared.root.path, folder, name);
     let mut facts = Vec::with_capacity(files.names.len());
     let mut lengths = Vec::with_capacity(files.names.len());
     for chunk in files.chunks {
-        let Some(identity) = identity(shared, &dir, chunk.name)? else { return Ok(Vec::new()) };
+        let Some(identity) = identity(shared, &dir, chunk.name)? else { return Ok((Vec::new(), false)) };
         facts.push(FileFacts {
             name: chunk.name.clone(),
             content: FileContent::of(chunk),
@@ -221,7 +254,7 @@ fn going(
         lengths.push(Some(identity.length).filter(|&length| length == chunk.scan.length));
     }
     for name in &files.torn {
-        let Some(identity) = identity(shared, &dir, name)? else { return Ok(Vec::new()) };
+        let Some(identity) = identity(shared, &dir, name)? else { return Ok((Vec::new(), false)) };
         let content = FileContent::Nothing;
         facts.push(FileFacts { name: name.clone(), content, is_sealed: false, age: age(&identity) });
         lengths.push(Some(identity.length));
@@ -233,7 +266,8 @@ fn going(
         delay,
     };
     let superseded = superseded(&facts, &rules);
-    Ok(superseded.into_iter().filter_map(|at| Some((facts[at].name.clone(), lengths[at]?))).collect())
+    let in_order = superseded.iter().any(|&at| facts[at].retires());
+    Ok((superseded.into_iter().filter_map(|at| Some((facts[at].name.clone(), lengths[at]?))).collect(), in_order))
 }
 
 /// `None` when the file is gone since it was read: a collection that ran beside this one took it, and what
@@ -309,8 +343,8 @@ mod tests {
     }
 
     fn snap(incarnation: u64, seq: u32, knows: &[(u64, u64)], age: Duration) -> FileFacts {
-        let content = FileContent::Snapshot { vector: knows.iter().copied().collect(), beyond: BTreeSet::new() };
-        facts(incarnation, seq, content, true, age)
+        let (vector, beyond, retired) = (knows.iter().copied().collect(), BTreeSet::new(), VersionVector::default());
+        facts(incarnation, seq, FileContent::Snapshot { vector, beyond, retired }, true, age)
     }
 
     fn going(files: &[FileFacts]) -> Vec<usize> {
@@ -365,5 +399,30 @@ mod tests {
         let content = FileContent::Log { last: Some(Stamp { hlc: 9, incarnation: MINE }), adopted };
         let file = facts(MINE, 1, content, true, HOUR);
         assert_eq!(going(&[file, snap(MINE, 2, &[(MINE, 9)], HOUR)]), [0; 0]);
+    }
+
+    #[test]
+    fn a_snapshot_that_retired_entries_stands_for_those_with_them_and_goes_after_them() {
+        let retiring = |seq, knows: &[(u64, u64)], retired: &[(u64, u64)]| {
+            let (vector, retired) = (knows.iter().copied().collect(), retired.iter().copied().collect());
+            let content = FileContent::Snapshot { vector, beyond: BTreeSet::new(), retired };
+            facts(MINE, seq, content, true, HOUR)
+        };
+        let older = snap(MINE_BEFORE, 1, &[(MINE_BEFORE, 5), (3, 2)], HOUR);
+        let next = retiring(1, &[(MINE_BEFORE, 5), (MINE, 7)], &[(3, 2)]);
+        let last = snap(MINE, 2, &[(MINE_BEFORE, 5), (MINE, 9)], HOUR);
+        assert!(next.covers(&older) && !older.covers(&next) && !last.covers(&older));
+        let unmarked = retiring(1, &[(MINE_BEFORE, 5)], &[(3, 2)]);
+        assert!(!unmarked.covers(&older), "it knows nothing later");
+        let knows_more = snap(MINE_BEFORE, 1, &[(MINE_BEFORE, 5), (3, 2), (4, 1)], HOUR);
+        assert!(!next.covers(&knows_more));
+        let all = [older, next, last];
+        assert_eq!(going(&all), [0], "nothing tells any more that the first is over, once the second has gone");
+        let [_, next, last] = all;
+        assert_eq!(going(&[next, last]), [0]);
+        let next = retiring(1, &[(MINE_BEFORE, 5), (MINE, 7)], &[(3, 2)]);
+        let last = snap(MINE, 2, &[(MINE_BEFORE, 5), (MINE, 9)], HOUR);
+        let cut_short = facts(MINE_BEFORE, 2, FileContent::Unfinished, false, HOUR);
+        assert_eq!(going(&[next, last, cut_short]), [2], "it may ask for what was retired");
     }
 }

@@ -197,7 +197,15 @@ impl Resident {
             let shared = &self.shared;
             log.write_snapshot(shared, |log, name| {
                 let header = log.header(shared, name, policy, VersionVector::default());
-                compact::encode(header, &state, &[], None, Timestamp::now(), policy.compression)
+                compact::encode(
+                    header,
+                    &state,
+                    &[],
+                    None,
+                    &VersionVector::default(),
+                    Timestamp::now(),
+                    policy.compression,
+                )
             })?;
             log.mend();
             return Ok(());

@@ -7,10 +7,15 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use crate::collect::FileContent;
 use crate::engine::CopyState;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::header::Header;
+use crate::hashing::KeyHashing;
+use crate::hydrate::with_files;
+use crate::layout::ChunkName;
 use crate::log::Pile;
+use crate::merge::Chunk;
 use crate::policy::{Compression, Policy};
 use crate::slot::Slot;
 use crate::snapshot::{self, SnapshotContent};
@@ -22,6 +27,10 @@ use crate::vector::VersionVector;
 
 /// How long the marks of deletes and expired treasures are kept where other copies may lag behind.
 pub(crate) const MARKS_KEPT: Duration = Duration::from_secs(7 * 86_400);
+/// How long the vector of a swamp names a process of this server of which nothing is left.
+const ENTRIES_KEPT: Duration = Duration::from_secs(30 * 86_400);
+/// Of more entries than this the oldest of those go earlier.
+const ENTRIES_MOST: usize = 256;
 /// Less garbage than this is not worth a snapshot.
 const GARBAGE_LEAST: u64 = 64 << 10;
 /// So much garbage is worth a snapshot at any time.
@@ -81,13 +90,59 @@ impl Retention {
     }
 }
 
+/// What keeps an entry in the vector of a snapshot.
+pub(crate) struct EntryRules<'a> {
+    /// Whether a process of this server had this incarnation.
+    pub(crate) is_mine: &'a dyn Fn(u64) -> bool,
+    /// The incarnation of the process that asks.
+    pub(crate) running: u64,
+    /// Whether a file or a record is here that the entry speaks of.
+    pub(crate) is_needed: &'a dyn Fn(u64) -> bool,
+}
+
+/// The entries of a vector that the next snapshot need not hand on: those of this server's own processes of
+/// which nothing is left and whose last record is old; of more than a handful the oldest, whatever their age.
+///
+/// The latest entry stays: from it the clock of the next process goes on.
+pub(crate) fn retired(vector: &VersionVector, rules: &EntryRules<'_>, now: Timestamp) -> VersionVector {
+    let latest = vector.max_hlc();
+    let kept = u64::try_from(ENTRIES_KEPT.as_millis()).unwrap_or(u64::MAX);
+    let is_old = |hlc: u64| (hlc >> 16).saturating_add(kept) <= now.as_millis();
+    let is_free = |&(incarnation, hlc): &(u64, u64)| {
+        hlc < latest && incarnation != rules.running && (rules.is_mine)(incarnation) && !(rules.is_needed)(incarnation)
+    };
+    let mut free: Vec<(u64, u64)> = vector.iter().filter(is_free).collect();
+    free.sort_unstable_by_key(|&(_, hlc)| hlc);
+    let over = vector.len().saturating_sub(ENTRIES_MOST);
+    free.into_iter().enumerate().filter(|&(at, (_, hlc))| at < over || is_old(hlc)).map(|(_, entry)| entry).collect()
+}
+
+/// The incarnations of which there is a file here, a copy of a record, or a snapshot cut short that asks for them.
+pub(crate) fn named_by_files<'a>(
+    names: impl Iterator<Item = &'a ChunkName>,
+    chunks: &[Chunk<'_>],
+) -> HashSet<u64, KeyHashing> {
+    let mut named: HashSet<u64, KeyHashing> = names.map(|name| name.incarnation).collect();
+    for chunk in chunks {
+        match FileContent::of(chunk) {
+            FileContent::Log { adopted, .. } => named.extend(adopted.iter().map(|stamp| stamp.incarnation)),
+            FileContent::Unfinished => {
+                named.extend(chunk.scan.header.vector.iter().map(|(incarnation, _)| incarnation))
+            }
+            FileContent::Nothing | FileContent::Snapshot { .. } => {}
+        }
+    }
+    named
+}
+
 /// The state as a snapshot, without what is left out. `mark` is a fresh stamp of the writer, needed
-/// whenever something is left out.
+/// whenever something is left out, or retired of the vector.
 pub(crate) fn encode(
     header: Header,
     state: &State,
     left_out: &[Slot],
     mark: Option<Stamp>,
+    retired: &VersionVector,
     now: Timestamp,
     compression: Compression,
 ) -> Vec<u8> {
@@ -100,7 +155,7 @@ pub(crate) fn encode(
         conflicts: state.conflicts(now).collect(),
         vector: &state.vector,
     };
-    snapshot::encode_marked(header, content, mark, compression)
+    snapshot::encode_marked(header, content, mark, retired, compression)
 }
 
 /// Whether a swamp whose live files are `pile`, of which about `needed` bytes are needed, is worth a snapshot.
@@ -158,23 +213,26 @@ impl Resident {
         if left_out.is_empty() && log.pile.files <= 1 && log.pile.logs == 0 {
             return Ok(false);
         }
-        let mark = match left_out.is_empty() {
-            true => None,
-            false => Some(Stamp { hlc: shared.clock.next(max_hlc)?, incarnation: shared.root.incarnation }),
-        };
         log.seal(shared);
         if log.is_touched() {
             return self.write_everything_again(policy, &mut log).map(|()| true);
         }
+        let retired = self.retired(retention.now)?;
+        let mark = match left_out.is_empty() && retired.is_empty() {
+            true => None,
+            false => Some(Stamp { hlc: shared.clock.next(max_hlc)?, incarnation: shared.root.incarnation }),
+        };
         {
             let state = self.state.read();
             log.write_snapshot(shared, |log, name| {
                 let header = log.header(shared, name, policy, VersionVector::default());
-                encode(header, &state, &left_out, mark, retention.now, policy.compression)
+                encode(header, &state, &left_out, mark, &retired, retention.now, policy.compression)
             })?;
         }
         let mut state = self.state.write();
         left_out.iter().for_each(|slot| state.forget(slot));
+        // What is written from now on does not name them, or it would wait for them once the older files are gone.
+        retired.iter().for_each(|(incarnation, _)| state.vector.forget(incarnation));
         self.account(&state, 0);
         if let Some(mark) = mark {
             state.vector.learn(mark);
@@ -188,6 +246,38 @@ impl Resident {
         count(&shared.stats.compactions);
         shared.collector.expect(shared, self.name());
         Ok(true)
+    }
+
+    /// The entries of the vector that the next snapshot retires.
+    ///
+    /// None where others write or may have copies: how old an entry is does not tell how long its file has been
+    /// gone from here, and so not whether a copy elsewhere still has that, or still names it in what it writes.
+    fn retired(&self, now: Timestamp) -> Result<VersionVector> {
+        let root = &self.shared.root;
+        let among = |vector: &VersionVector, is_needed: &dyn Fn(u64) -> bool| {
+            let is_mine = |incarnation| root.is_mine(incarnation);
+            retired(vector, &EntryRules { is_mine: &is_mine, running: root.incarnation, is_needed }, now)
+        };
+        if self.keeps_marks() {
+            return Ok(VersionVector::default());
+        }
+        let vector = self.state.read().vector.clone();
+        if among(&vector, &|_| false).is_empty() {
+            return Ok(VersionVector::default());
+        }
+        let held = self.state.read().incarnations();
+        if among(&vector, &|incarnation| held.contains(&incarnation)).is_empty() {
+            return Ok(VersionVector::default());
+        }
+        with_files(&self.shared, self.name(), self.folder(), |files| {
+            let is_as_known = files.copy == CopyState::Complete
+                && !files.is_newer
+                && files.merged.vector.is_within(&vector)
+                && files.names.iter().all(|name| root.is_mine(name.incarnation));
+            let named = named_by_files(files.names.iter(), files.chunks);
+            let is_needed = |incarnation| !is_as_known || held.contains(&incarnation) || named.contains(&incarnation);
+            among(&vector, &is_needed)
+        })
     }
 
     /// Whether marks of deletes are needed: somebody else writes this swamp or may have a copy of it.
@@ -206,4 +296,41 @@ fn check_whole(state: &State) -> Result<()> {
     };
     let code = if state.copy == CopyState::Degraded { ErrorCode::CorruptSwamp } else { ErrorCode::IncompleteCopy };
     Err(Error::new(code, format!("the swamp cannot be compacted: {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUNNING: u64 = 1;
+    const FOREIGN: u64 = 9_999;
+    const DAY_MS: u64 = 86_400_000;
+
+    fn left(entries: impl IntoIterator<Item = (u64, u64)>, needed: &[u64], now_ms: u64) -> Vec<u64> {
+        let vector = entries.into_iter().map(|(incarnation, ms)| (incarnation, ms << 16)).collect();
+        let is_needed = |incarnation: u64| needed.contains(&incarnation);
+        let rules =
+            EntryRules { is_mine: &|incarnation| incarnation != FOREIGN, running: RUNNING, is_needed: &is_needed };
+        retired(&vector, &rules, Timestamp::from_millis(now_ms)).iter().map(|(incarnation, _)| incarnation).collect()
+    }
+
+    #[test]
+    fn entries_are_retired_when_they_are_old_and_nothing_needs_them() {
+        let entries = [(RUNNING, 1), (2, 1), (3, 2), (FOREIGN, 1), (5, 40 * DAY_MS)];
+        assert_eq!(left(entries, &[], 30 * DAY_MS), [0; 0], "a millisecond too young");
+        assert_eq!(left(entries, &[], 30 * DAY_MS + 1), [2], "neither this process nor another server's");
+        assert_eq!(left(entries, &[2], 30 * DAY_MS + 2), [3]);
+        assert_eq!(left(entries, &[2, 3], 30 * DAY_MS + 2), [0; 0]);
+        assert_eq!(left(entries, &[], 900 * DAY_MS), [2, 3], "the clock goes on from the latest");
+    }
+
+    #[test]
+    fn of_too_many_entries_the_oldest_that_nothing_needs_go_first() {
+        let many = |count: u64| (0..count).map(|at| (10 + at, 1_000 - at));
+        assert_eq!(left(many(256), &[], 0), [0; 0]);
+        assert_eq!(left(many(258), &[], 0), [266, 267]);
+        assert_eq!(left(many(258), &[266], 0), [265, 267]);
+        let all: Vec<u64> = (10..300).collect();
+        assert_eq!(left(many(258), &all, 0), [0; 0], "what is needed stays, however much it is");
+    }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::collect::is_succeeded;
 use crate::disk::Identity;
 use crate::engine::CopyState;
 use crate::error::{Error, Result};
@@ -169,7 +170,8 @@ fn pile(shared: &Shared, files: &Files<'_>) -> Pile {
             ChunkKind::Log => last > base.get(incarnation),
             ChunkKind::Snap => !snaps().any(|other| {
                 other.name > chunk.name && chunk.vector().is_within(other.vector())
-                    || chunk.vector().is_within(other.vector()) && !other.vector().is_within(chunk.vector())
+                    || is_succeeded(chunk.vector(), other.vector(), &other.retired())
+                        && !other.vector().is_within(chunk.vector())
             }),
         };
         if counts {

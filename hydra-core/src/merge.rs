@@ -63,6 +63,21 @@ impl<'a> Chunk<'a> {
         }
     }
 
+    /// The entries of the vector that a snapshot does not hand on to those after it.
+    pub(crate) fn retired(&self) -> VersionVector {
+        match (self.name.kind, &self.scan.footer) {
+            (ChunkKind::Snap, Some(footer)) => self.scan.header.vector.beyond(&footer.vector),
+            _ => VersionVector::default(),
+        }
+    }
+
+    /// All that a snapshot's writer had read, whether or not it hands that on.
+    pub(crate) fn seen(&self) -> VersionVector {
+        let mut seen = self.vector().clone();
+        seen.join(&self.retired());
+        seen
+    }
+
     /// The idempotency key and the records of a frame; fewer records and `false` when one is not understood.
     pub(crate) fn frame(&self, index: usize) -> (Option<FrameKey<'_>>, Vec<Record<'_>>, bool) {
         let mut records = Vec::new();
@@ -188,6 +203,8 @@ struct Merger<'a> {
     out: Merged<'a>,
     /// What the snapshots cover: logs need not tell it again.
     base: VersionVector,
+    /// What snapshots knew and do not hand on.
+    retired: VersionVector,
     late: BTreeMap<Stamp, (&'a str, SingleAdd)>,
     not_understood: HashSet<usize>,
     /// Keys on which something may have lost that its successor had not seen.
@@ -199,11 +216,12 @@ struct Merger<'a> {
 impl<'a> Merger<'a> {
     fn read_snaps(&mut self, chunks: &'a [Chunk<'a>], snaps: &[usize]) {
         for &snap in snaps {
-            self.base.join(chunks[snap].vector());
+            self.base.join(&chunks[snap].seen());
+            self.retired.join(&chunks[snap].retired());
         }
         let contents: Vec<Vec<Record<'a>>> = snaps.iter().map(|&snap| self.records(chunks, snap)).collect();
         let held: Vec<Held<'a>> = if snaps.len() > 1 {
-            contents.iter().zip(snaps).map(|(records, &snap)| Held::new(records, chunks[snap].vector())).collect()
+            contents.iter().zip(snaps).map(|(records, &snap)| Held::new(records, chunks[snap].seen())).collect()
         } else {
             Vec::new()
         };
@@ -502,9 +520,26 @@ impl<'a> Merger<'a> {
         let headers = chunks.iter().map(|chunk| chunk.scan.header.vector.max_hlc()).max().unwrap_or(0);
         self.out.max_hlc = self.out.max_hlc.max(headers).max(self.out.vector.max_hlc());
         self.out.written.join(&self.out.vector);
+        self.retire(chunks);
         self.out.not_understood = self.not_understood.into_iter().collect();
         self.out.not_understood.sort_unstable();
         self.out
+    }
+
+    /// Forgets the entries that the latest snapshot to name them retired, so that nothing written from now on
+    /// names them, whether or not the files which do are gone already.
+    fn retire(&mut self, chunks: &[Chunk<'_>]) {
+        let snaps = || chunks.iter().filter(|chunk| chunk.name.kind == ChunkKind::Snap && chunk.scan.is_valid());
+        for (incarnation, _) in self.retired.iter() {
+            let latest = |names: &dyn Fn(&Chunk<'_>) -> bool| {
+                snaps().filter(|snap| names(snap)).map(|snap| snap.vector().max_hlc()).max().unwrap_or(0)
+            };
+            let dropped = latest(&|snap| snap.retired().get(incarnation) > 0);
+            let known = latest(&|snap| snap.vector().get(incarnation) > 0);
+            if dropped > known && !chunks.iter().any(|chunk| chunk.name.incarnation == incarnation) {
+                self.out.vector.forget(incarnation);
+            }
+        }
     }
 
     fn frame(
@@ -536,13 +571,13 @@ fn owner_of(chunks: &[Chunk<'_>], snaps: &[usize], incarnation: u64) -> Option<u
 
 /// What a snapshot knows and what it holds: the one without the other is dead.
 struct Held<'a> {
-    vector: &'a VersionVector,
+    vector: VersionVector,
     writes: ByKey<'a, Stamp>,
     sums: HashSet<(&'a str, &'a str, Stamp, u64), KeyHashing>,
 }
 
 impl<'a> Held<'a> {
-    fn new(records: &[Record<'a>], vector: &'a VersionVector) -> Held<'a> {
+    fn new(records: &[Record<'a>], vector: VersionVector) -> Held<'a> {
         let mut held = Held { vector, writes: ByKey::default(), sums: HashSet::default() };
         for record in records {
             match record {
@@ -667,7 +702,7 @@ mod tests {
                 conflicts: merged.conflicts.iter().collect(),
                 vector: &merged.vector,
             };
-            snapshot::encode_marked(header, content, mark, Compression::None)
+            snapshot::encode_marked(header, content, mark, &VersionVector::default(), Compression::None)
         });
         (name, file)
     }

@@ -27,7 +27,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::collect::{self, FileContent, FileFacts, superseded};
-use crate::compact::{self, Retention};
+use crate::compact::{self, EntryRules, Retention};
 use crate::conflict::Lost;
 use crate::counter::Sum;
 use crate::engine::CopyState;
@@ -83,6 +83,10 @@ enum Mutant {
     UnmarkedPurge,
     /// An increment names a tombstone that another server may have purged.
     PurgedBase,
+    /// A vector loses the entry of a process although a file of it is here, or a record.
+    RetiredTooEarly,
+    /// What retired an entry goes together with what still has it, in any order.
+    RetirementForgotten,
 }
 
 /// Which tombstones compaction leaves out.
@@ -105,6 +109,8 @@ struct Rules {
     /// Files removed here are removed there.
     deletes_travel: bool,
     purge: Purge,
+    /// Entries of vectors are retired however young they are.
+    retires: bool,
     increments: bool,
     keys: usize,
     /// Events that are more frequent than usual, to come sooner upon what a mutant breaks.
@@ -118,6 +124,7 @@ const TWO_NODES: Rules = Rules {
     restores: false,
     deletes_travel: true,
     purge: Purge::Never,
+    retires: false,
     increments: true,
     keys: KEYS.len(),
     focus: &[],
@@ -127,6 +134,8 @@ const THREE_NODES: Rules = Rules { nodes: 3, steps: 50, ..TWO_NODES };
 const RESTORING: Rules = Rules { restores: true, deletes_travel: false, ..TWO_NODES };
 const PURGING_OLD: Rules = Rules { purge: Purge::Old, ..TWO_NODES };
 const PURGING_ALL: Rules = Rules { purge: Purge::All, increments: false, ..TWO_NODES };
+/// Only where one server has the only copy, entries of vectors are retired.
+const RETIRING: Rules = Rules { nodes: 1, steps: 80, purge: Purge::Old, retires: true, ..RESTORING };
 
 impl Rules {
     fn broken_by(mutant: Mutant) -> Rules {
@@ -141,6 +150,9 @@ impl Rules {
             Mutant::PrefixIsClosed => Rules { focus: &[Compact, Copy, Collect, PropagateDeletes], ..TWO_NODES },
             Mutant::PurgedBase => Rules { focus: &[Exchange, Delete, Increment, Compact], keys: 1, ..PURGING_OLD },
             Mutant::UnlinkedLogs => Rules { focus: &[Evict, Put, Copy, Compact], ..TWO_NODES },
+            Mutant::RetiredTooEarly | Mutant::RetirementForgotten => {
+                Rules { focus: &[Crash, Delete, Compact, Collect], ..RETIRING }
+            }
             _ => TWO_NODES,
         };
         Rules { mutant: Some(mutant), ..rules }
@@ -528,6 +540,7 @@ impl World {
     /// Every history has its own mix of events: some never compact, some hardly ever copy.
     fn weights(&mut self) -> Vec<(Event, usize)> {
         let factors = [0, 1, 1, 2, 3];
+        let copies = usize::from(self.rules.nodes > 1);
         EVENTS
             .iter()
             .map(|&(event, weight)| {
@@ -535,14 +548,15 @@ impl World {
                 let factor = if self.rules.focus.contains(&event) { 4 + usual } else { usual };
                 (event, if self.allows(event) { weight * factor } else { 0 })
             })
-            .chain([(Event::Put, 2), (Event::Copy, 1)])
+            .chain([(Event::Put, 2), (Event::Copy, copies)])
             .collect()
     }
 
     fn allows(&self, event: Event) -> bool {
         match event {
             Event::Increment | Event::KeyedIncrement | Event::Retry => self.rules.increments,
-            Event::PropagateDeletes => self.rules.deletes_travel,
+            Event::Copy | Event::Exchange => self.rules.nodes > 1,
+            Event::PropagateDeletes => self.rules.deletes_travel && self.rules.nodes > 1,
             Event::BackUp | Event::Restore => self.rules.restores,
             _ => true,
         }
@@ -999,10 +1013,12 @@ impl World {
         // What a snapshot left out on purpose only the snapshot can tell, so later logs have to ask for it.
         let state = self.engine_state(node);
         let left_out = self.left_out(&state);
-        let is_marked = !left_out.is_empty() && !self.rules.without(Mutant::UnmarkedPurge);
+        let retired = self.retired(node, &state);
+        let needs_mark = !left_out.is_empty() || !retired.is_empty();
+        let is_marked = needs_mark && !self.rules.without(Mutant::UnmarkedPurge);
         let mark = is_marked.then(|| self.next_stamp(node));
         let (name, header) = self.next_chunk(node, ChunkKind::Snap, VersionVector::default());
-        let mut file = encode_snapshot(header, &state, &left_out, mark);
+        let mut file = encode_snapshot(header, &state, &left_out, mark, &retired);
         if dies {
             file.truncate(self.dice.below(file.len()));
         }
@@ -1032,6 +1048,23 @@ impl World {
             self.rules.purge == Purge::All || self.is_old(slot.stamp()) && self.knows_everything(&state.vector)
         };
         over.into_iter().filter(is_over).collect()
+    }
+
+    /// The entries that the engine's own rule retires of a vector, all of which are old enough.
+    fn retired(&self, node: usize, state: &EngineState) -> VersionVector {
+        if !self.rules.retires {
+            return VersionVector::default();
+        }
+        let Node { disk, process, mine, .. } = &self.nodes[node];
+        let mut needed = state.incarnations();
+        needed.extend(with_chunks(files(disk), &self.rules, |chunks| compact::named_by_files(disk.keys(), chunks)));
+        let early = self.rules.without(Mutant::RetiredTooEarly);
+        let rules = EntryRules {
+            is_mine: &|incarnation| mine.contains(&incarnation),
+            running: process.as_ref().map_or(0, |process| process.incarnation),
+            is_needed: &|incarnation| !early && needed.contains(&incarnation),
+        };
+        compact::retired(&state.vector, &rules, Timestamp::MAX)
     }
 
     fn known_to(&self, node: usize) -> VersionVector {
@@ -1066,20 +1099,31 @@ impl World {
         if !self.read(node, |merged, _| is_complete(merged, &self.rules)) {
             return;
         }
-        let facts = self.facts(node);
+        let mut facts = self.facts(node);
         let Node { process, mine, .. } = &self.nodes[node];
         let anyone = self.rules.without(Mutant::AnyoneCollects);
         let is_mine = |incarnation: u64| anyone || mine.contains(&incarnation);
         let running = process.as_ref().map_or(0, |process| process.incarnation);
-        let rules = collect::Rules { is_mine: &is_mine, running, is_copied: true, delay: DELAY };
+        let rules = collect::Rules { is_mine: &is_mine, running, is_copied: self.rules.nodes > 1, delay: DELAY };
         let open = process.as_ref().and_then(|process| process.log.as_ref()).map(|log| log.name.clone());
-        let going = superseded(&facts, &rules).into_iter().map(|at| facts[at].name.clone());
-        let going: Vec<ChunkName> = going.filter(|name| Some(name) != open.as_ref()).collect();
-        for name in going {
+        let mut going = take_superseded(&mut facts, &rules);
+        if self.rules.without(Mutant::RetirementForgotten) {
+            going.extend(take_superseded(&mut facts, &rules));
+        }
+        let going: Vec<ChunkName> = going.into_iter().filter(|name| Some(name) != open.as_ref()).collect();
+        for name in self.interrupted(going) {
             self.note(|| format!("  removes {}", name.file_name()));
             self.nodes[node].disk.remove(&name);
             self.nodes[node].removed.insert(name);
         }
+    }
+
+    /// Where the order matters in which files go, a collection may stop half-way, and what it had done is lost in part.
+    fn interrupted(&mut self, mut going: Vec<ChunkName>) -> Vec<ChunkName> {
+        if self.rules.retires && self.dice.one_in(3) {
+            going.retain(|_| self.dice.one_in(2));
+        }
+        going
     }
 
     /// What the collector is told of the files of a node. A snapshot is old when all copies have been through a
@@ -1099,12 +1143,25 @@ impl World {
     }
 }
 
+/// The names of the files that can go, which are taken out.
+fn take_superseded(facts: &mut Vec<FileFacts>, rules: &collect::Rules<'_>) -> Vec<ChunkName> {
+    let going: Vec<ChunkName> = superseded(facts, rules).into_iter().map(|at| facts[at].name.clone()).collect();
+    facts.retain(|file| !going.contains(&file.name));
+    going
+}
+
 fn is_whole(file: &FileFacts) -> bool {
     matches!(file.content, FileContent::Snapshot { .. })
 }
 
-fn encode_snapshot(header: Header, state: &EngineState, left_out: &[Slot], mark: Option<Stamp>) -> Vec<u8> {
-    compact::encode(header, state, left_out, mark, Timestamp::default(), Compression::None)
+fn encode_snapshot(
+    header: Header,
+    state: &EngineState,
+    left_out: &[Slot],
+    mark: Option<Stamp>,
+    retired: &VersionVector,
+) -> Vec<u8> {
+    compact::encode(header, state, left_out, mark, retired, Timestamp::default(), Compression::None)
 }
 
 fn facts_of(disk: &Disk, rules: &Rules) -> Vec<FileFacts> {
@@ -1614,6 +1671,11 @@ fn purged_tombstones_bring_nothing_back() {
 }
 
 #[test]
+fn retired_entries_bring_nothing_back() {
+    holds("entries of vectors retired", RETIRING, 1_500);
+}
+
+#[test]
 fn every_rule_is_needed() {
     let mutants = [
         (Mutant::NoVectorDrop, 1, 100),
@@ -1628,6 +1690,8 @@ fn every_rule_is_needed() {
         (Mutant::NaiveRemoval, 1, 100),
         (Mutant::TwinsAcrossBases, 1, 100),
         (Mutant::PurgedBase, 1, 300),
+        (Mutant::RetiredTooEarly, 1, 300),
+        (Mutant::RetirementForgotten, 1, 300),
     ];
     let caught = |&(mutant, first, within): &(Mutant, u64, u64)| is_caught(mutant, first, within);
     let survivors: Vec<Mutant> = mutants.iter().filter(|mutant| !caught(mutant)).map(|mutant| mutant.0).collect();

@@ -110,7 +110,7 @@ struct Gathering<'a, 'g> {
 
 /// What one snapshot holds of the contended keys.
 struct Holding<'a> {
-    chunk: &'a Chunk<'a>,
+    seen: VersionVector,
     records: Vec<Record<'a>>,
     writes: HashSet<(&'a str, Stamp), KeyHashing>,
     sums: HashSet<(&'a str, &'a str, Stamp, u64), KeyHashing>,
@@ -118,7 +118,8 @@ struct Holding<'a> {
 
 impl<'a> Holding<'a> {
     fn of(chunk: &'a Chunk<'a>, contended: &HashSet<&'a str, KeyHashing>) -> Holding<'a> {
-        let mut holding = Holding { chunk, records: Vec::new(), writes: HashSet::default(), sums: HashSet::default() };
+        let (seen, records) = (chunk.seen(), Vec::new());
+        let mut holding = Holding { seen, records, writes: HashSet::default(), sums: HashSet::default() };
         for record in (0..chunk.frame_count()).flat_map(|index| chunk.frame(index).1) {
             holding.take(record, contended);
         }
@@ -145,12 +146,11 @@ impl<'a> Holding<'a> {
     }
 
     fn dropped(&self, key: &'a str, stamp: Stamp) -> bool {
-        self.chunk.vector().saw(stamp) && !self.writes.contains(&(key, stamp))
+        self.seen.saw(stamp) && !self.writes.contains(&(key, stamp))
     }
 
     fn dropped_sum(&self, key: &'a str, pointer: &'a str, base: Stamp, part: &Subtotal) -> bool {
-        self.chunk.vector().get(part.incarnation) >= part.last_hlc
-            && !self.sums.contains(&(key, pointer, base, part.incarnation))
+        self.seen.get(part.incarnation) >= part.last_hlc && !self.sums.contains(&(key, pointer, base, part.incarnation))
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) struct SnapshotContent<'a> {
 
 /// The bytes of a whole snapshot file. Kind and vector of `header` are set here.
 pub(crate) fn encode(header: Header, content: SnapshotContent<'_>, compression: Compression) -> Vec<u8> {
-    encode_marked(header, content, None, compression)
+    encode_marked(header, content, None, &VersionVector::default(), compression)
 }
 
 /// The same with a mark: a fresh stamp of the writer, which no record bears.
@@ -49,12 +49,17 @@ pub(crate) fn encode(header: Header, content: SnapshotContent<'_>, compression: 
 /// It is needed when something known, such as an old tombstone, is left out although nothing greater
 /// took its place. Logs begun after that name the mark in their vectors, so that nobody who still has
 /// what was left out, and not this snapshot, takes them for complete.
+///
+/// `retired` are entries of the vector that the snapshot does not hand on. They stand in the header and not in
+/// the footer: so a snapshot that still has them can be told from one that knows more. They need a mark.
 pub(crate) fn encode_marked(
     mut header: Header,
     mut content: SnapshotContent<'_>,
     mark: Option<Stamp>,
+    retired: &VersionVector,
     compression: Compression,
 ) -> Vec<u8> {
+    debug_assert!(retired.is_empty() || mark.is_some(), "entries are retired under a mark");
     content.writes.sort_unstable_by_key(|(stamp, write)| (write.key(), *stamp));
     content.counters.sort_unstable_by_key(|(key, _)| *key);
     content.keys.sort_unstable_by_key(|(key, _)| *key);
@@ -64,6 +69,7 @@ pub(crate) fn encode_marked(
     // The mark stands in the footer only: a snapshot that was never finished must not ask for itself.
     let mut vector = content.vector.clone();
     mark.into_iter().for_each(|mark| vector.learn(mark));
+    retired.iter().for_each(|(incarnation, _)| vector.forget(incarnation));
     let last_hlc = content.writes.iter().map(|(stamp, _)| stamp.hlc).chain([vector.max_hlc()]).max();
     let mut frames = Frames::new(&header, compression);
     records(content).for_each(|record| frames.push(record));

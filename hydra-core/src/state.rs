@@ -1,12 +1,12 @@
 //! What a swamp holds in memory: its records, counters and remembered requests.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 
 use hashbrown::HashTable;
 
 use crate::conflict::Lost;
-use crate::counter::Counter;
+use crate::counter::{Counter, Sum};
 use crate::engine::CopyState;
 use crate::hashing::{KeyHashing, hash_key};
 use crate::merge::{KeyMemory, Merged, later_twins};
@@ -351,6 +351,23 @@ impl State {
     /// Every remembered request, for a snapshot.
     pub(crate) fn keys(&self) -> impl Iterator<Item = (u128, &KeyMemory)> {
         self.keys.iter().map(|(key, memory)| (*key, memory))
+    }
+
+    /// The incarnations that wrote something of what is held here, or that it refers to. Remembered requests do
+    /// not count: an increment of theirs that is not in a counter has no effect.
+    pub(crate) fn incarnations(&self) -> HashSet<u64, KeyHashing> {
+        let mut found: HashSet<u64, KeyHashing> = self.slots.iter().map(|slot| slot.stamp().incarnation).collect();
+        let of_sum = |sum: &Sum| [sum.base.incarnation, sum.part.incarnation];
+        for counter in self.counters.values() {
+            found.extend(counter.sums().iter().flat_map(of_sum));
+            found.extend(counter.late().iter().flat_map(|add| [add.base.incarnation, add.stamp.incarnation]));
+        }
+        for lost in &self.conflicts {
+            found.insert(lost.stamp.incarnation);
+            found.extend(lost.sums.iter().flat_map(of_sum));
+            found.extend(lost.rivals.iter().map(|rival| rival.incarnation));
+        }
+        found
     }
 
     /// About how many bytes the state takes in a snapshot without compression.

@@ -162,3 +162,57 @@ fn the_sweep_compacts_and_collects_what_nobody_uses() {
     let stats = engine.stats();
     assert_eq!((stats.sweeps, stats.resident_swamps), (1, 0), "{stats:?}");
 }
+
+/// How many entries the vector in a chunk's header has.
+fn header_entries(file: &std::path::Path) -> u16 {
+    let bytes = std::fs::read(file).expect("a chunk");
+    u16::from_le_bytes([bytes[58], bytes[59]])
+}
+
+#[test]
+fn many_restarts_leave_a_small_header_and_bring_nothing_back() {
+    const RESTARTS: usize = 300;
+    let dir = tempfile::tempdir().expect("a directory");
+    let swamp = name(SWAMP);
+    let mut copy = None;
+    for round in 0..RESTARTS {
+        let engine = Engine::open(options(dir.path(), false)).expect("opens");
+        let folder = engine.folder_of(&swamp);
+        engine.put(&swamp, &format!("key{}", round % 3), json(&round.to_string())).expect("put");
+        if round == 200 {
+            engine.put(&swamp, "gone", json("true")).expect("put");
+            let path = engine.data_dir().join(hydra_core::swamp_dir(folder, &swamp));
+            let log = chunks(&engine, SWAMP).into_iter().find(|name| name.ends_with(".hyl")).expect("a log");
+            copy = Some((std::fs::read(path.join(&log)).expect("reads"), path.join(log)));
+        }
+        if round == 201 {
+            engine.delete(&swamp, "gone").expect("delete");
+        }
+        engine.compact(folder).expect("compacts");
+        engine.collect(folder).expect("collects");
+        engine.close().expect("closes");
+    }
+    let (copy, path) = copy.expect("the log that was copied");
+    let left = walk_chunks(path.parent().expect("a directory"));
+    assert!(left.len() <= 2, "{left:?}");
+    for file in &left {
+        assert!(header_entries(file) <= 259, "{} entries in {file:?}", header_entries(file));
+    }
+    assert!(!path.exists());
+    std::fs::write(&path, copy).expect("put back");
+    for _ in 0..2 {
+        let engine = Engine::open(options(dir.path(), false)).expect("opens");
+        assert_eq!(engine.get(&swamp, "gone").expect("reads"), None, "it was deleted in the round after");
+        for round in RESTARTS - 3..RESTARTS {
+            let treasure = engine.get(&swamp, &format!("key{}", round % 3)).expect("reads").expect("there");
+            assert_eq!(treasure.value, json(&round.to_string()));
+        }
+        engine.compact(engine.folder_of(&swamp)).expect("compacts");
+        engine.collect(engine.folder_of(&swamp)).expect("collects");
+        engine.close().expect("closes");
+    }
+}
+
+fn walk_chunks(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    std::fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path()).collect()
+}
