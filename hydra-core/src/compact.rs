@@ -160,7 +160,9 @@ impl Resident {
         }
         let mark = match left_out.is_empty() {
             true => None,
-            false => Some(Stamp { hlc: shared.clock.next(max_hlc)?, incarnation: shared.root.incarnation }),
+            false => {
+                Some(Stamp { hlc: shared.clock.next(Timestamp::now(), max_hlc)?, incarnation: shared.root.incarnation })
+            }
         };
         log.seal(shared);
         if log.is_touched() {
