@@ -44,6 +44,10 @@ enum What {
         #[arg(long, value_name = "DIR")]
         write_docs: Option<std::path::PathBuf>,
     },
+    /// Opens and reads what `versus` wrote; used by it.
+    #[cfg(feature = "rivals")]
+    #[command(hide = true)]
+    Reopen { name: String, path: std::path::PathBuf, records: usize },
     /// HTTP GET and PUT against a bare axum handler of the same shape, each in a process of its own.
     Http {
         /// Connections at once.
@@ -69,6 +73,8 @@ fn main() -> anyhow::Result<()> {
         What::Engine { dir } => engine::run(&dir),
         #[cfg(feature = "rivals")]
         What::Versus { dir, quick, write_docs } => versus::run(&dir, quick, write_docs.as_deref()),
+        #[cfg(feature = "rivals")]
+        What::Reopen { name, path, records } => versus::reopen(&name, &path, records),
         What::Http { connections, seconds } => http::run(connections, seconds),
         What::Failover => failover::run(),
         What::ServeBare => http::serve_bare(),

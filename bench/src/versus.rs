@@ -113,12 +113,12 @@ fn resident(home: &Path, amounts: Amounts, count: usize, report: &mut Report) ->
         gets.push(rate(amounts.seconds, |n| rival.get(0, &keys[scattered(n, count)]))?);
         puts.push(rate(amounts.seconds, |n| rival.put(0, &keys[scattered(n, count)], VALUE.as_bytes()))?);
     }
-    report.add(&format!("get, swamp of {count}"), "1/s", Better::More, &puts_or(gets));
-    report.add(&format!("put, swamp of {count}, buffered"), "1/s", Better::More, &puts_or(puts));
+    report.add(&format!("get, swamp of {count}"), "1/s", Better::More, &known(gets));
+    report.add(&format!("put, swamp of {count}, buffered"), "1/s", Better::More, &known(puts));
     Ok(())
 }
 
-fn puts_or(values: Vec<f64>) -> Vec<Option<f64>> {
+fn known(values: Vec<f64>) -> Vec<Option<f64>> {
     values.into_iter().map(Some).collect()
 }
 
@@ -167,23 +167,37 @@ fn large(home: &Path, amounts: Amounts, report: &mut Report) -> anyhow::Result<(
         inserted.push(Some(began.elapsed().as_secs_f64() * 1e3));
         drop(rival);
         on_disk.push(Some((disk_bytes(&path)? as f64 - payload) / keys.len() as f64));
-        let before = resident_set();
-        let began = Instant::now();
-        let mut rival = open(&path, Writes::Buffered)?;
-        rival.prepare(1)?;
-        let first = rival.get(0, &keys[0]);
-        first?;
-        for key in &keys {
-            rival.get(0, key)?;
-        }
-        read.push(Some(began.elapsed().as_secs_f64() * 1e3));
-        in_memory.push(Some(resident_set().saturating_sub(before) as f64 / keys.len() as f64));
+        // In a process of its own: what this one freed before would hide what is needed.
+        let (milliseconds, bytes) = in_a_fresh_process(name, &path, keys.len())?;
+        read.push(Some(milliseconds));
+        in_memory.push(Some(bytes / keys.len() as f64));
     }
     let records = amounts.records;
     report.add(&format!("{records} inserted and flushed"), "ms", Better::Less, &inserted);
     report.add(&format!("{records} reopened and all read"), "ms", Better::Less, &read);
     report.add("on disk beyond key and value, per record", "bytes", Better::Less, &on_disk);
     report.add("memory grown by reopening and reading, per record", "bytes", Better::Less, &in_memory);
+    Ok(())
+}
+
+fn in_a_fresh_process(name: &str, path: &Path, records: usize) -> anyhow::Result<(f64, f64)> {
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    let output = command.arg("reopen").args([name]).arg(path).arg(records.to_string()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let figures = text.trim().split_once(' ').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    figures.with_context(|| format!("reopening failed: {text}{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Opens what [`large`] left, reads all of it, and prints the milliseconds and by how many bytes the process grew.
+pub(crate) fn reopen(name: &str, path: &Path, records: usize) -> anyhow::Result<()> {
+    let (_, open) = RIVALS.into_iter().find(|(rival, _)| *rival == name).context("no such engine")?;
+    let keys: Vec<String> = (0..records).map(key).collect();
+    let before = resident_set();
+    let began = Instant::now();
+    let mut rival = open(path, Writes::Buffered)?;
+    rival.prepare(1)?;
+    keys.iter().try_for_each(|key| rival.get(0, key))?;
+    println!("{} {}", began.elapsed().as_secs_f64() * 1e3, resident_set().saturating_sub(before));
     Ok(())
 }
 
@@ -209,8 +223,10 @@ fn tiny(home: &Path, amounts: Amounts, report: &mut Report) -> anyhow::Result<()
         }
         touched.push(Some(tenants as f64 / began.elapsed().as_secs_f64()));
     }
-    report.add(&format!("tiny swamps created and flushed ({})", amounts.tenants), "1/s", Better::More, &created);
-    report.add("the same touched cold after reopening", "1/s", Better::More, &touched);
+    // The others keep them all in one file, which no tool can copy or move one by one: SQLite is what is alike.
+    let title = format!("tiny swamps created and flushed ({}; ratio to SQLite)", amounts.tenants);
+    report.add_against(&title, "1/s", Better::More, &created, "SQLite");
+    report.add_against("the same touched cold (ratio to SQLite)", "1/s", Better::More, &touched, "SQLite");
     Ok(())
 }
 

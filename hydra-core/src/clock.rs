@@ -11,8 +11,9 @@ use crate::root::replace_file;
 use crate::space::Ballast;
 use crate::stamp::Timestamp;
 
-/// How far ahead of the stamps given out the ceiling on disk is set.
-const AHEAD_MS: u64 = 60_000;
+/// How far ahead of the stamps given out the ceiling on disk is set. After a kill stamps go on from there, so
+/// until the machine's clock has caught up, writes here win against those made elsewhere a little later.
+const AHEAD_MS: u64 = 5_000;
 /// How far above a clock that is already ahead of the machine's.
 const STEP_MS: u64 = 1_000;
 

@@ -15,7 +15,7 @@ use crate::error::{Applied, Error, ErrorCode, Result};
 use crate::format::frame::{Frame, FrameRef, Frames};
 use crate::format::record::{Record, StampCode, Write};
 use crate::hydrate::hydrate;
-use crate::layout::swamp_path;
+use crate::layout::{ChunkName, swamp_path};
 use crate::log::{AppendError, Log};
 use crate::policy::Policy;
 use crate::snapshot::{self, SnapshotContent};
@@ -123,9 +123,13 @@ fn refuse(job: Job, reason: &Error) {
     }
 }
 
-/// Whether the swamp is empty while files of it are left.
+/// Whether the swamp is empty while files of it are left, all of this server: those of others are not removed,
+/// so asking for that again and again would never end.
 fn removal_is_due(resident: &Resident) -> bool {
-    resident.is_removable() && resident.log.lock().list(&resident.shared).is_ok_and(|names| !names.is_empty())
+    let shared = &resident.shared;
+    let all_mine =
+        |names: Vec<ChunkName>| names.iter().all(|name| shared.root.is_mine(name.incarnation)) && !names.is_empty();
+    resident.is_removable() && resident.log.lock().list(shared).is_ok_and(all_mine)
 }
 
 impl Resident {
@@ -224,7 +228,11 @@ impl Resident {
             stage.publish(&mut state, now);
             self.account(&state, 0);
         }
-        self.desk.lock().refused = None;
+        {
+            let mut desk = self.desk.lock();
+            desk.refused = None;
+            desk.flushing = false;
+        }
         for CarriedWrite { result, promise } in carried {
             promise.fulfil(result.map(|carried| Committed { durability: Durability::Synced, ..carried.committed }));
         }

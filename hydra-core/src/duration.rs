@@ -13,7 +13,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, Error> {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
         Err(_) => humantime::parse_duration(text).ok(),
     };
-    parsed.filter(|d| d.as_millis() <= u128::from(u64::MAX)).ok_or_else(|| {
+    // About 584 years: more could be printed in a form that is not read again.
+    parsed.filter(|d| d.as_nanos() <= u128::from(u64::MAX)).ok_or_else(|| {
         Error::new(
             ErrorCode::InvalidParameter,
             format!("{text:?} is no duration; write 30 (seconds), 500ms, 30s, 5m, 2h or 7d"),

@@ -23,6 +23,9 @@
 //! ```
 
 pub mod duration;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod inspect;
 pub mod json;
 pub mod wire;

@@ -826,6 +826,18 @@ mod tests {
     }
 
     #[test]
+    fn what_a_write_had_built_on_is_known_from_a_log_that_a_snapshot_covers() {
+        let b = log(B, 1, &[], &[(false, &[write(1, B, b"1")])]);
+        let a = log(A, 1, &[], &[(false, &[write(2, A, b"2")]), (false, &[write(3, A, b"3")])]);
+        let (there, here) = (snap(B, 2, &[&b], None), snap(A, 2, &[&a], None));
+        // It had seen the first two, so it replaced the second; the third it had not seen.
+        let last = log(B, 3, &[(B, 1), (A, 2)], &[(false, &[write(4, B, b"4")])]);
+        let lost = [(at(3, A), true, 0), (at(1, B), true, 0)];
+        assert_eq!(conflicts(&[&there, &here, &a, &last]), lost);
+        assert_eq!(conflicts(&[&snap(A, 4, &[&there, &here, &a, &last], None)]), lost);
+    }
+
+    #[test]
     fn increments_on_a_value_that_was_replaced_unseen_are_one_conflict() {
         let base = at(1, A);
         let a = log(A, 1, &[], &[(false, &[write(1, A, b"1")]), (false, &[add(2, A, base, 10)])]);

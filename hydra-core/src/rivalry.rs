@@ -66,6 +66,9 @@ struct Entry<'a> {
     adds: BTreeMap<Stamp, LooseAdd<'a>>,
     /// The writes that replaced it on purpose.
     replacements: Vec<Stamp>,
+    /// A log still tells of a write here that a snapshot covers: it counts for nothing, but whoever had seen
+    /// it did not build on anything below it.
+    is_covered: bool,
 }
 
 #[derive(Debug, Default)]
@@ -245,7 +248,10 @@ impl<'a> Gathering<'a, '_> {
                 *context = None;
             }
             Record::Write { stamp, write } => {
-                if key.is_some() && !self.base.saw(stamp) {
+                if self.base.saw(stamp) {
+                    let is_increment = matches!(write, Write::Add { .. });
+                    key.filter(|_| !is_increment).into_iter().for_each(|key| self.entry(key, stamp).is_covered = true);
+                } else if key.is_some() {
                     let context = *context.get_or_insert_with(|| {
                         self.contexts.push(known.clone());
                         self.contexts.len() - 1
@@ -456,7 +462,8 @@ fn only_author(sums: &[Sum]) -> Option<u64> {
 fn rivals(stamp: Stamp, entry: &Entry<'_>, entries: &Entries<'_>) -> Vec<Stamp> {
     let mut first: BTreeMap<u64, u64> = BTreeMap::new();
     let recorded = entry.recorded.iter().flat_map(|recorded| recorded.rivals.iter().copied());
-    let here = entries.range(stamp..).skip(1).filter(|(_, entry)| entry.write.is_some()).map(|(stamp, _)| *stamp);
+    let is_write = |entry: &Entry<'_>| entry.write.is_some() || entry.is_covered;
+    let here = entries.range(stamp..).skip(1).filter(|(_, entry)| is_write(entry)).map(|(stamp, _)| *stamp);
     for Stamp { hlc, incarnation } in recorded.chain(here) {
         let least = first.entry(incarnation).or_insert(hlc);
         *least = hlc.min(*least);

@@ -85,10 +85,12 @@ impl SpaceWatch {
             return *last;
         }
         let shared = self.shared()?;
+        // Looked at before what is free: what arrives in between counts twice rather than not at all.
+        let owed = self.owed.load(Ordering::SeqCst);
         self.let_in.store(0, Ordering::Relaxed);
         let space = shared.disk.space(&shared.root.path).ok()?;
         let inodes = shared.disk.inodes(&shared.root.path).unwrap_or_default();
-        let look = Look { at_ms: coarse_ms(), space, inodes, owed: self.owed.load(Ordering::Relaxed) };
+        let look = Look { at_ms: coarse_ms(), space, inodes, owed };
         *last = Some(look);
         drop(last);
         self.trim(&shared, &look);
@@ -166,6 +168,11 @@ impl SpaceWatch {
     /// The disk refused for lack of room: the ballast goes, and room is looked for.
     pub(crate) fn make_room(&self) {
         self.ballast.release();
+        if let Some(shared) = self.shared() {
+            // What was removed gives its blocks out when the removal is on disk. Should that fail, so will what
+            // needs the room.
+            let _ = shared.disk.sync_all(&shared.root.path);
+        }
         self.looked(Duration::ZERO);
     }
 }

@@ -372,7 +372,11 @@ impl Resident {
     pub(crate) fn is_removable(&self) -> bool {
         let state = self.state.read();
         let last = Stamp { hlc: state.max_hlc, incarnation: 0 }.timestamp();
-        let is_old = || Timestamp::now().as_millis().saturating_sub(last.as_millis()) > millis(collect::REMNANT_KEPT);
+        // Files without a record do not say how old they are.
+        let is_old = || {
+            let age = Timestamp::now().as_millis().saturating_sub(last.as_millis());
+            state.max_hlc > 0 && age > millis(collect::REMNANT_KEPT)
+        };
         state.is_empty()
             && state.copy == crate::engine::CopyState::Complete
             && (!self.shared.folders.is_copied(self.folder) || is_old())

@@ -15,13 +15,15 @@ struct Row {
     unit: &'static str,
     better: Better,
     values: Vec<Option<f64>>,
+    /// The others that the first is compared with.
+    against: Vec<usize>,
 }
 
 impl Row {
     /// How much better the first is than the best of the others.
     fn ratio(&self) -> Option<f64> {
-        let (first, others) = self.values.split_first()?;
-        let others = others.iter().flatten().copied();
+        let first = self.values.first()?;
+        let others = self.against.iter().filter_map(|&at| self.values[at]);
         match self.better {
             Better::More => others.reduce(f64::max).map(|best| (*first).unwrap_or(0.0) / best),
             Better::Less => others.reduce(f64::min).map(|best| best / (*first).unwrap_or(f64::INFINITY)),
@@ -42,9 +44,26 @@ impl Report {
     }
 
     pub(crate) fn add(&mut self, work: &str, unit: &'static str, better: Better, values: &[Option<f64>]) {
+        self.add_row(work, unit, better, values, (1..self.names.len()).collect());
+    }
+
+    /// The same, compared with one of the others only.
+    pub(crate) fn add_against(
+        &mut self,
+        work: &str,
+        unit: &'static str,
+        better: Better,
+        values: &[Option<f64>],
+        other: &str,
+    ) {
+        let against = self.names.iter().position(|name| *name == other).into_iter().collect();
+        self.add_row(work, unit, better, values, against);
+    }
+
+    fn add_row(&mut self, work: &str, unit: &'static str, better: Better, values: &[Option<f64>], against: Vec<usize>) {
         let mut values = values.to_vec();
         values.resize(self.names.len(), None);
-        let row = Row { work: work.to_owned(), unit, better, values };
+        let row = Row { work: work.to_owned(), unit, better, values, against };
         println!("{}", self.line(&row));
         self.rows.push(row);
     }

@@ -112,12 +112,7 @@ impl Redb {
         Ok(Redb { database, durability })
     }
 
-    fn write<'k>(
-        &self,
-        records: impl Iterator<Item = String>,
-        value: &'k [u8],
-        durability: Durability,
-    ) -> anyhow::Result<()> {
+    fn write(&self, records: impl Iterator<Item = String>, value: &[u8], durability: Durability) -> anyhow::Result<()> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(durability)?;
         {

@@ -154,7 +154,7 @@ fn clamp(value: u128) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn example(kind: ChunkKind) -> Header {
     Header {
         kind,

@@ -543,7 +543,8 @@ fn check_header(directory: &Directory, dir: &Path, name: &ChunkName, walked: &mu
 }
 
 fn read_header(path: &Path) -> Option<Header> {
-    let mut file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|facts| facts.is_file()))?;
+    // Opening a pipe would wait for somebody to write to it.
+    let mut file = Some(path).filter(|path| path.is_file()).and_then(|path| File::open(path).ok())?;
     let mut front = vec![0; 64];
     file.read_exact(&mut front).ok()?;
     let length = u64::from(u32::from_le_bytes(front[12..16].try_into().ok()?));
