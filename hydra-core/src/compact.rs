@@ -213,6 +213,15 @@ impl Resident {
         if left_out.is_empty() && log.pile.files <= 1 && log.pile.logs == 0 {
             return Ok(false);
         }
+<<<<<<< HEAD
+=======
+        let mark = match left_out.is_empty() {
+            true => None,
+            false => {
+                Some(Stamp { hlc: shared.clock.next(Timestamp::now(), max_hlc)?, incarnation: shared.root.incarnation })
+            }
+        };
+>>>>>>> puts
         log.seal(shared);
         if log.is_touched() {
             return self.write_everything_again(policy, &mut log).map(|()| true);
@@ -220,9 +229,7 @@ impl Resident {
         let retired = self.retired(retention.now)?;
         let mark = match left_out.is_empty() && retired.is_empty() {
             true => None,
-            false => {
-                Some(Stamp { hlc: shared.clock.next(retention.now, max_hlc)?, incarnation: shared.root.incarnation })
-            }
+            false => Some(Stamp { hlc: shared.clock.next(max_hlc)?, incarnation: shared.root.incarnation }),
         };
         {
             let state = self.state.read();
