@@ -213,15 +213,6 @@ impl Resident {
         if left_out.is_empty() && log.pile.files <= 1 && log.pile.logs == 0 {
             return Ok(false);
         }
-<<<<<<< HEAD
-=======
-        let mark = match left_out.is_empty() {
-            true => None,
-            false => {
-                Some(Stamp { hlc: shared.clock.next(Timestamp::now(), max_hlc)?, incarnation: shared.root.incarnation })
-            }
-        };
->>>>>>> puts
         log.seal(shared);
         if log.is_touched() {
             return self.write_everything_again(policy, &mut log).map(|()| true);
