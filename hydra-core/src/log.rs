@@ -247,10 +247,10 @@ impl Log {
         }
         let all = |error| TryError::Disk { error, maybe: frames.len() };
         shared.stats.synced();
-        file.file.sync().map_err(|error| all(Error::io("sync", &open.path, error)))?;
         if is_new {
             shared.directories.sync(&*shared.disk, &shared.root.path, &self.dir).map_err(all)?;
         }
+        file.file.sync().map_err(|error| all(Error::io("sync", &open.path, error)))?;
         open.facts.identity = verify(shared, &*file.file, &open.path, start + bytes.len() as u64)?;
         open.facts.records += frames.iter().map(|frame| u64::from(frame.records)).sum::<u64>();
         if let Some(learned) = learned {
@@ -377,8 +377,8 @@ impl Log {
         let _writing = shared.takeovers.begin(shared, &self.name, name)?;
         file.file.append(bytes).map_err(|(_, error)| Error::io("write", path, error))?;
         shared.stats.synced();
-        file.file.sync().map_err(|error| Error::io("sync", path, error))?;
-        shared.directories.sync(&*shared.disk, &shared.root.path, &self.dir)
+        shared.directories.sync(&*shared.disk, &shared.root.path, &self.dir)?;
+        file.file.sync().map_err(|error| Error::io("sync", path, error))
     }
 
     fn create_file(&self, shared: &Shared, path: &Path) -> Result<Handle> {

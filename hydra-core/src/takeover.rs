@@ -437,8 +437,10 @@ impl NotesFile {
         let opened = if self.exists { disk.open_append(&self.path) } else { disk.create_new(&self.path) };
         let mut file = opened.map_err(|error| Error::io("open", &self.path, error))?;
         file.append(text).map_err(|(_, error)| Error::io("append to", &self.path, error))?;
-        file.sync().map_err(|error| Error::io("sync", &self.path, error))?;
-        if self.exists { Ok(()) } else { sync_dir(disk, parent(&self.path)) }
+        if !self.exists {
+            sync_dir(disk, parent(&self.path))?;
+        }
+        file.sync().map_err(|error| Error::io("sync", &self.path, error))
     }
 
     fn make_dir(&self, disk: &dyn Disk) -> Result<()> {
