@@ -141,7 +141,7 @@ fn let_the_device_fail(file_system: FileSystem, seed: u64) -> (usize, u64) {
     file_system.format(&image, 1_024);
     let used = std::fs::metadata(&image).expect("an image").blocks() / 2_048;
     memory.resize(used + 20 + seed % 7 * 3);
-    let mount = Mount::image(&image, &point, "rw");
+    let mount = Mount::scant_image(&image, &point);
     let server = start(&point.join("data"), &["--id", "s1"]);
     let target = server.target;
     synced(target, "*/*/*");
@@ -165,7 +165,7 @@ fn let_the_device_fail(file_system: FileSystem, seed: u64) -> (usize, u64) {
     mount.unmount();
     // The device has room again, and the kernel forgets what it only thought it had written.
     memory.resize(400);
-    let mount = Mount::image(&image, &point, "rw");
+    let mount = Mount::scant_image(&image, &point);
     let server = start(&point.join("data"), &[]);
     let mut client = Client::new(server.target);
     let wrong: Vec<String> = acknowledged

@@ -117,6 +117,16 @@ impl Loop {
     pub(crate) fn over(image: &Path) -> Loop {
         Loop(persist("losetup", || attempt("losetup", &["-f", "--show", text(image)])))
     }
+
+    /// One that is asked for one page at a time, so that a page is stored or refused. Of a request that an
+    /// image takes in part, a loop device says that all of it was stored (seen on Linux 6.18).
+    fn over_pages(image: &Path) -> Loop {
+        let flags = ["--sector-size", "4096", "-f", "--show", text(image)];
+        let device = Loop(persist("losetup", || attempt("losetup", &flags)));
+        let name = device.0.trim_start_matches("/dev/");
+        std::fs::write(format!("/sys/block/{name}/queue/max_sectors_kb"), "4").expect("requests of one page");
+        device
+    }
 }
 
 impl Drop for Loop {
@@ -140,8 +150,17 @@ impl Mount {
 
     /// Mounts an image that may be too damaged for it.
     pub(crate) fn try_image(image: &Path, dir: &Path, options: &str) -> Result<Mount, String> {
+        Mount::device(Loop::over(image), dir, options)
+    }
+
+    /// Mounts an image in a place that runs out of space.
+    pub(crate) fn scant_image(image: &Path, dir: &Path) -> Mount {
+        let mounted = Mount::device(Loop::over_pages(image), dir, "rw");
+        mounted.unwrap_or_else(|why| panic!("mount {}: {why}", image.display()))
+    }
+
+    fn device(device: Loop, dir: &Path, options: &str) -> Result<Mount, String> {
         std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
-        let device = Loop::over(image);
         attempt("mount", &["-o", options, &device.0, text(dir)])?;
         Ok(Mount { dir: dir.to_owned(), _device: Some(device) })
     }
@@ -193,8 +212,8 @@ impl FileSystem {
         let file = File::create(image).expect("an image");
         file.set_len(mebibytes << 20).expect("a sparse image");
         match self {
-            FileSystem::Ext4 => run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", text(image)]),
-            FileSystem::Xfs => run("mkfs.xfs", &["-q", "-f", "-K", text(image)]),
+            FileSystem::Ext4 => run("mkfs.ext4", &["-q", "-F", "-b", "4096", "-E", "nodiscard", text(image)]),
+            FileSystem::Xfs => run("mkfs.xfs", &["-q", "-f", "-K", "-s", "size=4096", text(image)]),
             FileSystem::Btrfs => run("mkfs.btrfs", &["-q", "-f", "-K", "-m", "single", text(image)]),
         };
     }
