@@ -337,13 +337,11 @@ fn a_full_disk(write_interval: &str) {
 }
 
 #[test]
-#[ignore = "known weakness: half an append to a full disk can take the room that was kept for it; see docs/disks.md"]
 fn a_full_disk_refuses_synced_writes_and_loses_none() {
     a_full_disk("0s");
 }
 
 #[test]
-#[ignore = "known weakness: half an append to a full disk can take the room that was kept for it; see docs/disks.md"]
 fn a_full_disk_refuses_buffered_writes_and_loses_none() {
     a_full_disk("1s");
 }
