@@ -140,6 +140,14 @@ impl SpaceWatch {
         Err(Error::new(ErrorCode::DiskFull, detail).with_hint("free some space; writes go on by themselves then"))
     }
 
+    /// Whether so little is free that an append may find no room for all of it.
+    pub(crate) fn is_tight(&self, bytes: usize) -> bool {
+        self.looked(LOOK_HOLDS).is_some_and(|look| {
+            let reserve = kept(&look.space) + self.ballast.size_for(&look.space);
+            look.space.free < 4 * reserve + 2 * look.owed + bytes as u64
+        })
+    }
+
     /// What there is too little of.
     fn lacks(&self, look: &Look, let_in: u64) -> Option<String> {
         let Look { space, inodes, owed, .. } = look;
