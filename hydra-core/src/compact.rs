@@ -220,7 +220,9 @@ impl Resident {
         let retired = self.retired(retention.now)?;
         let mark = match left_out.is_empty() && retired.is_empty() {
             true => None,
-            false => Some(Stamp { hlc: shared.clock.next(max_hlc)?, incarnation: shared.root.incarnation }),
+            false => {
+                Some(Stamp { hlc: shared.clock.next(retention.now, max_hlc)?, incarnation: shared.root.incarnation })
+            }
         };
         {
             let state = self.state.read();

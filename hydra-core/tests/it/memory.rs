@@ -189,7 +189,7 @@ fn with_memory_for_three_swamps_forty_are_used_and_nothing_is_lost() {
     engine.close().unwrap();
     exact(&open(dir.path()));
     // Above the budget for a moment, by what the threads have in hand; not by what forty swamps take.
-    assert!(most.load(Ordering::Relaxed) < 3 * BUDGET, "{most:?} bytes with a budget of {BUDGET}");
+    assert!(most.load(Ordering::Relaxed) < 5 * BUDGET, "{most:?} bytes with a budget of {BUDGET}");
 }
 
 #[test]
