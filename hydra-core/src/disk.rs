@@ -8,6 +8,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::space::is_full;
+
 /// What the engine asks of a disk.
 pub(crate) trait Disk: Debug + Send + Sync {
     /// Creates a file that must not exist, for appending.
@@ -42,6 +44,11 @@ pub(crate) trait Disk: Debug + Send + Sync {
 pub(crate) trait DiskFile: Debug + Send + Sync {
     /// Appends all bytes; on failure answers with how many may be in the file.
     fn append(&mut self, bytes: &[u8]) -> Result<(), (u64, io::Error)>;
+    /// Sets space aside for an append of so many bytes from `start` on; nothing of the file changes. Fails only
+    /// when there is none: where space cannot be set aside, the append will tell.
+    fn reserve(&self, _start: u64, _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// Makes everything appended durable, with the length of the file. Comes after the syncs of the
     /// directories it depends on: it also finds out that the file system stopped while those were made.
     fn sync(&mut self) -> io::Result<()>;
@@ -191,6 +198,11 @@ impl DiskFile for RealFile {
             }
         }
         Ok(())
+    }
+
+    fn reserve(&self, start: u64, bytes: u64) -> io::Result<()> {
+        let reserved = rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::KEEP_SIZE, start, bytes);
+        reserved.map_err(io::Error::from).or_else(|error| if is_full(&error) { Err(error) } else { Ok(()) })
     }
 
     fn sync(&mut self) -> io::Result<()> {

@@ -185,9 +185,11 @@ impl Log {
                 return Err(self.touched(error));
             }
             Err(TryError::Disk { error, maybe }) => {
-                tracing::warn!(swamp = %self.name, %error, "a chunk is given up; what it owed goes to a new one");
                 if error.code() == ErrorCode::DiskFull {
                     shared.space.make_room();
+                }
+                if self.open.is_none() {
+                    tracing::warn!(swamp = %self.name, %error, "a chunk is given up; what it owed goes to a new one");
                 }
                 maybe
             }
@@ -238,6 +240,19 @@ impl Log {
         let start = open.facts.identity.length;
         let learned = self.place_sync(shared, &open.facts, known, start, &mut bytes);
         let ends = place_frames(&open.facts, frames, start, learned.is_none(), &mut bytes);
+        if shared.space.is_tight(bytes.len())
+            && let Err(error) = file.file.reserve(start, bytes.len() as u64)
+        {
+            // Known before a byte was written: the chunk is as it was, and no space is lost to half an append.
+            let error = Error::io("append to", &open.path, error);
+            if is_new {
+                let _ = shared.disk.remove_file(&open.path);
+            } else {
+                open.file = Place::Held(file);
+                self.open = Some(open);
+            }
+            return Err(disk(error));
+        }
         if let Err(error) = append_bytes(&mut *file.file, &open.path, &bytes, &ends) {
             if is_new && error.is_full() {
                 // A full disk is not filled further with what nobody will read. If it stays, that is all it does.

@@ -23,8 +23,8 @@ const SPACE_KEPT: u64 = 256 << 20;
 /// The largest ballast; a hundredth of the file system if that is less.
 pub(crate) const BALLAST_MOST: u64 = 64 << 20;
 /// How long a look at the free space holds, and for how long one that would refuse a write.
-const LOOK_HOLDS: Duration = Duration::from_millis(500);
-const DOUBT_HOLDS: Duration = Duration::from_millis(20);
+const LOOK_HOLDS: Duration = Duration::from_millis(50);
+const DOUBT_HOLDS: Duration = Duration::from_millis(5);
 /// How often it is looked for room while there is no ballast.
 const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
 
@@ -72,7 +72,7 @@ impl SpaceWatch {
         self.shared.get().and_then(Weak::upgrade)
     }
 
-    /// What is free, looked up at most every half second; `None` where the disk does not say.
+    /// What is free, looked up at most every 50 ms; `None` where the disk does not say.
     pub(crate) fn look(&self) -> Option<(Space, Inodes)> {
         self.looked(LOOK_HOLDS).map(|look| (look.space, look.inodes))
     }
@@ -95,17 +95,11 @@ impl SpaceWatch {
         Some(look)
     }
 
-    /// Throws the ballast off when there is too little room, and takes it in again when there is plenty.
+    /// Takes the ballast in when there is plenty of room. It goes only when something found no room: given up
+    /// before, whoever else fills the disk would take its space, too.
     fn trim(&self, shared: &Arc<Shared>, look: &Look) {
         let size = self.ballast.size_for(&look.space);
-        if size == 0 || shared.check_open().is_err() {
-            return;
-        }
-        if self.ballast.is_present() {
-            if look.space.free < kept(&look.space) {
-                let shared = Arc::clone(shared);
-                shared.clone().pool.run(move || shared.space.make_room());
-            }
+        if size == 0 || shared.check_open().is_err() || self.ballast.is_present() {
             return;
         }
         if look.space.free >= kept(&look.space) + 2 * size && !look.inodes.are_short() {
@@ -138,6 +132,14 @@ impl SpaceWatch {
         let Some(lacks) = self.lacks(&look, let_in) else { return Ok(()) };
         let detail = format!("{} has {lacks}", root.path.display());
         Err(Error::new(ErrorCode::DiskFull, detail).with_hint("free some space; writes go on by themselves then"))
+    }
+
+    /// Whether so little is free that an append may find no room for all of it.
+    pub(crate) fn is_tight(&self, bytes: usize) -> bool {
+        self.looked(LOOK_HOLDS).is_some_and(|look| {
+            let reserve = kept(&look.space) + self.ballast.size_for(&look.space);
+            look.space.free < 4 * reserve + 2 * look.owed + bytes as u64
+        })
     }
 
     /// What there is too little of.
