@@ -1,7 +1,9 @@
 //! Carrying out requests in memory: conditions, results, and the records that make them last. No I/O.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use crate::clock::Clock;
 use crate::compact::MARKS_KEPT;
@@ -10,14 +12,14 @@ use crate::engine::CopyState;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::frame::{Frame, FrameKey};
 use crate::format::record::{Record, StampCode, Write};
-use crate::hashing::KeyHashing;
+use crate::hashing::hash_key;
 use crate::merge::{KeyMemory, Positions, RememberedAdd};
 use crate::name::check_key;
 use crate::outcome::{self, Done};
 use crate::policy::Policy;
 use crate::slot::{Facts, Slot};
 use crate::stamp::{Stamp, Timestamp, Version};
-use crate::state::{KeyState, State, integer};
+use crate::state::{KeyState, Known, Sight, State, integer};
 use crate::value::Treasure;
 use crate::write::{
     Batch, Committed, Condition, Durability, Idempotency, MAX_BATCH_BYTES, MAX_BATCH_OPS, Op, OpResult,
@@ -34,17 +36,61 @@ pub(crate) struct Scene<'a> {
     pub(crate) now: Timestamp,
 }
 
+/// Key states by their keys. The first needs no table: most requests are about one key.
+#[derive(Debug, Default)]
+struct Touched {
+    first: Option<KeyState>,
+    more: HashTable<KeyState>,
+}
+
+impl Touched {
+    fn get(&self, key: &str) -> Option<&KeyState> {
+        let is_key = |held: &&KeyState| held.slot.key_bytes() == key.as_bytes();
+        match self.first.as_ref().filter(is_key) {
+            None if !self.more.is_empty() => self.more.find(hash_key(key.as_bytes()), |held| is_key(&held)),
+            first => first,
+        }
+    }
+
+    fn set(&mut self, state: KeyState) {
+        let key = state.slot.key_bytes();
+        if self.first.as_ref().is_none_or(|first| first.slot.key_bytes() == key) {
+            self.first = Some(state);
+            return;
+        }
+        let hash = |held: &KeyState| hash_key(held.slot.key_bytes());
+        match self.more.entry(hash_key(key), |held| held.slot.key_bytes() == key, hash) {
+            Entry::Occupied(mut held) => *held.get_mut() = state,
+            Entry::Vacant(free) => {
+                free.insert(state);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Gives every state away, the first one first.
+    fn give(self, mut take: impl FnMut(KeyState)) {
+        self.first.into_iter().for_each(&mut take);
+        if !self.more.is_empty() {
+            self.more.into_iter().for_each(take);
+        }
+    }
+}
+
 /// Changes that are made in memory and not published yet.
 #[derive(Debug, Default)]
 pub(crate) struct Stage {
-    touched: HashMap<String, KeyState, KeyHashing>,
+    touched: Touched,
     keys: Vec<(u128, KeyMemory)>,
     last: Stamp,
 }
 
 impl Stage {
-    fn key_state(&self, state: &State, key: &str) -> KeyState {
-        self.touched.get(key).cloned().unwrap_or_else(|| state.key_state(key))
+    fn known<'a>(&'a self, state: &'a State, key: &str) -> Known<'a> {
+        self.touched.get(key).map_or_else(|| state.known(key), KeyState::as_known)
     }
 
     fn remembered<'a>(&'a self, state: &'a State, key: u128) -> Option<&'a KeyMemory> {
@@ -53,16 +99,18 @@ impl Stage {
 
     /// Adds what another stage, made on top of this one, changed.
     fn absorb(&mut self, other: Stage) {
-        self.touched.extend(other.touched);
+        if self.touched.is_empty() {
+            self.touched = other.touched;
+        } else {
+            other.touched.give(|state| self.touched.set(state));
+        }
         self.keys.extend(other.keys);
         self.last = self.last.max(other.last);
     }
 
     /// Makes the changes visible.
     pub(crate) fn publish(self, state: &mut State, now: Timestamp) {
-        for (key, key_state) in self.touched {
-            state.set_key_state(&key, key_state);
-        }
+        self.touched.give(|key_state| state.set_key_state(key_state));
         for (key, memory) in self.keys {
             state.remember(key, memory, now);
         }
@@ -95,8 +143,8 @@ pub(crate) fn carry_out(scene: Scene<'_>, state: &State, stage: &mut Stage, batc
         state,
         below: stage,
         own: Stage::default(),
-        records: Vec::new(),
-        done: Vec::new(),
+        records: Vec::with_capacity(batch.ops.len()),
+        done: batch.idempotency.map(|_| Vec::new()),
         adds: Vec::new(),
         positions: Positions::default(),
     };
@@ -105,7 +153,7 @@ pub(crate) fn carry_out(scene: Scene<'_>, state: &State, stage: &mut Stage, batc
         refuse_partly_failed(&results)?;
     }
     let Run { mut own, records, done, adds, .. } = run;
-    let frame = frame_of(scene, batch.idempotency, records, &done, adds, &mut own)?;
+    let frame = frame_of(scene, batch.idempotency, records, &done.unwrap_or_default(), adds, &mut own)?;
     stage.absorb(own);
     let committed = Committed { results, durability: Durability::Buffered, replayed: false };
     Ok(Carried { committed, frame })
@@ -134,7 +182,7 @@ fn replay(scene: Scene<'_>, state: &State, stage: &Stage, batch: &Batch) -> Resu
     }
     let remembered =
         outcome::decode(&memory.outcome, memory.stamp).filter(|r| r.len() == batch.ops.len()).ok_or_else(reused)?;
-    let read = |op: &Op| Ok(OpResult::Got(stage.key_state(state, op.key()).treasure(scene.now)));
+    let read = |op: &Op| Ok(OpResult::Got(stage.known(state, op.key()).treasure(scene.now)));
     let results =
         remembered.into_iter().zip(&batch.ops).map(|(result, op)| result.unwrap_or_else(|| read(op))).collect();
     Ok(Some(Committed { results, durability: Durability::Buffered, replayed: true }))
@@ -175,7 +223,8 @@ struct Run<'a> {
     below: &'a Stage,
     own: Stage,
     records: Vec<(Stamp, Write<'a>)>,
-    done: Vec<Done>,
+    /// For requests that are remembered.
+    done: Option<Vec<Done>>,
     adds: Vec<RememberedAdd>,
     positions: Positions<'a>,
 }
@@ -189,21 +238,24 @@ impl<'a> Run<'a> {
             Op::Get { key } => self.get(key),
         });
         if let Err(error) = &result {
-            self.done.push(Done::Failed(error.code()));
+            self.note(Done::Failed(error.code()));
         }
         result
     }
 
-    fn key_state(&self, key: &str) -> KeyState {
-        match self.own.touched.get(key) {
-            Some(touched) => touched.clone(),
-            None => self.below.key_state(self.state, key),
+    fn note(&mut self, done: Done) {
+        if let Some(noted) = &mut self.done {
+            noted.push(done);
         }
+    }
+
+    fn known(&self, key: &str) -> Known<'_> {
+        self.own.touched.get(key).map_or_else(|| self.below.known(self.state, key), KeyState::as_known)
     }
 
     fn next_stamp(&mut self) -> Result<Stamp> {
         let floor = self.state.max_hlc.max(self.below.last.hlc).max(self.own.last.hlc);
-        let stamp = Stamp { hlc: self.scene.clock.next(floor)?, incarnation: self.scene.incarnation };
+        let stamp = Stamp { hlc: self.scene.clock.next(self.scene.now, floor)?, incarnation: self.scene.incarnation };
         self.own.last = stamp;
         Ok(stamp)
     }
@@ -220,11 +272,11 @@ impl<'a> Run<'a> {
             let detail = format!("the value of {key:?} has {} bytes, {limit} are allowed", value.len());
             return Err(Error::new(ErrorCode::ValueTooLarge, detail));
         }
-        let before = self.key_state(key);
-        let current = before.treasure(self.scene.now);
-        self.check_condition(key, &before, current.as_ref(), condition)?;
+        let before = self.known(key);
+        let current = before.sight(self.scene.now);
+        self.check_condition(key, before, current, condition)?;
         let stamp = self.next_stamp()?;
-        let created = current.as_ref().map_or(stamp.timestamp(), |treasure| treasure.created_at);
+        let created = current.map_or(stamp.timestamp(), |treasure| treasure.created_at);
         let age = stamp.timestamp().as_millis().saturating_sub(created.as_millis());
         let facts = Facts { expires: expires_at, created, content_type: value.content_type() };
         let write = Write::Put {
@@ -235,46 +287,44 @@ impl<'a> Run<'a> {
             content_type: value.content_type(),
         };
         self.records.push((stamp, write));
-        let slot = Some(Slot::put(stamp, key, value.as_bytes(), facts));
-        self.own.touched.insert(key.to_owned(), KeyState { slot, counter: None });
-        self.done.push(Done::Put { stamp, created: current.is_none() });
+        let slot = Slot::put(stamp, key, value.as_bytes(), facts);
+        self.own.touched.set(KeyState { slot, counter: None });
+        self.note(Done::Put { stamp, created: current.is_none() });
         Ok(OpResult::Put { version: Version::of_record(stamp), created: current.is_none() })
     }
 
     fn delete(&mut self, key: &'a str, condition: &Condition, mark_deletes: bool) -> Result<OpResult> {
-        let before = self.key_state(key);
-        let current = before.treasure(self.scene.now);
-        self.check_condition(key, &before, current.as_ref(), condition)?;
+        let before = self.known(key);
+        let current = before.sight(self.scene.now);
+        self.check_condition(key, before, current, condition)?;
         // Where a file is missing or damaged the key may be there all the same: the mark removes it.
         let mark = before.is_live() || mark_deletes || self.state.copy != CopyState::Complete;
         if mark {
             let stamp = self.next_stamp()?;
             self.records.push((stamp, Write::Del { key }));
-            self.touch_removed(key, stamp);
+            self.own.touched.set(KeyState { slot: Slot::tombstone(stamp, key), counter: None });
         }
-        self.done.push(Done::Deleted { existed: current.is_some() });
+        self.note(Done::Deleted { existed: current.is_some() });
         Ok(OpResult::Deleted { existed: current.is_some() })
     }
 
-    fn touch_removed(&mut self, key: &str, stamp: Stamp) {
-        let slot = Some(Slot::tombstone(stamp, key));
-        self.own.touched.insert(key.to_owned(), KeyState { slot, counter: None });
-    }
-
     fn increment(&mut self, key: &'a str, by: i64) -> Result<OpResult> {
-        let mut before = self.key_state(key);
+        let before = self.known(key);
         let current = before.treasure(self.scene.now);
         if current.is_none() {
-            self.refuse_doubtful_absence(key, &before)?;
+            self.refuse_doubtful_absence(key, before)?;
         }
-        let value = incremented(key, &before, current.as_ref(), by)?;
-        if current.is_none() && (before.is_live() || self.may_be_forgotten(&before)) {
+        let value = incremented(key, before, current.as_ref(), by)?;
+        let needs_base = current.is_none() && (before.is_live() || self.may_be_forgotten(before));
+        let slot = before.slot.map_or_else(|| Slot::tombstone(Stamp::ZERO, key), Slot::clone);
+        let mut after = KeyState { slot, counter: before.counter.cloned() };
+        if needs_base {
             // It counts as absent, and the increment needs a base that every copy keeps as long as it lasts.
             let stamp = self.next_stamp()?;
             self.records.push((stamp, Write::Del { key }));
-            before = KeyState { slot: Some(Slot::tombstone(stamp, key)), counter: None };
+            after = KeyState { slot: Slot::tombstone(stamp, key), counter: None };
         }
-        let base = before.base();
+        let base = after.slot.stamp();
         let stamp = self.next_stamp()?;
         self.adds.push(RememberedAdd {
             position: self.positions.next(key, ""),
@@ -282,37 +332,36 @@ impl<'a> Run<'a> {
             add: SingleAdd { stamp, base, pointer: "".into(), delta: by },
         });
         self.records.push((stamp, Write::Add { key, pointer: "", base, delta: by }));
-        let counter = before.counter.get_or_insert_default();
+        let counter = after.counter.get_or_insert_default();
         counter.add(stamp, base, "", by);
         let version = Version::of_counter(base.hlc, counter.digest(base));
-        before.slot.get_or_insert_with(|| Slot::tombstone(Stamp::ZERO, key));
-        self.own.touched.insert(key.to_owned(), before);
-        self.done.push(Done::Incremented { value, version, created: current.is_none() });
+        self.own.touched.set(after);
+        self.note(Done::Incremented { value, version, created: current.is_none() });
         Ok(OpResult::Incremented { value, version, created: current.is_none() })
     }
 
     /// Whether what would be the base is the mark of a delete that compaction elsewhere may leave out soon.
-    fn may_be_forgotten(&self, before: &KeyState) -> bool {
+    fn may_be_forgotten(&self, before: Known<'_>) -> bool {
         let half = u64::try_from(MARKS_KEPT.as_millis() / 2).unwrap_or(u64::MAX);
         let age = |slot: &Slot| self.scene.now.as_millis().saturating_sub(slot.stamp().timestamp().as_millis());
-        before.slot.as_ref().is_some_and(|slot| slot.is_tombstone() && slot.stamp() != Stamp::ZERO && age(slot) > half)
+        before.slot.is_some_and(|slot| slot.is_tombstone() && slot.stamp() != Stamp::ZERO && age(slot) > half)
     }
 
     fn get(&mut self, key: &str) -> Result<OpResult> {
-        let state = self.key_state(key);
-        let treasure = state.treasure(self.scene.now);
+        let known = self.known(key);
+        let treasure = known.treasure(self.scene.now);
         if treasure.is_none() {
-            self.refuse_doubtful_absence(key, &state)?;
+            self.refuse_doubtful_absence(key, known)?;
         }
-        self.done.push(Done::Read);
+        self.note(Done::Read);
         Ok(OpResult::Got(treasure))
     }
 
     fn check_condition(
         &self,
         key: &str,
-        before: &KeyState,
-        current: Option<&Treasure>,
+        before: Known<'_>,
+        current: Option<Sight>,
         condition: &Condition,
     ) -> Result<()> {
         if current.is_none() && *condition != Condition::Always {
@@ -347,7 +396,7 @@ impl<'a> Run<'a> {
     }
 
     /// Where a file is damaged or missing, a key that is not found may be there all the same.
-    fn refuse_doubtful_absence(&self, key: &str, before: &KeyState) -> Result<()> {
+    fn refuse_doubtful_absence(&self, key: &str, before: Known<'_>) -> Result<()> {
         if before.slot.is_some() { Ok(()) } else { doubtful_absence(self.state, key) }
     }
 }
@@ -365,13 +414,13 @@ pub(crate) fn doubtful_absence(state: &State, key: &str) -> Result<()> {
 }
 
 /// The value after an increment.
-fn incremented(key: &str, before: &KeyState, current: Option<&Treasure>, by: i64) -> Result<i64> {
+fn incremented(key: &str, before: Known<'_>, current: Option<&Treasure>, by: i64) -> Result<i64> {
     let not_a_number =
         || Error::new(ErrorCode::NotANumber, format!("the value of {key:?} is no integer, so nothing can be added"));
     let start = match current {
         None => 0,
         Some(treasure) => {
-            before.slot.as_ref().and_then(integer).ok_or_else(not_a_number)?;
+            before.slot.and_then(integer).ok_or_else(not_a_number)?;
             std::str::from_utf8(treasure.value.as_bytes())
                 .ok()
                 .and_then(|text| text.parse::<i128>().ok())

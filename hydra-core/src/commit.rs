@@ -12,7 +12,7 @@ use crate::compact;
 use crate::directories::sync_nearest;
 use crate::engine::CopyState;
 use crate::error::{Applied, Error, ErrorCode, Result};
-use crate::format::frame::Frame;
+use crate::format::frame::{Frame, FrameRef, Frames};
 use crate::format::record::{Record, StampCode, Write};
 use crate::hydrate::hydrate;
 use crate::layout::{ChunkName, swamp_path};
@@ -35,7 +35,7 @@ const GROUP_MOST: usize = 1_024;
 /// What a leader takes from the desk at once.
 struct Round {
     policy: Arc<Policy>,
-    buffer: Vec<Frame>,
+    buffer: Frames,
     waiting: Vec<(Promise<Committed>, Committed)>,
     adopt: Vec<Frame>,
     limbo: Option<Limbo>,
@@ -79,7 +79,6 @@ fn next_round(resident: &Arc<Resident>) -> Option<Round> {
         if desk.limbo.is_none() { take_jobs(&mut desk.queue) } else { (Vec::new(), Vec::new(), None) };
     desk.exclusive = !writes.is_empty() || special.is_some() || desk.limbo.is_some() || !has_work;
     let needs_adoption = !writes.is_empty() || !desk.buffer.is_empty();
-    desk.buffer_bytes = 0;
     desk.flushing = !desk.buffer.is_empty();
     Some(Round {
         policy: Arc::clone(&desk.settings.policy),
@@ -167,12 +166,13 @@ impl Resident {
     /// Appends and syncs what the round owes, in order.
     fn make_durable(&self, policy: &Policy, round: &Round, group: &Group) -> Result<(), AppendError> {
         let limbo = round.limbo.iter().flat_map(|limbo| &limbo.frames);
-        let frames: Vec<&Frame> = limbo.chain(&round.adopt).chain(&round.buffer).chain(group.frames()).collect();
+        let before = limbo.chain(&round.adopt).map(Frame::as_ref);
+        let frames: Vec<FrameRef<'_>> = before.chain(round.buffer.iter()).chain(group.frames()).collect();
         self.append(policy, &frames)
     }
 
     /// Appends frames; what a chunk held that somebody else touched is written again before them.
-    fn append(&self, policy: &Policy, frames: &[&Frame]) -> Result<(), AppendError> {
+    fn append(&self, policy: &Policy, frames: &[FrameRef<'_>]) -> Result<(), AppendError> {
         let known = self.state.read().vector.clone();
         let mut log = self.log.lock();
         let again = |log: &mut Log, maybe| {
@@ -214,7 +214,7 @@ impl Resident {
         // What this process wrote is written as records again.
         let frames = own_records(&self.shared, &state);
         log.durable_hlc = 0;
-        let refs: Vec<&Frame> = frames.iter().collect();
+        let refs: Vec<FrameRef<'_>> = frames.iter().map(Frame::as_ref).collect();
         log.mend();
         log.append(&self.shared, policy, &state.vector, &refs).map_err(|failure| {
             log.touch();
@@ -227,7 +227,7 @@ impl Resident {
     /// Makes a durable group visible and tells its callers.
     fn acknowledge(self: &Arc<Self>, round: Round, group: Group, now: Timestamp) {
         let Group { stage, carried } = group;
-        self.shared.space.pay(round.buffer.iter().map(Frame::len).sum());
+        self.shared.space.pay(round.buffer.bytes());
         {
             let mut state = self.state.write();
             if let Some(limbo) = round.limbo {
@@ -279,7 +279,7 @@ impl Resident {
             tracing::error!(swamp = %self.name(), %error, "the swamp is read-only; a fresh chunk is tried in 5 s");
         }
         let owed_before =
-            round.limbo.as_ref().map_or(0, |limbo| limbo.frames.len()) + round.adopt.len() + round.buffer.len();
+            round.limbo.as_ref().map_or(0, |limbo| limbo.frames.len()) + round.adopt.len() + round.buffer.count();
         let may_be_written = maybe > owed_before && group.frames().next().is_some();
         let answer = if may_be_written { error.clone().with_applied(Applied::Unknown) } else { error.clone() };
         let Group { stage, carried } = group;
@@ -298,8 +298,7 @@ impl Resident {
         {
             let mut desk = self.desk.lock();
             let newer = std::mem::replace(&mut desk.buffer, round.buffer);
-            desk.buffer.extend(newer);
-            desk.buffer_bytes = desk.buffer.iter().map(Frame::len).sum();
+            desk.buffer.append(&newer);
             desk.due = until;
             desk.adopt = round.adopt;
             desk.limbo = match (round.limbo, may_be_written) {
@@ -402,7 +401,7 @@ impl Resident {
             let scene = Scene { policy: &unconditional, ..scene };
             let Carried { frame, .. } =
                 carry_out(scene, &self.state.read(), &mut stage, &Batch { ops, ..Batch::default() })?;
-            let frames: Vec<&Frame> = frame.iter().collect();
+            let frames: Vec<FrameRef<'_>> = frame.iter().map(Frame::as_ref).collect();
             match self.append(policy, &frames) {
                 Ok(()) => stage.publish(&mut self.state.write(), scene.now),
                 Err(AppendError::Failed { error, .. } | AppendError::Interference(error)) => {
@@ -476,8 +475,8 @@ struct CarriedWrite {
 }
 
 impl Group {
-    fn frames(&self) -> impl Iterator<Item = &Frame> {
-        self.carried.iter().filter_map(|write| write.result.as_ref().ok()?.frame.as_ref())
+    fn frames(&self) -> impl Iterator<Item = FrameRef<'_>> {
+        self.carried.iter().filter_map(|write| write.result.as_ref().ok()?.frame.as_ref()).map(Frame::as_ref)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::apply::doubtful_absence;
-use crate::clock::Clock;
+use crate::clock::{Clock, coarse_ms};
 use crate::collect::Collector;
 use crate::conflict::Conflict;
 use crate::directories::Directories;
@@ -170,7 +170,7 @@ impl Engine {
         disk.sync_all(&root.path).map_err(|error| Error::io("sync", &root.path, error))?;
         let clock = Clock::open(root.local(layout::CLOCK_FILE), Arc::clone(&ballast));
         let shared = Shared {
-            base_hlc: clock.next(0)?,
+            base_hlc: clock.next(Timestamp::now(), 0)?,
             clock,
             policies: Policies::open(&root, options.default_policy)?,
             folders: Folders::open(&root, owned, standby, options.copied)?,
@@ -186,7 +186,7 @@ impl Engine {
             timer: Timer::new(),
             foreign_poll: options.foreign_poll,
             closing: AtomicBool::new(false),
-            started: Instant::now(),
+            started_ms: coarse_ms(),
             space: SpaceWatch::new(ballast),
             holds: Holds::open(&root)?,
             collector: Collector::default(),
@@ -303,15 +303,16 @@ impl Engine {
     /// # Errors
     /// Those of [`Swamp::write`]; failures of single operations stand in the results.
     pub fn batch(&self, name: &SwampName, batch: Batch) -> Result<Committed> {
-        let until = Instant::now() + PATIENCE;
+        // The clock is asked only by those who have to wait.
+        let mut until = None;
         loop {
             let swamp = self.swamp(name)?;
-            if !batch.adds() || self.has_room() || Instant::now() >= until {
+            if !batch.adds() || self.has_room() || until.is_some_and(|until| Instant::now() >= until) {
                 return swamp.write(batch).wait();
             }
             // Whoever waits must not keep a swamp in memory.
             drop(swamp);
-            self.shared().memory.wait_for_room(until);
+            self.shared().memory.wait_for_room(*until.get_or_insert_with(|| Instant::now() + PATIENCE));
         }
     }
 

@@ -14,7 +14,7 @@ use crate::disk::{DiskFile, Identity};
 use crate::error::{Error, ErrorCode, Result};
 use crate::folder::FolderId;
 use crate::format::footer::Footer;
-use crate::format::frame::{self, Frame};
+use crate::format::frame::{self, Frame, FrameRef};
 use crate::format::header::{Header, cluster_of, node_of};
 use crate::format::record::{Record, StampCode};
 use crate::handles::{Handle, Place};
@@ -166,7 +166,7 @@ impl Log {
         shared: &Shared,
         policy: &Policy,
         known: &VersionVector,
-        frames: &[&Frame],
+        frames: &[FrameRef<'_>],
     ) -> Result<(), AppendError> {
         if frames.is_empty() {
             return Ok(());
@@ -206,7 +206,7 @@ impl Log {
         shared: &Shared,
         policy: &Policy,
         known: &VersionVector,
-        frames: &[&Frame],
+        frames: &[FrameRef<'_>],
     ) -> Result<(), TryError> {
         let disk = |error| TryError::Disk { error, maybe: 0 };
         self.close_unfit(shared, policy);
@@ -522,13 +522,13 @@ fn still_holds(shared: &Shared, path: &Path, left: &Identity) -> bool {
 /// Puts the frames behind what is in `bytes`; answers where each ends there.
 fn place_frames(
     chunk: &ChunkFacts,
-    frames: &[&Frame],
+    frames: &[FrameRef<'_>],
     start: u64,
     first_of_group: bool,
     bytes: &mut Vec<u8>,
 ) -> Vec<usize> {
     let salt = frame::salt(chunk.name.incarnation, chunk.name.seq);
-    let place = |(index, frame): (usize, &&Frame)| {
+    let place = |(index, frame): (usize, &FrameRef<'_>)| {
         // Every group is synced before the next begins, so its first frame follows a sync.
         frame.place(salt, start, first_of_group && index == 0, bytes);
         bytes.len()

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, coarse_ms};
 use crate::collect::Collector;
 use crate::directories::Directories;
 use crate::disk::Disk;
@@ -52,7 +52,8 @@ pub(crate) struct Shared {
     pub(crate) timer: Timer,
     pub(crate) foreign_poll: Duration,
     pub(crate) closing: AtomicBool,
-    pub(crate) started: Instant,
+    /// On the clock of [`coarse_ms`].
+    pub(crate) started_ms: u64,
     pub(crate) space: SpaceWatch,
     pub(crate) holds: Holds,
     pub(crate) collector: Collector,
@@ -64,7 +65,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// Milliseconds since the engine was opened: a cheap clock for idleness.
     pub(crate) fn uptime_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        coarse_ms().saturating_sub(self.started_ms)
     }
 
     /// Refuses what would have to be written while the engine is closing.
@@ -85,6 +86,8 @@ pub(crate) struct Folders {
     all_copied: bool,
     /// Folders of which another machine has or may have copies; never taken out again.
     copied: RwLock<FolderSet>,
+    /// Whether there is any such folder: asked with every request, and mostly the answer is no.
+    has_copied: AtomicBool,
     /// Folders that were searched for the marker of a sync tool.
     searched: Vec<AtomicBool>,
     file: std::path::PathBuf,
@@ -104,7 +107,8 @@ impl Folders {
         let copied = FolderSet::from_ranges(copied);
         let all_copied = all_copied || root.path.join(layout::SYNCTHING_MARKER).exists();
         let searched = (0..root.folders.get()).map(|_| AtomicBool::new(false)).collect();
-        Ok(Folders { owned, standby, all_copied, copied: RwLock::new(copied), searched, file })
+        let has_copied = AtomicBool::new(!copied.is_empty());
+        Ok(Folders { owned, standby, all_copied, copied: RwLock::new(copied), has_copied, searched, file })
     }
 
     /// Looks, once per folder, for the marker that Syncthing leaves in a directory it keeps in sync.
@@ -118,7 +122,8 @@ impl Folders {
     }
 
     pub(crate) fn is_copied(&self, folder: FolderId) -> bool {
-        self.all_copied || self.standby.contains(folder) || self.copied.read().contains(folder)
+        let is_noted = || self.has_copied.load(Ordering::Acquire) && self.copied.read().contains(folder);
+        self.all_copied || self.standby.contains(folder) || is_noted()
     }
 
     /// Notes, durably, that another machine has or may have copies of a folder.
@@ -137,6 +142,7 @@ impl Folders {
         if wider != *copied {
             write_json(&self.file, &FoldersFile { copied: vec![wider.clone()] })?;
             *copied = wider;
+            self.has_copied.store(!copied.is_empty(), Ordering::Release);
         }
         Ok(())
     }

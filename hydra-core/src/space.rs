@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::clock::coarse_ms;
 use crate::disk::{Inodes, Space};
 use crate::error::{Error, ErrorCode, Result};
 use crate::root::Root;
@@ -44,7 +45,8 @@ pub(crate) struct SpaceWatch {
 /// What was found at one time.
 #[derive(Debug, Clone, Copy)]
 struct Look {
-    at: Instant,
+    /// On the clock of [`coarse_ms`].
+    at_ms: u64,
     space: Space,
     inodes: Inodes,
     owed: u64,
@@ -79,7 +81,7 @@ impl SpaceWatch {
 
     fn looked(&self, holds: Duration) -> Option<Look> {
         let mut last = self.last.lock();
-        if last.is_some_and(|look| look.at.elapsed() < holds) {
+        if last.is_some_and(|look| u128::from(coarse_ms().saturating_sub(look.at_ms)) < holds.as_millis()) {
             return *last;
         }
         let shared = self.shared()?;
@@ -88,7 +90,7 @@ impl SpaceWatch {
         self.let_in.store(0, Ordering::Relaxed);
         let space = shared.disk.space(&shared.root.path).ok()?;
         let inodes = shared.disk.inodes(&shared.root.path).unwrap_or_default();
-        let look = Look { at: Instant::now(), space, inodes, owed };
+        let look = Look { at_ms: coarse_ms(), space, inodes, owed };
         *last = Some(look);
         drop(last);
         self.trim(&shared, &look);
@@ -315,7 +317,7 @@ mod tests {
         let watch = SpaceWatch::new(Arc::new(Ballast::open(dir.path().join("ballast"), 50)));
         let look = |free, inodes, owed| {
             let inodes = Inodes { free: inodes, total: 1_000 };
-            Look { at: Instant::now(), space: Space { free, total: 10_000 }, inodes, owed }
+            Look { at_ms: coarse_ms(), space: Space { free, total: 10_000 }, inodes, owed }
         };
         // A hundredth is kept, 50 are the ballast's, which is not there.
         assert!(watch.lacks(&look(160, 10, 0), 10).is_none());

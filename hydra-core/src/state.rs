@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use crate::conflict::Lost;
 use crate::counter::{Counter, Sum};
@@ -23,64 +24,92 @@ const KEYS_KEPT: usize = 65_536;
 /// About how many bytes fewer a record takes on disk than its slot in memory.
 const RECORD_SAVES: usize = 40;
 
-/// Everything about one key.
-#[derive(Debug, Clone, Default)]
+/// Everything about a key of which something is known.
+#[derive(Debug, Clone)]
 pub(crate) struct KeyState {
-    pub(crate) slot: Option<Slot>,
+    pub(crate) slot: Slot,
     pub(crate) counter: Option<Counter>,
 }
 
 impl KeyState {
+    pub(crate) fn as_known(&self) -> Known<'_> {
+        Known { slot: Some(&self.slot), counter: self.counter.as_ref() }
+    }
+}
+
+/// What is known of one key, where it is held.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known<'a> {
+    pub(crate) slot: Option<&'a Slot>,
+    pub(crate) counter: Option<&'a Counter>,
+}
+
+impl Known<'_> {
     /// The stamp increments of this key name as their base.
     pub(crate) fn base(&self) -> Stamp {
-        self.slot.as_ref().map_or(Stamp::ZERO, Slot::stamp)
+        self.slot.map_or(Stamp::ZERO, Slot::stamp)
     }
 
     /// Whether there is a value, expired or not.
     pub(crate) fn is_live(&self) -> bool {
         let base = self.base();
-        self.slot.as_ref().is_some_and(|slot| !slot.is_tombstone())
-            || self.counter.as_ref().is_some_and(|c| c.names(base))
+        self.slot.is_some_and(|slot| !slot.is_tombstone()) || self.counter.is_some_and(|c| c.names(base))
+    }
+
+    /// What a condition asks of the treasure, unless there is none or it has expired at `now`.
+    pub(crate) fn sight(&self, now: Timestamp) -> Option<Sight> {
+        sight(self.slot?, self.counter, now)
     }
 
     /// The treasure, unless there is none or it has expired at `now`.
     pub(crate) fn treasure(&self, now: Timestamp) -> Option<Treasure> {
-        let slot = self.slot.as_ref()?;
-        visible(slot, self.counter.as_ref(), now)
+        visible(self.slot?, self.counter, now)
     }
 }
 
-fn visible(slot: &Slot, counter: Option<&Counter>, now: Timestamp) -> Option<Treasure> {
-    let expires_at = slot.expires();
-    if expires_at.is_some_and(|at| at <= now) {
+/// What can be said of a treasure without touching its value.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sight {
+    pub(crate) version: Version,
+    pub(crate) created_at: Timestamp,
+    updated_at: Timestamp,
+    /// The value, where increments decide it.
+    total: Option<i128>,
+}
+
+fn sight(slot: &Slot, counter: Option<&Counter>, now: Timestamp) -> Option<Sight> {
+    if slot.expires().is_some_and(|at| at <= now) {
         return None;
     }
     let base = slot.stamp();
     let Some(counter) = counter.filter(|counter| counter.names(base)) else {
-        return (!slot.is_tombstone()).then(|| plain_treasure(slot, expires_at));
+        return (!slot.is_tombstone()).then(|| Sight {
+            version: Version::of_record(base),
+            created_at: slot.created(),
+            updated_at: base.timestamp(),
+            total: None,
+        });
     };
     let (first, last) = counter.span(base)?;
     let at = |hlc| Stamp { hlc, incarnation: 0 }.timestamp();
-    let total = integer(slot).unwrap_or(0) + counter.total(base);
-    Some(Treasure {
-        key: slot.key().to_owned(),
-        value: Value::from_checked(total.to_string().as_bytes()),
+    Some(Sight {
         version: Version::of_counter(base.hlc, counter.digest(base)),
         created_at: if slot.is_tombstone() { at(first) } else { slot.created() },
         updated_at: at(last.max(base.hlc)),
-        expires_at,
+        total: Some(integer(slot).unwrap_or(0) + counter.total(base)),
     })
 }
 
-fn plain_treasure(slot: &Slot, expires_at: Option<Timestamp>) -> Treasure {
-    Treasure {
+fn visible(slot: &Slot, counter: Option<&Counter>, now: Timestamp) -> Option<Treasure> {
+    let Sight { version, created_at, updated_at, total } = sight(slot, counter, now)?;
+    Some(Treasure {
         key: slot.key().to_owned(),
-        value: slot.value(),
-        version: Version::of_record(slot.stamp()),
-        created_at: slot.created(),
-        updated_at: slot.stamp().timestamp(),
-        expires_at,
-    }
+        value: total.map_or_else(|| slot.value(), |total| Value::from_checked(total.to_string().as_bytes())),
+        version,
+        created_at,
+        updated_at,
+        expires_at: slot.expires(),
+    })
 }
 
 /// The integer a value is; 0 for a tombstone, `None` for anything else.
@@ -94,21 +123,47 @@ pub(crate) fn integer(slot: &Slot) -> Option<i128> {
     std::str::from_utf8(slot.value_bytes()).ok()?.parse().ok()
 }
 
+type Counters = HashMap<Box<str>, Counter, KeyHashing>;
+
+fn counter_of<'a>(counters: &'a Counters, key: &str) -> Option<&'a Counter> {
+    if counters.is_empty() { None } else { counters.get(key) }
+}
+
+fn is_live(counters: &Counters, slot: &Slot) -> bool {
+    !slot.is_tombstone() || counter_of(counters, slot.key()).is_some_and(|counter| counter.names(slot.stamp()))
+}
+
+/// How many slots hold a value, how many of those an expiry, and how many bytes all take.
+#[derive(Debug, Clone, Copy)]
+struct Tally {
+    live: usize,
+    expiring: usize,
+    bytes: usize,
+}
+
+impl Tally {
+    /// Counts a slot in or out.
+    fn count(&mut self, counters: &Counters, slot: &Slot, sign: isize) {
+        let live = is_live(counters, slot);
+        self.live = self.live.saturating_add_signed(if live { sign } else { 0 });
+        self.expiring = self.expiring.saturating_add_signed(if live && slot.expires().is_some() { sign } else { 0 });
+        self.bytes = self.bytes.saturating_add_signed(sign * slot.footprint() as isize);
+    }
+}
+
 /// The content of a resident swamp.
 #[derive(Debug)]
 pub(crate) struct State {
     slots: HashTable<Slot>,
     /// Every slot in order of keys; built when first asked for.
     order: Option<BTreeSet<Ordered>>,
-    counters: HashMap<Box<str>, Counter, KeyHashing>,
+    counters: Counters,
     keys: HashMap<u128, KeyMemory, KeyHashing>,
     /// When the remembered keys were last looked through: at this many.
     keys_purged_at: usize,
     pub(crate) vector: VersionVector,
     pub(crate) max_hlc: u64,
-    live: usize,
-    expiring: usize,
-    bytes: usize,
+    tally: Tally,
     pub(crate) copy: CopyState,
     /// One sentence for each file that is damaged or missing.
     pub(crate) findings: Vec<String>,
@@ -133,9 +188,7 @@ impl State {
             keys_purged_at: 0,
             vector: merged.vector,
             max_hlc: merged.max_hlc,
-            live: values,
-            expiring,
-            bytes,
+            tally: Tally { live: values, expiring, bytes },
             copy,
             findings,
             conflicts: merged.conflicts,
@@ -143,10 +196,10 @@ impl State {
         state.counters.extend(merged.counters.into_iter().map(|(key, counter)| (key.into(), counter)));
         let counts_alone = |slot: &Slot| slot.is_tombstone() && state.is_live(slot);
         let counted = state.counters.keys().filter(|key| state.slot(key).is_some_and(counts_alone)).count();
-        state.live += counted;
+        state.tally.live += counted;
         let orphans: Vec<Box<str>> = state.counters.keys().filter(|key| state.slot(key).is_none()).cloned().collect();
         for key in orphans {
-            state.insert_slot(Slot::tombstone(Stamp::ZERO, &key));
+            state.insert_slot(Slot::tombstone(Stamp::ZERO, &key), |_, _| ());
         }
         state
     }
@@ -156,38 +209,37 @@ impl State {
     }
 
     fn counter(&self, key: &str) -> Option<&Counter> {
-        if self.counters.is_empty() { None } else { self.counters.get(key) }
+        counter_of(&self.counters, key)
     }
 
     fn is_live(&self, slot: &Slot) -> bool {
-        !slot.is_tombstone() || self.counter(slot.key()).is_some_and(|counter| counter.names(slot.stamp()))
+        is_live(&self.counters, slot)
     }
 
-    fn insert_slot(&mut self, slot: Slot) {
-        self.tally(&slot, 1);
-        if let Some(order) = &mut self.order {
+    /// Puts a slot in the place of what its key had. The counters change between counting the two.
+    fn insert_slot(&mut self, slot: Slot, change: impl FnOnce(&mut Counters, &str)) {
+        let State { slots, order, counters, tally, .. } = self;
+        let key = slot.key_bytes();
+        let entry = slots.entry(hash_key(key), |held| held.key_bytes() == key, |held| hash_key(held.key_bytes()));
+        if let Entry::Occupied(held) = &entry {
+            tally.count(counters, held.get(), -1);
+        }
+        change(counters, slot.key());
+        tally.count(counters, &slot, 1);
+        if let Some(order) = order {
             order.replace(Ordered(slot.clone()));
         }
-        let hash = hash_key(slot.key_bytes());
-        match self.slots.find_mut(hash, |held| held.key_bytes() == slot.key_bytes()) {
-            Some(held) => *held = slot,
-            None => {
-                self.slots.insert_unique(hash, slot, |held| hash_key(held.key_bytes()));
+        match entry {
+            Entry::Occupied(mut held) => *held.get_mut() = slot,
+            Entry::Vacant(free) => {
+                free.insert(slot);
             }
         }
     }
 
-    /// Counts a slot in or out.
-    fn tally(&mut self, slot: &Slot, sign: isize) {
-        let live = self.is_live(slot);
-        self.live = self.live.saturating_add_signed(if live { sign } else { 0 });
-        self.expiring = self.expiring.saturating_add_signed(if live && slot.expires().is_some() { sign } else { 0 });
-        self.bytes = self.bytes.saturating_add_signed(sign * slot.footprint() as isize);
-    }
-
-    /// Everything about one key.
-    pub(crate) fn key_state(&self, key: &str) -> KeyState {
-        KeyState { slot: self.slot(key).cloned(), counter: self.counter(key).cloned() }
+    /// What is known of one key.
+    pub(crate) fn known(&self, key: &str) -> Known<'_> {
+        Known { slot: self.slot(key), counter: self.counter(key) }
     }
 
     /// Forgets everything but the requests: the files are gone, and stamps go on from here.
@@ -198,27 +250,22 @@ impl State {
     }
 
     /// Replaces everything about one key.
-    pub(crate) fn set_key_state(&mut self, key: &str, state: KeyState) {
-        let Some(slot) = state.slot else { return };
-        if let Some(held) = self.slot(key).cloned() {
-            self.tally(&held, -1);
-        }
-        match state.counter.filter(|counter| !counter.is_empty()) {
+    pub(crate) fn set_key_state(&mut self, state: KeyState) {
+        let KeyState { slot, counter } = state;
+        self.insert_slot(slot, |counters, key| match counter.filter(|counter| !counter.is_empty()) {
             Some(counter) => {
-                self.counters.insert(key.into(), counter);
+                counters.insert(key.into(), counter);
             }
-            None if !self.counters.is_empty() => {
-                self.counters.remove(key);
+            None if !counters.is_empty() => {
+                counters.remove(key);
             }
             None => {}
-        }
-        self.insert_slot(slot);
+        });
     }
 
     /// The treasure, unless there is none or it has expired at `now`.
     pub(crate) fn treasure(&self, key: &str, now: Timestamp) -> Option<Treasure> {
-        let slot = self.slot(key)?;
-        visible(slot, self.counter(key), now)
+        self.known(key).treasure(now)
     }
 
     /// Whether anything at all is known of a key.
@@ -265,16 +312,16 @@ impl State {
 
     /// How many treasures there are at `now`, without expired ones.
     pub(crate) fn count(&self, now: Timestamp) -> u64 {
-        if self.expiring == 0 {
-            return self.live as u64;
+        if self.tally.expiring == 0 {
+            return self.tally.live as u64;
         }
         let expired = |slot: &&Slot| slot.expires().is_some_and(|at| at <= now) && self.is_live(slot);
-        (self.live - self.slots.iter().filter(expired).count()) as u64
+        (self.tally.live - self.slots.iter().filter(expired).count()) as u64
     }
 
     /// Whether no key has a value, not even an expired one.
     pub(crate) fn is_empty(&self) -> bool {
-        self.live == 0
+        self.tally.live == 0
     }
 
     /// When the oldest treasure came into being.
@@ -305,7 +352,7 @@ impl State {
             return;
         }
         let (held, _) = entry.remove();
-        self.tally(&held, -1);
+        self.tally.count(&self.counters, &held, -1);
         if let Some(order) = &mut self.order {
             order.remove(held.key_bytes());
         }
@@ -372,7 +419,7 @@ impl State {
 
     /// About how many bytes the state takes in a snapshot without compression.
     pub(crate) fn encoded_estimate(&self) -> usize {
-        let records = self.bytes.saturating_sub(RECORD_SAVES * self.slots.len());
+        let records = self.tally.bytes.saturating_sub(RECORD_SAVES * self.slots.len());
         records + 64 * self.counters.len() + 96 * self.keys.len()
     }
 
@@ -393,7 +440,7 @@ impl State {
     pub(crate) fn footprint(&self) -> usize {
         let order = self.order.as_ref().map_or(0, |order| 24 * order.len());
         let conflicts: usize = self.conflicts.iter().map(Lost::footprint).sum();
-        self.bytes
+        self.tally.bytes
             + 20 * self.slots.capacity()
             + order
             + 160 * self.keys.len()

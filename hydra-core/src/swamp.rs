@@ -16,7 +16,7 @@ use crate::collect;
 use crate::commit;
 use crate::error::{Error, ErrorCode, Result};
 use crate::folder::{FolderId, folder_of};
-use crate::format::frame::Frame;
+use crate::format::frame::{Frame, Frames};
 use crate::hydrate::{Hydrated, Watch, hydrate};
 use crate::log::{Log, Remembered};
 use crate::memory::Held;
@@ -73,10 +73,9 @@ pub(crate) struct Desk {
     /// Requests that wait for the leader.
     pub(crate) queue: VecDeque<Job>,
     /// Acknowledged, not on disk: in order.
-    pub(crate) buffer: Vec<Frame>,
+    pub(crate) buffer: Frames,
     /// The leader is taking what was in the buffer to the disk.
     pub(crate) flushing: bool,
-    pub(crate) buffer_bytes: usize,
     /// When the oldest frame of the buffer has to be on its way.
     pub(crate) due: Instant,
     /// Carried out in the buffer, answered when it is on disk.
@@ -161,9 +160,8 @@ impl Resident {
         let desk = Desk {
             settings: Settings::look_up(shared, name, settings),
             queue: VecDeque::new(),
-            buffer: Vec::new(),
+            buffer: Frames::default(),
             flushing: false,
-            buffer_bytes: 0,
             due: Instant::now(),
             waiting: Vec::new(),
             adopt,
@@ -280,7 +278,7 @@ impl Resident {
         desk.refresh_settings(self);
         let queued =
             desk.exclusive || desk.limbo.is_some() || desk.queue.iter().any(|job| !matches!(job, Job::Flush(_)));
-        if !desk.settings.policy.is_synced() && !queued && desk.buffer_bytes < BUFFER_MOST {
+        if !desk.settings.policy.is_synced() && !queued && desk.buffer.bytes() < BUFFER_MOST {
             return self.buffer(&mut desk, &batch);
         }
         let (promise, ticket) = Ticket::pending();
@@ -291,23 +289,23 @@ impl Resident {
 
     /// Carries a write out now; it goes to disk later.
     fn buffer(self: &Arc<Self>, desk: &mut Desk, batch: &Batch) -> Result<Ticket<Result<Committed>>> {
-        let policy = Arc::clone(&desk.settings.policy);
-        let scene = self.scene(&policy);
+        let policy = &*desk.settings.policy;
+        let write_interval = policy.write_interval;
+        let scene = self.scene(policy);
         let mut state = self.state.write();
         let mut stage = Stage::default();
         let Carried { committed, frame } = carry_out(scene, &state, &mut stage, batch)?;
         stage.publish(&mut state, scene.now);
-        self.account(&state, desk.buffer_bytes + frame.as_ref().map_or(0, Frame::len));
+        self.account(&state, desk.buffer.bytes() + frame.as_ref().map_or(0, Frame::len));
         drop(state);
         if let Some(frame) = frame {
             let first = desk.buffer.is_empty();
-            desk.buffer_bytes += frame.len();
             self.shared.space.owe(frame.len());
-            desk.buffer.push(frame);
-            if desk.buffer_bytes >= BUFFER_EARLY {
+            desk.buffer.push(frame.as_ref());
+            if desk.buffer.bytes() >= BUFFER_EARLY {
                 self.lead_soon(desk);
             } else if first {
-                desk.due = Instant::now() + policy.write_interval;
+                desk.due = Instant::now() + write_interval;
                 self.lead_at(desk.due);
             }
         }
@@ -448,7 +446,7 @@ impl Desk {
 
     /// Whether the buffer has waited long enough, or is long enough.
     pub(crate) fn is_flush_due(&self) -> bool {
-        !self.buffer.is_empty() && (self.buffer_bytes >= BUFFER_EARLY || self.due <= Instant::now())
+        !self.buffer.is_empty() && (self.buffer.bytes() >= BUFFER_EARLY || self.due <= Instant::now())
     }
 
     /// Whether nobody is at the desk and nothing but the buffer is owed. A disk that has just failed is waited for.

@@ -89,6 +89,12 @@ impl Frame {
         self.payload.len()
     }
 
+    /// The frame, borrowed.
+    pub(crate) fn as_ref(&self) -> FrameRef<'_> {
+        let Frame { payload, flags, last_hlc, records } = self;
+        FrameRef { payload, flags: *flags, last_hlc: *last_hlc, records: *records }
+    }
+
     /// Compresses the payload where that saves an eighth.
     pub(crate) fn compressed(mut self, compression: Compression) -> Frame {
         if compression == Compression::Lz4 && self.payload.len() >= COMPRESS_FROM {
@@ -104,10 +110,86 @@ impl Frame {
         self
     }
 
+    /// Appends the frame to `out`; see [`FrameRef::place`].
+    pub(crate) fn place(&self, salt: u64, start: u64, after_sync: bool, out: &mut Vec<u8>) {
+        self.as_ref().place(salt, start, after_sync, out);
+    }
+}
+
+/// A frame, wherever its payload is held.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FrameRef<'a> {
+    payload: &'a [u8],
+    flags: u8,
+    /// See [`Frame`].
+    pub(crate) last_hlc: u64,
+    pub(crate) records: u32,
+}
+
+impl FrameRef<'_> {
+    /// The length of its payload.
+    pub(crate) fn len(&self) -> usize {
+        self.payload.len()
+    }
+
     /// Appends the frame to `out`, of which byte 0 stands at `start` in the file of a chunk with this salt.
     pub(crate) fn place(&self, salt: u64, start: u64, after_sync: bool, out: &mut Vec<u8>) {
         let flags = self.flags | if after_sync { AFTER_SYNC } else { 0 };
-        place(MAGIC_RECORDS, flags, &self.payload, salt, start, out);
+        place(MAGIC_RECORDS, flags, self.payload, salt, start, out);
+    }
+}
+
+/// Frames in order, their payloads one after the other in a single allocation.
+#[derive(Debug, Default)]
+pub(crate) struct Frames {
+    payloads: Vec<u8>,
+    heads: Vec<Head>,
+}
+
+/// What a frame in [`Frames`] has beside its payload.
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    length: u32,
+    records: u32,
+    last_hlc: u64,
+    flags: u8,
+}
+
+impl Frames {
+    pub(crate) fn push(&mut self, frame: FrameRef<'_>) {
+        let FrameRef { payload, flags, last_hlc, records } = frame;
+        // A frame has the bytes of one batch at most, far below 4 GiB.
+        self.heads.push(Head { length: payload.len() as u32, records, last_hlc, flags });
+        self.payloads.extend_from_slice(payload);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.heads.is_empty()
+    }
+
+    /// How many frames there are.
+    pub(crate) fn count(&self) -> usize {
+        self.heads.len()
+    }
+
+    /// Bytes of all payloads.
+    pub(crate) fn bytes(&self) -> usize {
+        self.payloads.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = FrameRef<'_>> {
+        let mut rest = &self.payloads[..];
+        self.heads.iter().map(move |&Head { length, records, last_hlc, flags }| {
+            let (payload, behind) = rest.split_at(length as usize);
+            rest = behind;
+            FrameRef { payload, flags, last_hlc, records }
+        })
+    }
+
+    /// Adds the frames of another, behind those that are here.
+    pub(crate) fn append(&mut self, other: &Frames) {
+        self.heads.extend_from_slice(&other.heads);
+        self.payloads.extend_from_slice(&other.payloads);
     }
 }
 
@@ -264,6 +346,26 @@ mod tests {
         assert_eq!(read, Some(key));
         let record = record::decode(&mut records, &mut StampCursor::new(CODE, 0)).expect("a record");
         assert!(matches!(record, Record::Write { write: Write::Put { value: read, .. }, .. } if read == value));
+    }
+
+    #[test]
+    fn frames_put_together_are_placed_as_they_are_alone() {
+        let stamp = |hlc: u64| Stamp { hlc: hlc << 16, incarnation: 7 };
+        let frame = |hlc, key| {
+            let record = Record::Write { stamp: stamp(hlc), write: Write::Del { key } };
+            Frame::new(None, [record], StampCode::Log { incarnation: 7 }, 0)
+        };
+        let alone = [frame(5, "a"), frame(6, "a longer key"), frame(7, "b")];
+        let (mut first, mut second) = (Frames::default(), Frames::default());
+        first.push(alone[0].as_ref());
+        alone[1..].iter().for_each(|frame| second.push(frame.as_ref()));
+        first.append(&second);
+        assert_eq!((first.count(), first.bytes()), (3, alone.iter().map(Frame::len).sum()));
+        let (mut expected, mut placed) = (Vec::new(), Vec::new());
+        alone.iter().for_each(|frame| frame.place(3, 64, false, &mut expected));
+        first.iter().for_each(|frame| frame.place(3, 64, false, &mut placed));
+        assert_eq!(placed, expected);
+        assert_eq!(first.iter().map(|frame| frame.last_hlc >> 16).collect::<Vec<u64>>(), [5, 6, 7]);
     }
 
     #[test]

@@ -10,8 +10,12 @@ pub(crate) fn put(out: &mut Vec<u8>, mut value: u128) {
 }
 
 /// Appends a 64-bit number.
-pub(crate) fn put_u64(out: &mut Vec<u8>, value: u64) {
-    put(out, u128::from(value));
+pub(crate) fn put_u64(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value as u8 & 0x7f) | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
 }
 
 /// Appends a signed number, small in absolute value first (zigzag).
