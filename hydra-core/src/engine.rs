@@ -585,6 +585,7 @@ impl Engine {
             collected_bytes: read(&shared.stats.collected_bytes),
             sweeps: read(&shared.stats.sweeps),
             kept_files: shared.handles.kept(),
+            listeners: shared.hub.listening(),
             free_bytes: space.map_or(0, |space| space.free),
             free_inodes: inodes.filter(|inodes| inodes.total > 0).map(|inodes| inodes.free),
             ballast: shared.space.ballast.is_present(),
@@ -775,6 +776,8 @@ pub struct EngineStats {
     pub conflicts: u64,
     /// Free inodes of the file system; `None` where they are not counted.
     pub free_inodes: Option<u64>,
+    /// Feeds and waits for changes that are open; a feed of many swamps counts for each.
+    pub listeners: u64,
     /// Whether there is room enough for the reserve that lets a full disk take what it has to.
     pub ballast: bool,
 }
