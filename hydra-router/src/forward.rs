@@ -9,7 +9,7 @@ use futures_util::{Stream, StreamExt};
 use http::header::{CONNECTION, HeaderMap, HeaderName};
 use http::{HeaderValue, StatusCode};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, BodyStream, StreamBody};
 use hydra_core::duration::parse_duration;
 use hydra_core::wire::{EVENT_STREAM, NDJSON, header};
 use hydra_core::{Error, ErrorCode, SwampName};
@@ -47,12 +47,19 @@ pub(crate) async fn forward(
         Taken::Stream(stream) => request.body = ForwardBody::Stream(stream),
     }
     let folder = gateway.map().route(name).folder();
-    match gateway.hydra.forward(name, request).await {
+    let waits = !request.patience.is_zero();
+    let answer = tokio::select! {
+        answer = gateway.hydra.forward(name, request) => answer,
+        () = gateway.ending.cancelled(), if waits => {
+            return Err(Error::new(ErrorCode::Draining, "this router is shutting down").into());
+        }
+    };
+    match answer {
         Ok(answer) => {
             if answer.fell_back {
                 gateway.metrics.fell_back();
             }
-            Ok(response_of(answer))
+            Ok(if is_feed(&answer) { feed_of(gateway, answer) } else { response_of(answer) })
         }
         Err(error) => {
             gateway.metrics.unanswered();
@@ -116,6 +123,18 @@ fn number(headers: &HeaderMap, name: &'static str) -> Result<Option<u64>, Error>
             Err(Error::new(ErrorCode::InvalidHeader, detail))
         }
     }
+}
+
+/// Whether an answer goes on until somebody ends it.
+fn is_feed(answer: &ForwardResponse) -> bool {
+    answer.header("content-type").is_some_and(|kind| kind == EVENT_STREAM || kind == NDJSON)
+}
+
+/// A feed as it goes back: as long as the router goes on.
+fn feed_of(gateway: &Gateway, answer: ForwardResponse) -> Response {
+    let (head, body) = response_of(answer).into_parts();
+    let pieces = BodyStream::new(body).take_until(gateway.ending.clone().cancelled_owned());
+    Response::from_parts(head, StreamBody::new(pieces).boxed_unsync())
 }
 
 /// The answer of a server as it goes back.
