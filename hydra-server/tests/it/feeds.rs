@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use hydra_sdk::{EventKind, Hydra as Client, Swamp, Waited};
 use hydra_server::Config;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Hydra, Process, Target, block_on};
@@ -381,11 +382,14 @@ fn processor_ticks(pid: u32) -> u64 {
 }
 
 #[test]
-#[ignore = "opens 10 000 connections, which needs that many files; run by hand"]
+#[ignore = "opens 10 000 connections, which needs 20 000 files; run by hand"]
 fn ten_thousand_idle_feeds_cost_little() {
     const FEEDS: usize = 10_000;
     let dir = tempfile::tempdir().unwrap();
-    let server = Process::start_with_files(32_768, dir.path(), &[]);
+    // The server raises its own limit in the same way.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let server = Process::start(dir.path(), &[]);
     let pid = server.id();
     server.target.put("/v1/kv/a/b/0/k", "1");
     let before = resident_kib(pid);
