@@ -84,6 +84,7 @@ mod shared;
 mod space;
 mod stats;
 mod sweep;
+mod syncs;
 mod timer;
 
 #[cfg(test)]
