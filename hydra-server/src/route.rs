@@ -24,6 +24,8 @@ pub(crate) enum Route {
     FlushSwamp(SwampName),
     SwampPolicy(SwampName),
     Conflicts(SwampName),
+    Events(SwampName),
+    AllEvents,
     Policies,
     Policy(Pattern),
     Resolve(SwampName),
@@ -64,6 +66,7 @@ impl Route {
             [Some("metrics"), None, ..] => Ok(Route::Metrics),
             [Some("problems"), Some(code), None, _] => Ok(Route::Problem(code.to_owned())),
             [Some("v1"), Some("probe"), None, _] => Ok(Route::Probe),
+            [Some("v1"), Some("events"), None, _] => Ok(Route::AllEvents),
             [Some("v1"), Some("flush"), None, _] => Ok(Route::FlushAll),
             [Some("v1"), Some("policies"), None, _] => Ok(Route::Policies),
             [Some("v1"), Some("folders"), None, _] => Ok(Route::Folders),
@@ -106,6 +109,7 @@ impl Route {
             | Route::FlushSwamp(name)
             | Route::SwampPolicy(name)
             | Route::Conflicts(name)
+            | Route::Events(name)
             | Route::Resolve(name) => Some(name),
             _ => None,
         }
@@ -131,6 +135,7 @@ impl Route {
             Route::List(_) => Label::List,
             Route::Treasure(..) => Label::Treasure,
             Route::Swamp(_) | Route::SwampPolicy(_) | Route::Conflicts(_) => Label::Swamp,
+            Route::Events(_) | Route::AllEvents => Label::Events,
             Route::Batch(_) => Label::Batch,
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => Label::Flush,
             Route::Policies | Route::Policy(_) => Label::Policies,
@@ -162,12 +167,13 @@ pub(crate) enum Label {
     Folders,
     Takeover,
     Upkeep,
+    Events,
 }
 
 impl Label {
-    pub(crate) const NAMES: [&str; 12] = [
+    pub(crate) const NAMES: [&str; 13] = [
         "none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders", "takeover",
-        "upkeep",
+        "upkeep", "events",
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -193,6 +199,7 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
         Some("flush") => Ok(Route::FlushSwamp(name)),
         Some("policy") => Ok(Route::SwampPolicy(name)),
         Some("conflicts") => Ok(Route::Conflicts(name)),
+        Some("events") => Ok(Route::Events(name)),
         Some(_) => Err(not_found(path)),
     }
 }
@@ -354,7 +361,9 @@ mod tests {
         for path in ["/v1/swamps/a/b/c", "/v1/swamps/a/b/c/batch", "/v1/folders/7/flush", "/v1/swamps/a/b/c/policy"] {
             Route::parse(path).expect(path);
         }
-        Route::parse("/v1/swamps/a/b/c/conflicts").expect("conflicts");
+        for path in ["/v1/swamps/a/b/c/conflicts", "/v1/swamps/a/b/c/events", "/v1/events"] {
+            Route::parse(path).expect(path);
+        }
         for path in ["/takeover", "/takeover/settle", "/holds", "/hold", "/gc", "/compact", "/verify"] {
             Route::parse(&format!("/v1/folders/7{path}")).expect(path);
         }
