@@ -230,7 +230,7 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         | ErrorCode::Unknown
         | ErrorCode::NotFound
         | ErrorCode::MethodNotAllowed
-        | ErrorCode::OriginRefused => ErrorKind::Protocol,
+        | ErrorCode::OriginDenied => ErrorKind::Protocol,
         _ => ErrorKind::Invalid,
     }
 }
