@@ -112,7 +112,7 @@ fn config(settings: &Settings) -> Result<Config, Failure> {
     let id = settings.id.clone().unwrap_or(default.id);
     check_id(&id).map_err(Failure::usage)?;
     let shutdown_grace = settings.shutdown_grace.unwrap_or(default.shutdown_grace);
-    Ok(Config { id, shutdown_grace, ..Config::default() })
+    Ok(Config { id, shutdown_grace, own_token: settings.own_token.unwrap_or(false), ..Config::default() })
 }
 
 /// Says on stdout that the router is ready, and on stderr what is questionable about the map.

@@ -30,6 +30,10 @@ pub enum ErrorKind {
     TooLarge,
     /// The server does not own the folder: the map is not the one the servers go by.
     NotOwner,
+    /// The server wants a token, or does not know the one that was sent: correct it. Never asked elsewhere.
+    Unauthenticated,
+    /// The token does not allow this, or not for this name. Never asked elsewhere.
+    Denied,
     /// No server could be reached, or the answer was lost. The message lists every try.
     Network,
     /// No answer within the deadline. The message lists every try.
@@ -216,6 +220,8 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         | ErrorCode::UriTooLong
         | ErrorCode::HeadersTooLarge => ErrorKind::TooLarge,
         ErrorCode::NotOwner | ErrorCode::FolderFenced | ErrorCode::FolderMoved => ErrorKind::NotOwner,
+        ErrorCode::MissingToken | ErrorCode::InvalidToken => ErrorKind::Unauthenticated,
+        ErrorCode::ScopeDenied | ErrorCode::OriginDenied => ErrorKind::Denied,
         ErrorCode::Overloaded | ErrorCode::Busy => ErrorKind::Overloaded,
         ErrorCode::ServerUnreachable => ErrorKind::Network,
         ErrorCode::ServerTimeout => ErrorKind::Timeout,
@@ -229,8 +235,7 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         ErrorCode::Internal
         | ErrorCode::Unknown
         | ErrorCode::NotFound
-        | ErrorCode::MethodNotAllowed
-        | ErrorCode::OriginDenied => ErrorKind::Protocol,
+        | ErrorCode::MethodNotAllowed => ErrorKind::Protocol,
         _ => ErrorKind::Invalid,
     }
 }

@@ -4,6 +4,7 @@
 //! follows from the rest is added here: the refusals that every endpoint has, HEAD beside GET, and who may.
 //! Tests hold it against the routes, and against the answers of a server.
 
+#[cfg(test)]
 mod templates;
 
 use std::sync::LazyLock;

@@ -5,11 +5,9 @@ use crate::route::Route;
 macro_rules! templates {
     ($($route:pat => $path:literal,)*) => {
         /// Every path, as the document has them.
-        #[cfg(test)]
         pub(super) const TEMPLATES: &[&str] = &[$($path),*];
 
         /// The path of a route.
-        #[cfg(test)]
         pub(super) fn template(route: &Route) -> &'static str {
             match route { $($route => $path,)* }
         }
