@@ -271,7 +271,8 @@ impl Process {
         // A server that owns no folder has nothing to try.
         let is_whole = |text: &str| text.contains("try: ") || text.contains("folders none of");
         while !is_whole(&greeting) && lines.read_line(&mut greeting).expect("a line") > 0 {}
-        let address = greeting.split("listening on http://").nth(1).and_then(|rest| rest.split(' ').next());
+        let address = greeting.split("listening on http").nth(1).and_then(|rest| rest.split(' ').next());
+        let address = address.and_then(|address| address.split("://").nth(1));
         let address = address.and_then(|text| text.parse().ok());
         Process { child, target: Target(address.unwrap_or_else(|| panic!("no address in {greeting:?}"))), greeting }
     }
