@@ -76,12 +76,6 @@ pub(crate) struct Settings {
     /// Send the token of the map with requests that bring none: whoever reaches the router may do what that token may
     #[arg(long, env = "HYDRA_ROUTER_OWN_TOKEN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) own_token: Option<bool>,
-    /// Certificate chain (PEM) for TLS, the router's own first; read again when it changes
-    #[arg(long, env = "HYDRA_ROUTER_TLS_CERT", value_name = "FILE")]
-    pub(crate) tls_cert: Option<PathBuf>,
-    /// Key of the certificate (PEM)
-    #[arg(long, env = "HYDRA_ROUTER_TLS_KEY", value_name = "FILE")]
-    pub(crate) tls_key: Option<PathBuf>,
     /// Listen beyond this machine although anybody who reaches the port can read and change everything
     #[arg(long, env = "HYDRA_INSECURE_NO_AUTH", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) insecure_no_auth: Option<bool>,
@@ -130,8 +124,6 @@ impl Settings {
             id: self.id.or(file.id),
             shutdown_grace: self.shutdown_grace.or(file.shutdown_grace),
             own_token: self.own_token.or(file.own_token),
-            tls_cert: self.tls_cert.or(file.tls_cert),
-            tls_key: self.tls_key.or(file.tls_key),
             insecure_no_auth: self.insecure_no_auth.or(file.insecure_no_auth),
             log_format: self.log_format.or(file.log_format),
             log: self.log.or(file.log),

@@ -188,12 +188,8 @@ fn tokens_come_and_go_without_a_restart_and_stand_in_no_log() {
     let log = dir.path().join("log");
     let mut command = program();
     command.stderr(File::create(&log).expect("a log"));
-    let flags = ["--tokens", file.to_str().expect("UTF-8"), "--log", "debug", "--log-format", "json"];
-    let mut server = {
-        // The flags of the test come before those of the harness, which sets the log, too.
-        command.env("HYDRA_LOG_FORMAT", "json");
-        Process::start_as(&mut command, &dir.path().join("data"), &flags[..2])
-    };
+    let flags = ["--tokens", file.to_str().expect("UTF-8"), "--log-format", "json"];
+    let mut server = Process::start_as(&mut command, &dir.path().join("data"), &flags);
     let status = |token: &str| ask(server.target, Some(token), "GET", "/v1/kv/a/b/c", "").status;
     assert_eq!(status(&first), 200);
     let second = new_token(&file, "second", "r", "*/*/*");
@@ -375,7 +371,7 @@ fn a_server_that_was_set_aside_says_so_and_can_be_taken_back() {
 struct Pair {
     servers: [Hydra; 2],
     map: ClientMap,
-    _dir: TempDir,
+    dir: TempDir,
     files: [PathBuf; 2],
 }
 
@@ -403,7 +399,7 @@ impl Pair {
             .route("0-99", "s1", ["s2"])
             .build()
             .expect("a map");
-        Pair { servers, map, _dir: dir, files }
+        Pair { servers, map, dir, files }
     }
 }
 
@@ -443,7 +439,7 @@ fn a_client_that_is_not_known_or_not_allowed_is_told_so_and_asks_nobody_else() {
 #[test]
 fn a_client_takes_its_token_from_where_the_map_says_and_notices_a_new_one() {
     let pair = Pair::start();
-    let file = pair._dir.path().join("token");
+    let file = pair.dir.path().join("token");
     std::fs::write(&file, new_token(&pair.files[0], "one", "r,w", "*/*/*")).expect("written");
     let text = pair.map.to_toml().replace("[client]", &format!("[access]\ntoken_file = {file:?}\n[client]"));
     block_on(async {

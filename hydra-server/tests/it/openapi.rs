@@ -186,7 +186,8 @@ fn what_a_server_answers_is_what_the_document_says() {
     contract.check("POST", &format!("{swamp}/batch"), &json, ops, 200);
     contract.check("POST", &format!("{swamp}/batch"), &json, "[]", 400);
     let atomic = r#"{"atomic":true,"ops":[{"op":"put","key":"name","value":1,"ifVersion":"0"}]}"#;
-    contract.check("POST", &format!("{swamp}/batch"), &json, atomic, 409);
+    contract.check("POST", &format!("{swamp}/batch"), &json, atomic, 412);
+    contract.check("POST", &format!("{swamp}/batch"), &json, r#"{"atomic":true,"ops":[{"op":"jump","key":"c"}]}"#, 409);
 
     contract.check("PUT", policy, &json, r#"{"writeInterval":"0s","requireVersion":true}"#, 201);
     contract.check("PUT", policy, &json, r#"{"writeInterval":"1s"}"#, 200);

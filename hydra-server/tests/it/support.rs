@@ -181,7 +181,8 @@ impl Hydra {
         options.server_id = Some("s1".into());
         change(&mut options);
         let server = block_on(Server::start_with(options, config)).expect("a server");
-        let target = Target(server.url().trim_start_matches("http://").parse().expect("an address"));
+        let address = server.url().split("://").nth(1).and_then(|address| address.parse().ok());
+        let target = Target(address.expect("an address"));
         Hydra { server: Some(server), target, dir }
     }
 
