@@ -121,14 +121,12 @@ impl ErrorCode {
                 "The swamp has no treasure under this key, or it has expired.",
                 "Check the key. A DELETE that a fallback answers so may have left a mark for the primary.",
             ),
-            ErrorCode::PolicyNotFound => (
-                "No policy is registered for exactly this pattern.",
-                "GET /v1/policies lists those that are.",
-            ),
-            ErrorCode::MethodNotAllowed => (
-                "The path exists, but not with this method.",
-                "Use one of the methods in the header Allow.",
-            ),
+            ErrorCode::PolicyNotFound => {
+                ("No policy is registered for exactly this pattern.", "GET /v1/policies lists those that are.")
+            }
+            ErrorCode::MethodNotAllowed => {
+                ("The path exists, but not with this method.", "Use one of the methods in the header Allow.")
+            }
             ErrorCode::FolderCountMismatch => (
                 "The client counts another number of folders than the data directory of the server was made with. Both \
                  would look for the same name in different places.",
@@ -163,10 +161,9 @@ impl ErrorCode {
                 "Send several batches. One atomic batch cannot be larger.",
             ),
             ErrorCode::UriTooLong => ("The path and its query are longer than 8 KiB.", "Send parameters in a body."),
-            ErrorCode::UnsupportedMediaType => (
-                "The Content-Type means nothing here.",
-                "The detail names what is read here.",
-            ),
+            ErrorCode::UnsupportedMediaType => {
+                ("The Content-Type means nothing here.", "The detail names what is read here.")
+            }
             ErrorCode::NotOwner => (
                 "This server does not answer for the folder of the name, or only keeps a copy of it. Nothing was done, so \
                  the request may be sent elsewhere whatever its method.",
@@ -184,10 +181,9 @@ impl ErrorCode {
                 "An increment met a value that is no integer.",
                 "Store an integer under the key first, or use another key.",
             ),
-            ErrorCode::OutOfBounds => (
-                "The sum would leave the range of a signed 64-bit integer.",
-                "Use a smaller step, or more keys.",
-            ),
+            ErrorCode::OutOfBounds => {
+                ("The sum would leave the range of a signed 64-bit integer.", "Use a smaller step, or more keys.")
+            }
             ErrorCode::IdempotencyReuse => (
                 "The Idempotency-Key was used for another request.",
                 "Make a new key for every operation, and repeat a key only with the very same request.",
@@ -200,10 +196,9 @@ impl ErrorCode {
                 "The server has more to do, or more request bodies in memory, than it may.",
                 "Wait for Retry-After and send the request again.",
             ),
-            ErrorCode::HeadersTooLarge => (
-                "The headers of the request are longer than 32 KiB.",
-                "Send fewer or shorter headers.",
-            ),
+            ErrorCode::HeadersTooLarge => {
+                ("The headers of the request are longer than 32 KiB.", "Send fewer or shorter headers.")
+            }
             ErrorCode::Internal => (
                 "The server has a defect; its log has more under the same request id.",
                 "Report it with the request id. Before asking again, look whether the write was done.",
@@ -228,10 +223,9 @@ impl ErrorCode {
                 "The disk refused writes of this swamp. It is tried again every 5 seconds; reads go on.",
                 "Wait and send the write again, with the same Idempotency-Key.",
             ),
-            ErrorCode::Busy => (
-                "Memory or open files are short for the moment.",
-                "Wait for Retry-After and send the request again.",
-            ),
+            ErrorCode::Busy => {
+                ("Memory or open files are short for the moment.", "Wait for Retry-After and send the request again.")
+            }
             ErrorCode::Draining => (
                 "The server is shutting down, or an operator set it aside.",
                 "Send the request to a fallback, or again when the server is back.",
@@ -245,10 +239,9 @@ impl ErrorCode {
                 "The disk of the server is nearly full. Writes that need room are refused; reads and deletes go on.",
                 "Make room on the disk, or delete what is not needed.",
             ),
-            ErrorCode::DataDirInUse => (
-                "Another process has the data directory open.",
-                "End that process, or use another directory.",
-            ),
+            ErrorCode::DataDirInUse => {
+                ("Another process has the data directory open.", "End that process, or use another directory.")
+            }
             ErrorCode::Unknown => (
                 "A newer server answered with a code that this version does not know.",
                 "Go by the status and by Hydra-Applied, and bring the client up to date.",

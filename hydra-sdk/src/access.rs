@@ -151,7 +151,8 @@ fn of_environment(name: &str) -> Result<HeaderValue> {
 }
 
 fn header_of(token: &str, place: &str) -> Result<HeaderValue> {
-    let refused = || Error::new(ErrorKind::Config, format!("{place} is no token: one line of printable ASCII without spaces"));
+    let refused =
+        || Error::new(ErrorKind::Config, format!("{place} is no token: one line of printable ASCII without spaces"));
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(refused());
     }

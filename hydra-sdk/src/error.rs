@@ -232,10 +232,9 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         | ErrorCode::Starting => ErrorKind::Unavailable,
         ErrorCode::Io | ErrorCode::DiskFull => ErrorKind::Storage,
         ErrorCode::InvalidConfig | ErrorCode::DataDirInUse => ErrorKind::Config,
-        ErrorCode::Internal
-        | ErrorCode::Unknown
-        | ErrorCode::NotFound
-        | ErrorCode::MethodNotAllowed => ErrorKind::Protocol,
+        ErrorCode::Internal | ErrorCode::Unknown | ErrorCode::NotFound | ErrorCode::MethodNotAllowed => {
+            ErrorKind::Protocol
+        }
         _ => ErrorKind::Invalid,
     }
 }

@@ -150,7 +150,15 @@ impl ForwardRequest {
             ForwardBody::Whole(chunk) => RequestBody::Whole(chunk.0),
             ForwardBody::Stream(stream) => RequestBody::stream(stream),
         };
-        Ok(Request { class: self.class, method, target: self.target, headers, body, own_token: self.own_token, collect: false })
+        Ok(Request {
+            class: self.class,
+            method,
+            target: self.target,
+            headers,
+            body,
+            own_token: self.own_token,
+            collect: false,
+        })
     }
 }
 

@@ -354,7 +354,15 @@ mod tests {
         {
             Route::parse(path).expect(path);
         }
-        for path in ["/openapi.json", "/v1/admin/drain", "/v1/policies", "/v1/policies/a/b*/*", "/v1/resolve/a/b/c", "/v1/folders", "/v1/folders/50-74"] {
+        for path in [
+            "/openapi.json",
+            "/v1/admin/drain",
+            "/v1/policies",
+            "/v1/policies/a/b*/*",
+            "/v1/resolve/a/b/c",
+            "/v1/folders",
+            "/v1/folders/50-74",
+        ] {
             Route::parse(path).expect(path);
         }
         for path in ["/v1/swamps/a/b/c", "/v1/swamps/a/b/c/batch", "/v1/folders/7/flush", "/v1/swamps/a/b/c/policy"] {

@@ -10,11 +10,12 @@ use crate::support::{Node, Router};
 /// A server that demands tokens, and two of them: one for everything, one for reading.
 fn guarded(dir: &TempDir) -> (Node, String, String) {
     let file = dir.path().join("tokens.json");
-    let made = [("all", &[Scope::Read, Scope::Write, Scope::Admin][..]), ("reader", &[Scope::Read])].map(|(name, scopes)| {
-        let (entry, token) = TokenEntry::fresh(name, scopes, &["*/*/*".parse().expect("a pattern")]).expect("made");
-        entry.append_to(&file).expect("added");
-        token
-    });
+    let made =
+        [("all", &[Scope::Read, Scope::Write, Scope::Admin][..]), ("reader", &[Scope::Read])].map(|(name, scopes)| {
+            let (entry, token) = TokenEntry::fresh(name, scopes, &["*/*/*".parse().expect("a pattern")]).expect("made");
+            entry.append_to(&file).expect("added");
+            token
+        });
     let [all, reader] = made;
     let config = hydra_server::Config { tokens: Tokens::open(&file).ok(), ..hydra_server::Config::default() };
     (Node::start_as("s1", |_| {}, config), all, reader)

@@ -365,7 +365,9 @@ pub(crate) fn check_url(url: &str) -> Result<(), String> {
         Some(("http" | "https", rest)) => rest.strip_suffix('/').unwrap_or(rest),
         _ => return Err("must be http://host:port or https://host:port".to_owned()),
     };
-    let refuse = |why: &str| Err(format!("{why}; it must be http://host:port or https://host:port, without path or credentials"));
+    let refuse = |why: &str| {
+        Err(format!("{why}; it must be http://host:port or https://host:port, without path or credentials"))
+    };
     if rest.contains(['/', '?', '#', '@']) {
         return refuse("has a path or credentials");
     }
@@ -387,9 +389,7 @@ mod tests {
 
     #[test]
     fn urls_are_scheme_host_and_port() {
-        for good in
-            ["http://10.0.0.1:7700", "http://hydra-00.internal:1/", "http://[::1]:4937", "https://a:1"]
-        {
+        for good in ["http://10.0.0.1:7700", "http://hydra-00.internal:1/", "http://[::1]:4937", "https://a:1"] {
             assert_eq!(check_url(good), Ok(()), "{good}");
         }
         for bad in [

@@ -35,7 +35,11 @@ type Value<'v> = Spanned<DeValue<'v>>;
 
 impl Reader<'_> {
     fn document(&mut self, table: &DeTable<'_>) -> Draft {
-        self.allow(table, "the map", &["format", "cluster", "epoch", "folders", "access", "servers", "route", "pool", "client"]);
+        self.allow(
+            table,
+            "the map",
+            &["format", "cluster", "epoch", "folders", "access", "servers", "route", "pool", "client"],
+        );
         let mut draft = Draft::default();
         if let Some(value) = table.get("format") {
             draft.format = self.integer(value, "format").unwrap_or(draft.format);

@@ -116,8 +116,8 @@ impl Token {
         if !(1..=64).contains(&name.len()) || !name.bytes().all(allowed) {
             return Err(format!("the name {name:?} is not 1 to 64 of letters, digits, \".\", \"_\" and \"-\""));
         }
-        let digest = bytes_of(&entry.sha256)
-            .ok_or_else(|| format!("the sha256 of {name:?} is not 64 hexadecimal digits"))?;
+        let digest =
+            bytes_of(&entry.sha256).ok_or_else(|| format!("the sha256 of {name:?} is not 64 hexadecimal digits"))?;
         if entry.scopes.is_empty() {
             return Err(format!("{name:?} has no scopes; allowed are r, w, a and destroy"));
         }

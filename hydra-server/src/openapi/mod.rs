@@ -297,7 +297,10 @@ mod tests {
                 assert_eq!(ids.insert(id, place.clone()), None, "{place}");
                 let parameters = item["parameters"].to_string() + &operation["parameters"].to_string();
                 for name in path.split('{').skip(1).filter_map(|rest| rest.split('}').next()) {
-                    assert!(parameters.to_lowercase().contains(&name.to_lowercase()), "{place}: {{{name}}} is not said");
+                    assert!(
+                        parameters.to_lowercase().contains(&name.to_lowercase()),
+                        "{place}: {{{name}}} is not said"
+                    );
                 }
             }
         }

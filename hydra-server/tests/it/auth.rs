@@ -96,7 +96,10 @@ fn every_endpoint_demands_its_scopes_and_its_names() {
                 let answer = ask(server.target, stranger, method, path, "");
                 assert_eq!(answer.status == 401, *demanded != "-", "{place_of}: {answer:?}");
                 if answer.status == 401 {
-                    assert!(answer.header("www-authenticate").is_some_and(|way| way.starts_with("Bearer")), "{answer:?}");
+                    assert!(
+                        answer.header("www-authenticate").is_some_and(|way| way.starts_with("Bearer")),
+                        "{answer:?}"
+                    );
                     assert_eq!(answer.header("hydra-applied"), Some("no"));
                 }
             }
@@ -167,7 +170,8 @@ fn listings_show_only_what_the_patterns_allow() {
     };
     assert_eq!(listed(&all).len(), 4);
     assert_eq!(listed(&shop), BTreeSet::from(["shop/*/*".into(), "shop/x/*".into(), "*/*/*".into()]));
-    let change = |pattern: &str| ask(server.target, Some(&shop), "PUT", &format!("/v1/policies/{pattern}"), "{}").status;
+    let change =
+        |pattern: &str| ask(server.target, Some(&shop), "PUT", &format!("/v1/policies/{pattern}"), "{}").status;
     assert_eq!((change("shop/y*/*"), change("sho*/*/*"), change("*/*/*")), (201, 403, 403));
 }
 
@@ -321,8 +325,10 @@ fn a_browser_may_ask_what_it_may_send_without_a_token() {
     let dir = TempDir::new().expect("a directory");
     let file = dir.path().join("tokens.json");
     new_token(&file, "t", "r", "*/*/*");
-    let server =
-        Process::start(dir.path(), &["--tokens", file.to_str().expect("UTF-8"), "--allow-origin", "https://app.example"]);
+    let server = Process::start(
+        dir.path(),
+        &["--tokens", file.to_str().expect("UTF-8"), "--allow-origin", "https://app.example"],
+    );
     let headers = [("Origin", "https://app.example"), ("Access-Control-Request-Method", "PUT")];
     assert_eq!(server.target.send("OPTIONS", "/v1/kv/a/b/c/k", &headers, "").status, 204);
     let refused = server.target.send("PUT", "/v1/kv/a/b/c/k", &headers[..1], "1");
@@ -335,8 +341,7 @@ fn an_operator_sees_who_was_kept_out() {
     let file = dir.path().join("tokens.json");
     let token = new_token(&file, "t", "w", "*/*/*");
     let reader = new_token(&file, "reader", "r", "a/*/*");
-    let server =
-        Process::start(dir.path(), &["--tokens", file.to_str().expect("UTF-8"), "--protect-metrics"]);
+    let server = Process::start(dir.path(), &["--tokens", file.to_str().expect("UTF-8"), "--protect-metrics"]);
     for sent in [None, Some("hyd_nobody"), Some(token.as_str())] {
         assert!(ask(server.target, sent, "GET", "/v1/kv/a/b/c", "").status >= 400);
     }

@@ -659,6 +659,8 @@ fn http_2_is_spoken_on_the_same_port() {
     let hydra = Hydra::start();
     let url = format!("{}{KEY}", hydra.server().url());
     block_on(async {
+        // The client of the tests would speak TLS, too, and asks for the cryptography even where it does not.
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
         let put = client.put(&url).body("\"Alice\"").send().await.expect("an answer");
         assert_eq!((put.status().as_u16(), put.version()), (201, reqwest::Version::HTTP_2));

@@ -28,7 +28,7 @@ mod sdk;
 mod support;
 /// Two servers and copied files: what the fallback took over is noted, asked for at the owner, and settled.
 mod takeover;
-/// The offline commands, on directories in every state.
-mod tools;
 /// TLS: certificates, their change, and peers that are slow or speak something else.
 mod tls;
+/// The offline commands, on directories in every state.
+mod tools;

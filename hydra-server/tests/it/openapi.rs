@@ -41,10 +41,10 @@ impl Contract {
         let content = response["content"].as_object().unwrap_or_else(|| panic!("no body is documented for {place}"));
         let media = content.get(sent).or_else(|| content.get("*/*"));
         let schema = &media.unwrap_or_else(|| panic!("{sent} is not documented for {place}"))["schema"];
-        if sent.ends_with("json") {
-            if let Err(why) = self.conforms(&answer.json(), schema) {
-                panic!("{why} in {place}");
-            }
+        if sent.ends_with("json")
+            && let Err(why) = self.conforms(&answer.json(), schema)
+        {
+            panic!("{why} in {place}");
         }
         answer
     }
@@ -72,10 +72,8 @@ impl Contract {
         for part in schema["allOf"].as_array().into_iter().flatten() {
             self.conforms(value, part)?;
         }
-        if let Some(allowed) = schema["enum"].as_array() {
-            if !allowed.contains(value) {
-                return Err(format!("{value} is none of {allowed:?}"));
-            }
+        if let Some(allowed) = schema["enum"].as_array().filter(|allowed| !allowed.contains(value)) {
+            return Err(format!("{value} is none of {allowed:?}"));
         }
         let types = match &schema["type"] {
             Value::Array(types) => types.clone(),
@@ -130,7 +128,8 @@ fn is_on_every(name: &str) -> bool {
 /// Whether a path is one of a template; only the last variable part may hold slashes.
 fn matches(template: &str, path: &str) -> bool {
     let (template, path): (Vec<&str>, Vec<&str>) = (template.split('/').collect(), path.split('/').collect());
-    template.len() == path.len() && template.iter().zip(&path).all(|(part, piece)| part.starts_with('{') || part == piece)
+    template.len() == path.len()
+        && template.iter().zip(&path).all(|(part, piece)| part.starts_with('{') || part == piece)
 }
 
 #[test]
@@ -251,7 +250,8 @@ fn the_check_of_schemas_finds_what_is_wrong() {
         "properties": {"a": {"type": "integer", "minimum": 0}, "b": {"oneOf": [{"type": "string"}, {"type": "null"}]}}});
     let conforms = |value: Value| contract.conforms(&value, &schema).is_ok();
     assert!(conforms(json!({"a": 1})) && conforms(json!({"a": 1, "b": null})) && conforms(json!({"a": 1, "b": "x"})));
-    for wrong in [json!({}), json!({"a": "1"}), json!({"a": -1}), json!({"a": 1, "b": 2}), json!({"a": 1, "c": 2}), json!([])]
+    for wrong in
+        [json!({}), json!({"a": "1"}), json!({"a": -1}), json!({"a": 1, "b": 2}), json!({"a": 1, "c": 2}), json!([])]
     {
         assert!(!conforms(wrong.clone()), "{wrong}");
     }
