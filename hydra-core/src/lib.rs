@@ -31,6 +31,7 @@ pub mod json;
 pub mod wire;
 
 // The vocabulary. Pure.
+mod advice;
 mod error;
 mod folder;
 mod name;

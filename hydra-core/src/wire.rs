@@ -280,6 +280,42 @@ impl Problem {
     }
 }
 
+/// What an error code means: `GET /problems/{code}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProblemPage {
+    /// `/problems/<code>`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The stable name.
+    pub code: String,
+    /// The HTTP status it is answered with.
+    pub status: u16,
+    /// A short sentence for people.
+    pub title: String,
+    /// What happened.
+    pub meaning: String,
+    /// What can be done about it.
+    pub advice: String,
+    /// Whether the operation may have been carried out, in words.
+    pub applied: String,
+}
+
+impl ProblemPage {
+    /// The page of a code.
+    #[must_use]
+    pub fn of(code: ErrorCode) -> ProblemPage {
+        ProblemPage {
+            kind: format!("/problems/{code}"),
+            code: code.as_str().to_owned(),
+            status: code.status(),
+            title: code.title().to_owned(),
+            meaning: code.meaning().to_owned(),
+            advice: code.advice().to_owned(),
+            applied: code.applied_in_words().to_owned(),
+        }
+    }
+}
+
 /// One try of a router at one server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttemptBody {

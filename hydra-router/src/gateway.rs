@@ -125,7 +125,7 @@ impl Gateway {
         let is_read = matches!(head.method, Method::GET | Method::HEAD);
         if let Some(origin) = head.headers.get(ORIGIN).filter(|_| !is_read) {
             let detail = format!("a page from {origin:?} may not change anything here");
-            return Err(Error::new(ErrorCode::OriginRefused, detail)
+            return Err(Error::new(ErrorCode::OriginDenied, detail)
                 .with_hint("browsers send Origin; programs that are no browser leave it out")
                 .into());
         }

@@ -26,6 +26,7 @@
 //! (and back again), `outcome` (what a network error is), `server` (one exchange), `endpoint` (remote and in process), `swamp`
 //! (the typed calls), `event` (the stream of changes that survives broken connections).
 
+mod access;
 mod binary;
 mod client;
 mod cluster;
@@ -48,6 +49,7 @@ mod swamp;
 mod treasure;
 mod watch;
 
+pub use access::Access;
 pub use client::{Hydra, Location};
 pub use connect::HydraBuilder;
 pub use error::{Attempt, Error, ErrorKind, Result, TryOutcome};

@@ -15,8 +15,10 @@ pub(crate) enum Route {
     Ready,
     Version,
     Metrics,
+    OpenApi,
     Probe,
     Problem(String),
+    Drain,
     List(SwampName),
     Treasure(SwampName, String),
     Swamp(SwampName),
@@ -64,9 +66,11 @@ impl Route {
             [Some("ready"), None, ..] => Ok(Route::Ready),
             [Some("version"), None, ..] => Ok(Route::Version),
             [Some("metrics"), None, ..] => Ok(Route::Metrics),
+            [Some("openapi.json"), None, ..] => Ok(Route::OpenApi),
             [Some("problems"), Some(code), None, _] => Ok(Route::Problem(code.to_owned())),
             [Some("v1"), Some("probe"), None, _] => Ok(Route::Probe),
             [Some("v1"), Some("events"), None, _] => Ok(Route::AllEvents),
+            [Some("v1"), Some("admin"), Some("drain"), None] => Ok(Route::Drain),
             [Some("v1"), Some("flush"), None, _] => Ok(Route::FlushAll),
             [Some("v1"), Some("policies"), None, _] => Ok(Route::Policies),
             [Some("v1"), Some("folders"), None, _] => Ok(Route::Folders),
@@ -89,7 +93,7 @@ impl Route {
             Route::Batch(_) | Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
             Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
-            Route::HoldFolder(_) => "POST, DELETE",
+            Route::HoldFolder(_) | Route::Drain => "POST, DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -124,6 +128,8 @@ impl Route {
                 | Route::Ready
                 | Route::Version
                 | Route::Metrics
+                | Route::OpenApi
+                | Route::Drain
                 | Route::Probe
                 | Route::Problem(_)
         )
@@ -355,7 +361,15 @@ mod tests {
         {
             Route::parse(path).expect(path);
         }
-        for path in ["/v1/policies", "/v1/policies/a/b*/*", "/v1/resolve/a/b/c", "/v1/folders", "/v1/folders/50-74"] {
+        for path in [
+            "/openapi.json",
+            "/v1/admin/drain",
+            "/v1/policies",
+            "/v1/policies/a/b*/*",
+            "/v1/resolve/a/b/c",
+            "/v1/folders",
+            "/v1/folders/50-74",
+        ] {
             Route::parse(path).expect(path);
         }
         for path in ["/v1/swamps/a/b/c", "/v1/swamps/a/b/c/batch", "/v1/folders/7/flush", "/v1/swamps/a/b/c/policy"] {
