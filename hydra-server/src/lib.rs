@@ -7,6 +7,7 @@
 //! the path means) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders` or
 //! `service` → the engine.
 
+mod across;
 mod activity;
 mod answer;
 mod app;
@@ -19,6 +20,7 @@ mod early;
 mod folders;
 mod lists;
 mod metrics;
+mod operations;
 mod policies;
 mod query;
 mod render;
@@ -30,6 +32,8 @@ mod swamps;
 mod takeover;
 mod treasures;
 mod upkeep;
+mod values;
+mod writes;
 
 pub use app::app;
 pub use config::Config;

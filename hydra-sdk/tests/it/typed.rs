@@ -1,7 +1,7 @@
 //! Typed calls on the wire: what is sent for each, and what is made of each answer.
 
 use futures_util::stream::TryStreamExt;
-use hydra_sdk::{Applied, Done, ErrorCode, ErrorKind, Hydra, Policy, Swamp, Value, Version};
+use hydra_sdk::{Applied, Done, ErrorCode, ErrorKind, Hydra, Number, Policy, Swamp, Value, Version};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime};
 
@@ -114,7 +114,7 @@ async fn batches_answer_for_each_operation() {
     let done = batch.await.expect("carried out");
     assert!(matches!(&done[0], Ok(Done::Put(written)) if written.created));
     assert!(matches!(done[1], Ok(Done::Deleted(false))));
-    assert!(matches!(done[2], Ok(Done::Incremented(12, _))));
+    assert!(matches!(done[2], Ok(Done::Incremented(Number::Integer(12), _))));
     assert!(matches!(&done[3], Ok(Done::Got(Some(treasure))) if treasure.value == alice()));
     let error = done[4].as_ref().expect_err("it exists");
     assert_eq!(
