@@ -17,7 +17,7 @@ use crate::body::{KeptMemory, RequestBody};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
 use crate::metrics::Metrics;
 use crate::route::Route;
-use crate::{fan_out, forward, service};
+use crate::{fan_out, forward, service, split};
 
 /// What all requests share. Nothing of it outlives the process, so any number of routers may run.
 #[derive(Debug)]
@@ -95,6 +95,7 @@ impl Gateway {
             Route::Named(name, place) => forward::forward(self, head, body, &name, &place).await,
             Route::Policies => fan_out::policies(self, head, body).await,
             Route::Flush => fan_out::flush(self, head, body).await,
+            Route::BatchAcross => split::batch(self, head, body).await,
             Route::Map => Ok(service::map(self, &head.parts)),
             Route::Metrics => Ok(service::metrics(self)),
             Route::Ready => service::ready(self),
