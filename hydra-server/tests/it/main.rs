@@ -1,5 +1,7 @@
 //! The promises of the server, tried over real sockets and with real processes.
 
+/// Batches, on one swamp and across several: every kind of operation, and what fails alone.
+mod batches;
 /// The command line: flags, settings, exit codes, and the commands that need no server.
 mod cli;
 /// Two servers that wrote without knowing of each other: what lost is listed, on both.
@@ -26,3 +28,5 @@ mod support;
 mod takeover;
 /// The offline commands, on directories in every state.
 mod tools;
+/// One treasure: parts of it, patches, increments with bounds, pushed values, and every way to ask again.
+mod treasures;
