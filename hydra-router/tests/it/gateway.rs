@@ -259,7 +259,7 @@ fn the_router_says_who_it_is() {
     assert_eq!(pair.get("/problems/not-owner").json()["status"], 421);
     let metrics = pair.get("/metrics").text();
     assert!(metrics.contains("hydra_router_server_up{server=\"s1\"} 1\n"), "{metrics}");
-    for path in ["/v1", "/v1/batch", "/nothing"] {
+    for path in ["/v1", "/v1/batches", "/nothing"] {
         assert_eq!(pair.get(path).code(), "not-found", "{path}");
     }
     assert_eq!(pair.put("/health", "1").code(), "method-not-allowed");
