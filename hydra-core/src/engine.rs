@@ -32,6 +32,7 @@ use crate::stats::{Stats, count, read};
 use crate::strait::StraitDisk;
 use crate::swamp::{Job, Resident};
 use crate::sweep::Sweeper;
+use crate::syncs::Syncs;
 use crate::takeover::{self, MissingFile, Takeover, TakeoverFile, Takeovers};
 use crate::timer::Timer;
 use crate::value::{Treasure, Value};
@@ -168,7 +169,8 @@ impl Engine {
         let ballast = Arc::new(Ballast::open(root.local(layout::BALLAST_FILE), BALLAST_MOST));
         // A process that was killed leaves directories and records that can be read and are not durable. Whatever is
         // built upon them from here on must not lose its ground when the power goes.
-        disk.sync_all(&root.path).map_err(|error| Error::io("sync", &root.path, error))?;
+        let file_system = disk.file_system(&root.path).map_err(|error| Error::io("open", &root.path, error))?;
+        file_system.sync().map_err(|error| Error::io("sync", &root.path, error))?;
         let clock = Clock::open(root.local(layout::CLOCK_FILE), Arc::clone(&ballast));
         let shared = Shared {
             base_hlc: clock.next(Timestamp::now(), 0)?,
@@ -178,6 +180,7 @@ impl Engine {
             takeovers: Takeovers::open(&root)?,
             disk: Arc::new(StraitDisk { disk, handles: Arc::clone(&handles), ballast: Arc::clone(&ballast) }),
             directories: Directories::new(),
+            syncs: Syncs::new(file_system),
             handles,
             doubtful: parking_lot::Mutex::default(),
             stats: Stats::default(),

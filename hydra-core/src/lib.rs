@@ -90,6 +90,7 @@ mod shared;
 mod space;
 mod stats;
 mod sweep;
+mod syncs;
 mod timer;
 
 #[cfg(test)]

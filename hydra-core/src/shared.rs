@@ -27,6 +27,7 @@ use crate::root::{Root, replace_file};
 use crate::space::SpaceWatch;
 use crate::stats::Stats;
 use crate::sweep::Sweeper;
+use crate::syncs::Syncs;
 use crate::takeover::Takeovers;
 use crate::timer::Timer;
 
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) folders: Folders,
     pub(crate) takeovers: Takeovers,
     pub(crate) directories: Directories,
+    pub(crate) syncs: Syncs,
     pub(crate) handles: Arc<Handles>,
     /// Snapshots whose sync failed and that could not be removed: this process takes them for absent.
     pub(crate) doubtful: Mutex<HashSet<PathBuf>>,
