@@ -123,11 +123,11 @@ impl Split {
             .items
             .into_iter()
             .map(|item| {
-                let result = item.place.map_err(|error| Problem::of(&error)).and_then(|place| match &mut said[place] {
-                    Ok(results) => results.next().ok_or_else(|| Problem::of(&unanswered())),
-                    Err(problem) => Err(problem.clone()),
+                let result = item.place.and_then(|place| match &mut said[place] {
+                    Ok(results) => results.next().ok_or_else(unanswered),
+                    Err(error) => Err(error.clone()),
                 });
-                result.unwrap_or_else(|problem| failed(item.swamp, item.key, problem))
+                result.unwrap_or_else(|error| failed(item.swamp, item.key, &error))
             })
             .collect();
         let ok = results.iter().filter(|result| result.status < 400).count();
@@ -145,9 +145,9 @@ fn unanswered() -> Error {
         .with_applied(hydra_core::Applied::Unknown)
 }
 
-fn failed(swamp: String, key: String, problem: Problem) -> OpResultBody {
+fn failed(swamp: String, key: String, error: &Error) -> OpResultBody {
     OpResultBody {
-        status: problem.status,
+        status: error.code().status(),
         swamp: Some(swamp),
         key,
         version: None,
@@ -155,16 +155,16 @@ fn failed(swamp: String, key: String, problem: Problem) -> OpResultBody {
         existed: None,
         value: None,
         treasure: None,
-        code: Some(problem.code),
-        detail: Some(problem.detail),
-        applied: Some(problem.applied),
-        current_version: None,
+        code: Some(error.code().as_str().to_owned()),
+        detail: Some(error.to_string()),
+        applied: Some(error.applied().as_str().to_owned()),
+        current_version: error.current_version().copied(),
     }
 }
 
 /// What one server said.
 struct Said {
-    results: Result<Vec<OpResultBody>, Problem>,
+    results: Result<Vec<OpResultBody>, Error>,
     /// Where it wrote something: whether that is on disk, and whether it was done before.
     written: Option<(bool, bool)>,
 }
@@ -175,8 +175,7 @@ async fn ask(gateway: &Gateway, name: SwampName, request: ForwardRequest) -> Sai
         Ok(answer) => answer,
         Err(error) => {
             gateway.metrics.unanswered();
-            let problem = Problem::of(&Refusal::of_call(&error).error);
-            return Said { results: Err(problem), written: None };
+            return Said { results: Err(Refusal::of_call(&error).error), written: None };
         }
     };
     if answer.fell_back {
@@ -190,13 +189,13 @@ async fn ask(gateway: &Gateway, name: SwampName, request: ForwardRequest) -> Sai
         (200, Ok(bytes)) => serde_json::from_slice::<BatchResultBody>(bytes).map(|body| body.results).ok(),
         _ => None,
     };
-    let problem = || {
+    let refusal = || {
         let told = body.as_ref().ok().and_then(|bytes| serde_json::from_slice::<Problem>(bytes).ok());
-        told.unwrap_or_else(|| {
+        told.map(|problem| problem.to_error()).unwrap_or_else(|| {
             let applied = if is_write { hydra_core::Applied::Unknown } else { hydra_core::Applied::No };
             let detail = format!("the answer {status} of the server broke off or is not understood");
-            Problem::of(&Error::new(ErrorCode::ServerUnreachable, detail).with_applied(applied))
+            Error::new(ErrorCode::ServerUnreachable, detail).with_applied(applied)
         })
     };
-    Said { results: results.ok_or_else(problem), written }
+    Said { results: results.ok_or_else(refusal), written }
 }

@@ -22,7 +22,7 @@ use crate::settings::Fallback;
 /// ```
 /// # async fn example(hydra: hydra_sdk::Hydra) -> hydra_sdk::Result<()> {
 /// let (alice, stats) = (hydra.swamp::<String>("users/profiles/alice")?, hydra.swamp::<u64>("site/stats/today")?);
-/// let batch = hydra.batch().add(alice.put("name", &"Alice".into())).add(stats.increment("visits", 1));
+/// let batch = hydra.batch().write(alice.put("name", &"Alice".into())).write(stats.increment("visits", 1));
 /// for done in batch.get(&alice, "name").await? {
 ///     println!("{:?}", done?);
 /// }
@@ -45,7 +45,7 @@ impl BatchAcross {
 
     /// A write, made by its swamp, with the conditions that were set on it. What else was set on it (sync, deadline,
     /// fallback, idempotency key) is for the batch to say.
-    pub fn add(mut self, write: impl Into<Write>) -> Self {
+    pub fn write(mut self, write: impl Into<Write>) -> Self {
         let Write { name, operation } = write.into();
         match operation {
             Ok(operation) => self.operations.push((name, operation)),

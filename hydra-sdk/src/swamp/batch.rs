@@ -64,12 +64,12 @@ impl<V: Serialize + DeserializeOwned> Batch<V> {
     /// Merges another value into a JSON value, as [`Swamp::merge`] does.
     pub fn merge<P: Serialize + ?Sized>(self, key: impl Into<String>, patch: &P) -> Self {
         let patch = self.swamp.merge(key, patch);
-        self.add(patch)
+        self.write(patch)
     }
 
     /// A write with the conditions that were set on it, e.g. `swamp.increment("n", 1).max(9)`. What else was set on
     /// it (sync, deadline, fallback, idempotency key) is for the batch to say.
-    pub fn add(mut self, write: impl Into<Write>) -> Self {
+    pub fn write(mut self, write: impl Into<Write>) -> Self {
         let Write { name, operation } = write.into();
         let refused = || {
             let detail = format!("the write is about {name}; Hydra::batch takes writes of several swamps");

@@ -150,7 +150,7 @@ async fn a_batch_across_swamps_asks_each_server_once_and_fails_only_what_is_its_
     let swamps: Vec<Swamp<u32>> = (0..6).map(|n| hydra.swamp(format!("a/b/{n}")).expect("a name")).collect();
     let is_first = |swamp: &Swamp<u32>| hydra.locate(swamp.name()).primary.id == "s1";
     assert!(swamps.iter().any(is_first) && !swamps.iter().all(is_first), "both servers are asked");
-    let batch = || swamps.iter().fold(hydra.batch(), |batch, swamp| batch.add(swamp.put("k", &1)));
+    let batch = || swamps.iter().fold(hydra.batch(), |batch, swamp| batch.write(swamp.put("k", &1)));
     assert!(batch().await.expect("carried out").iter().all(Result::is_ok));
     assert_eq!((fakes[0].asked().len(), fakes[1].asked().len()), (1, 1));
     let [_s1, mut s2] = fakes;

@@ -71,9 +71,9 @@ async fn changes(swamp: &Swamp<Json>) -> Result<Vec<String>, Error> {
 async fn across(hydra: &Hydra, swamp: &Swamp<Json>) -> Result<Vec<String>, Error> {
     let other: Swamp<u32> = hydra.swamp("site/hits/home")?;
     let batch = || {
-        let batch = hydra.batch().add(swamp.put("a", &json!([1])).create_only()).add(other.increment("n", 2));
-        let batch = batch.get(swamp, "a").add(swamp.merge("none", &json!({}))).add(other.increment("n", 1).max(2));
-        batch.add(other.delete("zzz")).get(&other, "n").idempotency_key("across-1")
+        let batch = hydra.batch().write(swamp.put("a", &json!([1])).create_only()).write(other.increment("n", 2));
+        let batch = batch.get(swamp, "a").write(swamp.merge("none", &json!({}))).write(other.increment("n", 1).max(2));
+        batch.write(other.delete("zzz")).get(&other, "n").idempotency_key("across-1")
     };
     let mut told = Vec::new();
     for _ in 0..2 {
@@ -84,7 +84,7 @@ async fn across(hydra: &Hydra, swamp: &Swamp<Json>) -> Result<Vec<String>, Error
             Err(error) => failure(&error),
         }));
     }
-    let strange = swamp.batch().add(other.increment("n", 1)).await.expect_err("of another swamp");
+    let strange = swamp.batch().write(other.increment("n", 1)).await.expect_err("of another swamp");
     told.push(format!("{:?}", strange.kind()));
     told.push(format!("{}", hydra.batch().await?.len()));
     Ok(told)
