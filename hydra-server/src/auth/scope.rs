@@ -101,6 +101,8 @@ impl<'r> Need<'r> {
             Route::Events(name) => (READ, Place::Swamp(name)),
             // The query says for which swamps; see `feeds`.
             Route::AllEvents => (READ, Place::Nowhere),
+            // What it holds decides, item by item; see `across`.
+            Route::BatchAcross => (&[][..], Place::Nowhere),
             Route::Swamp(name) if by_method == READ => (READ, Place::Swamp(name)),
             Route::Swamp(name) => (DESTROY, Place::Swamp(name)),
             // What it holds decides; see `batches`.
