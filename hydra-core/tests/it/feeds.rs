@@ -53,8 +53,7 @@ fn apply(map: &mut BTreeMap<String, Vec<u8>>, event: &FeedEvent) {
 }
 
 fn content(engine: &Engine, swamp: &str) -> BTreeMap<String, Vec<u8>> {
-    let mut query = hydra_core::ListQuery::default();
-    query.limit = 100_000;
+    let query = hydra_core::ListQuery { limit: 100_000, ..Default::default() };
     let page = engine.hydrate(&name(swamp)).unwrap().list(&query).unwrap();
     page.treasures.into_iter().map(|t| (t.key, t.value.as_bytes().to_vec())).collect()
 }
