@@ -196,6 +196,10 @@ impl ErrorCode {
                 "The server has more to do, or more request bodies in memory, than it may.",
                 "Wait for Retry-After and send the request again.",
             ),
+            ErrorCode::TooManyStreams => (
+                "As many feeds and long polls are open as the server allows.",
+                "Close some, follow several swamps with one feed, or wait for Retry-After and come again.",
+            ),
             ErrorCode::HeadersTooLarge => {
                 ("The headers of the request are longer than 32 KiB.", "Send fewer or shorter headers.")
             }

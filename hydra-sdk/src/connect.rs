@@ -142,9 +142,9 @@ impl HydraBuilder {
         match target.map_err(refused)? {
             Target::Server { url } => {
                 let cluster = Cluster::single(&url, folders.map(FolderCount::get), &self.settings, self.given.clone())?;
-                Ok(Hydra::new(Endpoint::Remote(cluster)))
+                Ok(Hydra::new(Endpoint::Remote(cluster.into())))
             }
-            Target::Map(map) => Ok(Hydra::new(Endpoint::Remote(Cluster::new(*map, self.given.clone())?))),
+            Target::Map(map) => Ok(Hydra::new(Endpoint::Remote(Cluster::new(*map, self.given.clone())?.into()))),
             Target::MapFile(path) => self.connect_file(path).await,
             Target::Directory(path) => self.open(EngineOptions::new(path), None).await,
             Target::Memory => {
@@ -156,7 +156,7 @@ impl HydraBuilder {
 
     async fn connect_file(&self, path: PathBuf) -> Result<Hydra> {
         let (text, map) = watch::read(&path).await?;
-        let hydra = Hydra::new(Endpoint::Remote(Cluster::new(map, self.given.clone())?));
+        let hydra = Hydra::new(Endpoint::Remote(Cluster::new(map, self.given.clone())?.into()));
         let pause = self.watch.unwrap_or(WATCH_EVERY);
         if !pause.is_zero() {
             tokio::spawn(watch::watch(path, text, pause, hydra.downgrade()));

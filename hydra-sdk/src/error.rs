@@ -222,7 +222,7 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         ErrorCode::NotOwner | ErrorCode::FolderFenced | ErrorCode::FolderMoved => ErrorKind::NotOwner,
         ErrorCode::MissingToken | ErrorCode::InvalidToken => ErrorKind::Unauthenticated,
         ErrorCode::ScopeDenied | ErrorCode::OriginDenied => ErrorKind::Denied,
-        ErrorCode::Overloaded | ErrorCode::Busy => ErrorKind::Overloaded,
+        ErrorCode::Overloaded | ErrorCode::Busy | ErrorCode::TooManyStreams => ErrorKind::Overloaded,
         ErrorCode::ServerUnreachable => ErrorKind::Network,
         ErrorCode::ServerTimeout => ErrorKind::Timeout,
         ErrorCode::CorruptSwamp

@@ -89,6 +89,8 @@ pub struct ForwardRequest {
     /// The longest all tries together may take until the head of the answer is there, in place of
     /// the pool's setting.
     pub deadline: Option<Duration>,
+    /// How long the server was asked to wait before it answers: a try may take so much longer. Default zero.
+    pub patience: Duration,
     /// Whether the client's own token goes with it when `headers` have no `Authorization`. Default yes; whoever passes
     /// on what others ask for turns it off, or lets all of them do what this client may.
     pub own_token: bool,
@@ -121,6 +123,7 @@ impl ForwardRequest {
             fallback: None,
             deadline: None,
             own_token: true,
+            patience: Duration::ZERO,
         }
     }
 

@@ -123,12 +123,13 @@ impl Server {
         // A peer that is gone already shows at the first read.
         let _ = stream.set_nodelay(true);
         let late = self.draining.is_cancelled();
-        let connection = greet(
+        // In a box: a task that captures a future and then waits for it keeps room for it twice.
+        let connection = Box::pin(greet(
             stream,
             Arc::clone(&self.app),
             if late { CancellationToken::new() } else { self.draining.clone() },
             !late,
-        );
+        ));
         let ended = self.ended.clone();
         let task = async move {
             let _slot = slot;
@@ -177,7 +178,8 @@ where
     // Straight to the app: a router with nothing to choose from would only cost time.
     let service = service_fn(move |request: Request<Incoming>| {
         let in_flight = requests.request();
-        let answer = Arc::clone(&answering).answer(request.map(Body::new));
+        // hyper keeps room for this future as long as the connection lives, which a feed would pay for.
+        let answer = Box::pin(Arc::clone(&answering).answer(request.map(Body::new)));
         async move {
             let answer = answer.await;
             drop(in_flight);

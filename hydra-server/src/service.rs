@@ -9,6 +9,7 @@ use crate::answer::{self, Response};
 use crate::app::{Call, blocking};
 use crate::config::{
     MAX_BATCH_BODY_BYTES, MAX_HEADER_BYTES, MAX_HOLDS_BODY_BYTES, MAX_LIST_LIMIT, MAX_SMALL_BODY_BYTES, MAX_URI_BYTES,
+    MAX_WAIT,
 };
 use crate::query::Query;
 
@@ -46,7 +47,6 @@ pub(crate) fn health(_: &mut Call) -> Result<Response, Error> {
 pub(crate) fn ready(call: &mut Call) -> Result<Response, Error> {
     let stats = call.app.engine.stats();
     let noted = [
-        ("disk-nearly-full", !stats.ballast),
         ("swamps-read-only", stats.read_only_swamps > 0),
         ("files-damaged", stats.damaged_files > 0),
         ("memory-used-up", !call.app.engine.has_room()),
@@ -108,6 +108,8 @@ pub(crate) fn version(call: &mut Call) -> Result<Response, Error> {
             "handshakeTimeoutMs": config.handshake_timeout.as_millis() as u64,
             "bodyTimeoutMs": config.body_timeout.as_millis() as u64,
             "idleTimeoutMs": config.idle_timeout.as_millis() as u64,
+            "streams": config.streams(),
+            "waitSeconds": MAX_WAIT.as_secs(),
         },
     });
     answer::json(StatusCode::OK, &body)

@@ -102,8 +102,10 @@ impl<'r> Need<'r> {
             Route::Swamp(name) => (DESTROY, Place::Swamp(name)),
             // What it holds decides; see `batches`.
             Route::Batch(name) => (&[][..], Place::Swamp(name)),
-            Route::SwampPolicy(name) | Route::Conflicts(name) => (READ, Place::Swamp(name)),
+            Route::SwampPolicy(name) | Route::Conflicts(name) | Route::Events(name) => (READ, Place::Swamp(name)),
             Route::FlushSwamp(name) => (ADMIN, Place::Swamp(name)),
+            // The names stand in its query; see `feeds`.
+            Route::AllEvents => (READ, Place::Nowhere),
             Route::Policies => (READ, Place::Nowhere),
             Route::Policy(pattern) if by_method == READ => (READ, Place::Pattern(pattern)),
             Route::Policy(pattern) => (ADMIN, Place::Pattern(pattern)),
@@ -124,6 +126,11 @@ impl<'r> Need<'r> {
     /// The need for one scope on one swamp, where only the handler knows it.
     pub(crate) fn on_swamp(scopes: &'static [Scope], name: &'r SwampName) -> Need<'r> {
         Need { scopes, place: Place::Swamp(name) }
+    }
+
+    /// The need for one scope on all names of a pattern.
+    pub(crate) fn on_pattern(scopes: &'static [Scope], pattern: &'r Pattern) -> Need<'r> {
+        Need { scopes, place: Place::Pattern(pattern) }
     }
 }
 

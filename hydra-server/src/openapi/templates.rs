@@ -31,6 +31,8 @@ templates! {
     Route::FlushSwamp(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/flush",
     Route::SwampPolicy(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/policy",
     Route::Conflicts(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/conflicts",
+    Route::Events(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/events",
+    Route::AllEvents => "/v1/events",
     Route::Policies => "/v1/policies",
     Route::Policy(_) => "/v1/policies/{sanctuary}/{realm}/{swamp}",
     Route::Resolve(_) => "/v1/resolve/{sanctuary}/{realm}/{swamp}",
