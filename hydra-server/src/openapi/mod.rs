@@ -29,6 +29,8 @@ const BLOCKS: &[&str] = &[
     include_str!("blocks/swamp-flush.json"),
     include_str!("blocks/swamp-policy.json"),
     include_str!("blocks/swamp-conflicts.json"),
+    include_str!("blocks/swamp-events.json"),
+    include_str!("blocks/events.json"),
     include_str!("blocks/policies.json"),
     include_str!("blocks/policy.json"),
     include_str!("blocks/resolve.json"),

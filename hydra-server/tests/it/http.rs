@@ -563,7 +563,7 @@ fn the_service_paths_tell_who_is_there() {
         (&json!("welcome"), &json!(100), &json!("s1"))
     );
     assert_eq!(hydra.get("/health").json(), json!({"status":"ok"}));
-    assert_eq!(hydra.get("/ready").json(), json!({"ready":true}));
+    assert_eq!(hydra.get("/ready").json(), json!({"ready":true,"reasons":[],"warnings":[]}));
     assert_eq!(hydra.get("/version").json()["limits"]["valueBytes"], 24 << 20);
     let probe: ProbeBody = serde_json::from_slice(&hydra.get("/v1/probe").body).expect("a probe");
     assert_eq!((probe.server.as_str(), probe.owned.as_str(), probe.standby.as_str()), ("s1", "0-99", ""));
