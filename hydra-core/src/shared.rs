@@ -28,6 +28,7 @@ use crate::root::{Root, replace_file};
 use crate::space::SpaceWatch;
 use crate::stats::Stats;
 use crate::sweep::Sweeper;
+use crate::syncs::Syncs;
 use crate::takeover::Takeovers;
 use crate::timer::Timer;
 
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     /// Who listens to what.
     pub(crate) hub: Hub,
     pub(crate) directories: Directories,
+    pub(crate) syncs: Syncs,
     pub(crate) handles: Arc<Handles>,
     /// Snapshots whose sync failed and that could not be removed: this process takes them for absent.
     pub(crate) doubtful: Mutex<HashSet<PathBuf>>,

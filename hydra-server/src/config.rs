@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::auth::Tokens;
+use crate::tls::Tls;
+
 /// The longest request target: 8 KiB.
 pub const MAX_URI_BYTES: usize = 8 << 10;
 /// The longest request head, names and values of all headers together: 32 KiB.
@@ -50,6 +53,17 @@ pub struct Config {
     /// How many bytes of request bodies may be in memory at once; beyond, large bodies are refused
     /// with `overloaded`. Default 1 GiB.
     pub max_body_memory: u64,
+    /// The tokens that requests need; without any, everybody may do everything. Default none.
+    pub tokens: Option<Tokens>,
+    /// Whether `/metrics` needs a token with the scope `r`, too. Default no.
+    pub protect_metrics: bool,
+    /// The certificate, where TLS is spoken. Default none: plain HTTP.
+    pub tls: Option<Tls>,
+    /// How long a peer may take to agree on TLS. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// Origins whose pages may change something here and read the answers, e.g. `https://app.example`; see
+    /// [`crate::check_origin`]. Default none.
+    pub allow_origins: Vec<String>,
 }
 
 impl Config {
@@ -70,6 +84,11 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
             max_body_memory: 1 << 30,
+            tokens: None,
+            protect_metrics: false,
+            tls: None,
+            handshake_timeout: Duration::from_secs(10),
+            allow_origins: Vec::new(),
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::answer::{self, Response};
 use crate::app::Call;
+use crate::auth::{Need, Scope};
 use crate::conditions::{self, single};
 use crate::config::{DEFAULT_HEARTBEAT, HEARTBEATS, MAX_FEED_SWAMPS};
 use crate::event::{Format, Shape};
@@ -82,11 +83,16 @@ impl Topic {
         }
         match (query.text("pattern"), names.is_empty()) {
             (Some(_), false) => Err(invalid("pattern", "came together with swamp; send one of them")),
-            (Some(pattern), true) => Ok(Topic::Pattern(pattern.parse()?)),
+            (Some(pattern), true) => {
+                let pattern = pattern.parse()?;
+                call.access.check(&Need::on_pattern(&[Scope::Read], &pattern))?;
+                Ok(Topic::Pattern(pattern))
+            }
             (None, true) => {
                 Err(invalid("swamp", "is missing, and so is pattern; name swamps with ?swamp=a/b/c&swamp=d/e/f"))
             }
             (None, false) => {
+                names.iter().try_for_each(|name| call.may(&[Scope::Read], name))?;
                 names.iter().try_for_each(|name| call.has_folder_of(name))?;
                 Ok(Topic::Swamps(names))
             }

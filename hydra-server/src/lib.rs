@@ -4,12 +4,14 @@
 //! [`Server`] starts one in this process on a free port, for tests and examples.
 //!
 //! A request goes one way: `serve` (the connection) → `app` (what holds for every request) → `route` (what
-//! the path means) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders` or
+//! the path means) → `auth` (who may) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders` or
 //! `service` → the engine.
 
+mod across;
 mod activity;
 mod answer;
 mod app;
+mod auth;
 mod batches;
 mod body;
 mod conditions;
@@ -21,8 +23,12 @@ mod feeds;
 mod folders;
 mod lists;
 mod metrics;
+mod openapi;
+mod operations;
+mod origin;
 mod policies;
 mod query;
+mod reload;
 mod render;
 mod route;
 mod running;
@@ -31,11 +37,17 @@ mod service;
 mod streams;
 mod swamps;
 mod takeover;
+mod tls;
 mod treasures;
 mod upkeep;
+mod values;
 mod waits;
+mod writes;
 
 pub use app::app;
+pub use auth::{Scope, TokenEntry, Tokens};
 pub use config::Config;
+pub use origin::check_origin;
 pub use running::Server;
 pub use serve::run;
+pub use tls::Tls;

@@ -15,12 +15,15 @@ pub(crate) enum Route {
     Ready,
     Version,
     Metrics,
+    OpenApi,
     Probe,
     Problem(String),
+    Drain,
     List(SwampName),
     Treasure(SwampName, String),
     Swamp(SwampName),
     Batch(SwampName),
+    BatchAcross,
     FlushSwamp(SwampName),
     SwampPolicy(SwampName),
     Conflicts(SwampName),
@@ -64,9 +67,12 @@ impl Route {
             [Some("ready"), None, ..] => Ok(Route::Ready),
             [Some("version"), None, ..] => Ok(Route::Version),
             [Some("metrics"), None, ..] => Ok(Route::Metrics),
+            [Some("openapi.json"), None, ..] => Ok(Route::OpenApi),
             [Some("problems"), Some(code), None, _] => Ok(Route::Problem(code.to_owned())),
             [Some("v1"), Some("probe"), None, _] => Ok(Route::Probe),
             [Some("v1"), Some("events"), None, _] => Ok(Route::AllEvents),
+            [Some("v1"), Some("admin"), Some("drain"), None] => Ok(Route::Drain),
+            [Some("v1"), Some("batch"), None, _] => Ok(Route::BatchAcross),
             [Some("v1"), Some("flush"), None, _] => Ok(Route::FlushAll),
             [Some("v1"), Some("policies"), None, _] => Ok(Route::Policies),
             [Some("v1"), Some("folders"), None, _] => Ok(Route::Folders),
@@ -83,13 +89,15 @@ impl Route {
     /// The methods the endpoint answers to, as `Allow` lists them.
     pub(crate) fn allow(&self) -> &'static str {
         match self {
-            Route::Treasure(..) => "GET, HEAD, PUT, DELETE, POST",
+            Route::Treasure(..) => "GET, HEAD, PUT, PATCH, DELETE, POST",
+            Route::List(_) => "GET, HEAD, POST",
             Route::Swamp(_) => "GET, HEAD, DELETE",
             Route::Policy(_) => "GET, HEAD, PUT, DELETE",
-            Route::Batch(_) | Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
+            Route::Batch(_) | Route::BatchAcross => "POST",
+            Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
             Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
-            Route::HoldFolder(_) => "POST, DELETE",
+            Route::HoldFolder(_) | Route::Drain => "POST, DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -124,6 +132,8 @@ impl Route {
                 | Route::Ready
                 | Route::Version
                 | Route::Metrics
+                | Route::OpenApi
+                | Route::Drain
                 | Route::Probe
                 | Route::Problem(_)
         )
@@ -136,7 +146,7 @@ impl Route {
             Route::Treasure(..) => Label::Treasure,
             Route::Swamp(_) | Route::SwampPolicy(_) | Route::Conflicts(_) => Label::Swamp,
             Route::Events(_) | Route::AllEvents => Label::Events,
-            Route::Batch(_) => Label::Batch,
+            Route::Batch(_) | Route::BatchAcross => Label::Batch,
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => Label::Flush,
             Route::Policies | Route::Policy(_) => Label::Policies,
             Route::Resolve(_) => Label::Resolve,
@@ -355,10 +365,24 @@ mod tests {
         {
             Route::parse(path).expect(path);
         }
-        for path in ["/v1/policies", "/v1/policies/a/b*/*", "/v1/resolve/a/b/c", "/v1/folders", "/v1/folders/50-74"] {
+        for path in [
+            "/openapi.json",
+            "/v1/admin/drain",
+            "/v1/policies",
+            "/v1/policies/a/b*/*",
+            "/v1/resolve/a/b/c",
+            "/v1/folders",
+            "/v1/folders/50-74",
+        ] {
             Route::parse(path).expect(path);
         }
-        for path in ["/v1/swamps/a/b/c", "/v1/swamps/a/b/c/batch", "/v1/folders/7/flush", "/v1/swamps/a/b/c/policy"] {
+        for path in [
+            "/v1/swamps/a/b/c",
+            "/v1/swamps/a/b/c/batch",
+            "/v1/folders/7/flush",
+            "/v1/swamps/a/b/c/policy",
+            "/v1/batch",
+        ] {
             Route::parse(path).expect(path);
         }
         for path in ["/v1/swamps/a/b/c/conflicts", "/v1/swamps/a/b/c/events", "/v1/events"] {
