@@ -189,6 +189,7 @@ impl Residents {
         }
         let Some(remembered) = is_clean(resident) else { return false };
         seats.seats.remove(&name);
+        seats.tidy();
         if let Some(remembered) = remembered.filter(|_| seats.remembered.len() < REMEMBERED_MOST / SHARDS) {
             seats.remembered.insert(name, remembered);
         }
@@ -264,12 +265,17 @@ impl Seats {
 
     fn seat(&mut self, name: &SwampName, resident: &Arc<Resident>) {
         self.seats.insert(name.clone(), Seat::Taken(Arc::clone(resident)));
+        self.tidy();
+        self.ring.push(Arc::downgrade(resident));
+    }
+
+    /// Takes those that have left out of the ring, once they are many: each keeps its memory as long as it is there.
+    fn tidy(&mut self) {
         if self.ring.len() > 2 * self.seats.len() + STEPS {
             let gone_before_hand = self.ring.iter().take(self.hand).filter(|one| one.strong_count() == 0).count();
-            self.hand -= gone_before_hand;
+            self.hand = self.hand.min(self.ring.len()) - gone_before_hand;
             self.ring.retain(|one| one.strong_count() > 0);
         }
-        self.ring.push(Arc::downgrade(resident));
     }
 }
 

@@ -148,14 +148,16 @@ impl Server {
 }
 
 /// Agrees on TLS where that is spoken, then serves the connection. A peer that takes too long is let go.
+///
+/// What follows is in boxes: otherwise a plain connection would keep room for what TLS needs.
 async fn greet(stream: TcpStream, app: Arc<App>, draining: CancellationToken, keep_alive: bool) {
-    let Some(tls) = &app.config.tls else { return connection(stream, app, draining, keep_alive).await };
+    let Some(tls) = &app.config.tls else { return Box::pin(connection(stream, app, draining, keep_alive)).await };
     let greeted = tokio::select! {
-        greeted = tokio::time::timeout(app.config.handshake_timeout, tls.accept(stream)) => greeted,
+        greeted = tokio::time::timeout(app.config.handshake_timeout, Box::pin(tls.accept(stream))) => greeted,
         () = draining.cancelled() => return,
     };
     match greeted {
-        Ok(Ok(stream)) => connection(stream, app, draining, keep_alive).await,
+        Ok(Ok(stream)) => Box::pin(connection(stream, app, draining, keep_alive)).await,
         Ok(Err(error)) => {
             app.metrics.count_failed_handshake(Handshake::Refused);
             tracing::debug!("a peer and this server could not agree on TLS: {error}");
