@@ -43,6 +43,7 @@ mod write;
 
 // On disk: where things are, what their bytes mean, and how a set of files becomes a state. Pure.
 mod base32;
+mod base64url;
 mod conflict;
 mod counter;
 mod format;
@@ -76,6 +77,7 @@ mod takeover;
 mod walk;
 
 // What the swamps of an engine share.
+mod catalog;
 mod clock;
 mod engine;
 mod hold;
@@ -98,6 +100,7 @@ mod faults;
 #[cfg(test)]
 mod merge_model;
 
+pub use catalog::{ListedSwamp, LoadedSwamp, SwampsPage, SwampsQuery};
 pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use engine::{
     Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, Swamp, SwampInfo,

@@ -27,7 +27,7 @@ use crate::conditions::{folders_header, idempotency_key, single};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
 use crate::metrics::Metrics;
 use crate::route::{Label, Route};
-use crate::{batches, conflicts, folders, lists, policies, service, swamps, takeover, treasures, upkeep};
+use crate::{batches, catalog, conflicts, folders, lists, policies, service, swamps, takeover, treasures, upkeep};
 
 /// How long a request waits for the memory budget before it is refused, and how often it looks.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(2);
@@ -115,7 +115,9 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Treasure(name, key) if call.head.method == Method::DELETE => treasures::delete(call, &name, key).await,
         Route::Treasure(name, key) => treasures::increment(call, &name, key).await,
         Route::List(name) if call.head.method == Method::HEAD => lists::count(call, &name).await,
-        Route::List(name) => lists::list(call, &name).await,
+        Route::List(name) if reads => lists::list(call, &name).await,
+        Route::List(name) | Route::Query(name) => lists::query(call, &name).await,
+        Route::Swamps(sanctuary, realm) => catalog::list(call, sanctuary, realm).await,
         Route::Batch(name) => batches::batch(call, &name).await,
         Route::Swamp(name) if reads => swamps::info(call, &name).await,
         Route::Swamp(name) => swamps::destroy(call, &name).await,
@@ -254,7 +256,9 @@ impl Call {
             _ => return Err(not_owner(folder)),
         }
         // A flush changes no data, and a batch may hold only reads: it asks again when it is read.
-        let harmless = reads || matches!(route, Route::FlushSwamp(_) | Route::Batch(_));
+        let harmless = reads
+            || self.head.method.as_str() == "QUERY"
+            || matches!(route, Route::FlushSwamp(_) | Route::Batch(_) | Route::Query(_));
         if harmless { Ok(()) } else { self.may_write() }
     }
 
@@ -275,10 +279,7 @@ impl Call {
 
     /// The swamp, hydrated where need be: only that leaves the async threads.
     pub(crate) async fn swamp(&mut self, name: &SwampName) -> Result<Swamp, Error> {
-        let swamp = match self.app.engine.resident(name) {
-            Some(swamp) => swamp,
-            None => hydrate(&self.app.engine, name).await?,
-        };
+        let swamp = swamp(&self.app.engine, name).await?;
         self.copy = swamp.copy_state();
         Ok(swamp)
     }
@@ -417,6 +418,14 @@ fn without_body(response: &mut Response) {
 pub(crate) fn not_owner(folder: FolderId) -> Error {
     Error::new(ErrorCode::NotOwner, format!("folder {folder} is not on this server"))
         .with_hint("compare the client map with GET /v1/folders of this server")
+}
+
+/// The swamp, hydrated where need be.
+pub(crate) async fn swamp(engine: &Engine, name: &SwampName) -> Result<Swamp, Error> {
+    match engine.resident(name) {
+        Some(swamp) => Ok(swamp),
+        None => hydrate(engine, name).await,
+    }
 }
 
 /// Waits for memory where that costs no thread.

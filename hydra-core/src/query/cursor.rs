@@ -4,6 +4,7 @@
 //! base64url of: form 1 · XXH3 of swamp and query u64 · rank (0 time u64 | 1 length u16, bytes) · key
 //! ```
 
+use crate::base64url;
 use crate::error::{Error, ErrorCode};
 use crate::name::{SwampName, check_key};
 
@@ -11,7 +12,6 @@ use super::ListQuery;
 use super::rank::{Position, Rank};
 
 const FORM: u8 = 1;
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// The cursor of a position.
 pub(crate) fn write(name: &SwampName, query: &ListQuery, position: &Position) -> String {
@@ -29,7 +29,7 @@ pub(crate) fn write(name: &SwampName, query: &ListQuery, position: &Position) ->
         }
     }
     bytes.extend_from_slice(&position.key);
-    to_base64url(&bytes)
+    base64url::encode(&bytes)
 }
 
 /// The position of a cursor.
@@ -41,7 +41,7 @@ pub(crate) fn read(name: &SwampName, query: &ListQuery, text: &str) -> Result<Po
         Error::new(ErrorCode::InvalidCursor, format!("the cursor {why}"))
             .with_hint("send nextCursor of the page before unchanged, to the same swamp and with the same query")
     };
-    let bytes = from_base64url(text).ok_or_else(|| refuse("cannot be read"))?;
+    let bytes = base64url::decode(text).ok_or_else(|| refuse("cannot be read"))?;
     let (sent, position) = parse(&bytes).ok_or_else(|| refuse("cannot be read"))?;
     if sent != fingerprint(name, query) {
         return Err(refuse("belongs to another swamp or another query"));
@@ -76,44 +76,10 @@ fn fingerprint(name: &SwampName, query: &ListQuery) -> u64 {
     xxhash_rust::xxh3::xxh3_64(text.as_bytes())
 }
 
-/// Base64 in the alphabet for URLs, without padding.
-fn to_base64url(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0u32, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        (0..=chunk.len()).for_each(|at| text.push(char::from(ALPHABET[(group >> (18 - 6 * at)) as usize & 63])));
-    }
-    text
-}
-
-/// The inverse; `None` for what [`to_base64url`] never writes.
-fn from_base64url(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
-    for chunk in text.as_bytes().chunks(4) {
-        let digit = |group: u32, byte: &u8| Some(group << 6 | ALPHABET.iter().position(|known| known == byte)? as u32);
-        let group = chunk.iter().try_fold(0u32, digit)? << (6 * (4 - chunk.len()));
-        let [_, whole @ ..] = group.to_be_bytes();
-        bytes.extend_from_slice(&whole[..chunk.len() - 1]);
-    }
-    (to_base64url(&bytes) == text).then_some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::query::Order;
-
-    #[test]
-    fn base64url_is_read_as_it_was_written_and_in_no_other_form() {
-        for length in 0..40u8 {
-            let bytes: Vec<u8> = (0..length).map(|n| n.wrapping_mul(97)).collect();
-            assert_eq!(from_base64url(&to_base64url(&bytes)), Some(bytes));
-        }
-        assert_eq!(to_base64url(b"\xfb\xff"), "-_8");
-        for text in ["A", "AAAAA", "-_9", "+/8", "AA==", "é"] {
-            assert_eq!(from_base64url(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn a_cursor_belongs_to_one_query_on_one_swamp() {

@@ -14,6 +14,8 @@ mod http;
 mod idle;
 /// Every limit from both sides, and peers that are slow or silent.
 mod limits;
+/// Lists in every order, with conditions, line by line; and lists of swamps.
+mod lists;
 /// Every rule of names and keys, before and after percent-decoding, as raw bytes.
 mod names;
 /// Too little memory, too few files, a full disk: refused while it lasts, and nothing lost.
