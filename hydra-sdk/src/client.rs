@@ -14,6 +14,7 @@ use crate::health::ServerState;
 use crate::map::{ClientMap, MapServer};
 use crate::server::Server;
 use crate::swamp::Swamp;
+use crate::swamps::Swamps;
 
 /// A data set: servers behind a client map, or a directory in this process. Cheap to clone.
 ///
@@ -85,6 +86,11 @@ impl Hydra {
     pub fn swamp<V>(&self, name: impl TryInto<SwampName, Error: Into<Error>>) -> Result<Swamp<V>> {
         let name = name.try_into().map_err(Into::into)?;
         Ok(Swamp::new(self.clone(), name))
+    }
+
+    /// The swamps of the data set, each once, whichever servers they are on; see [`Swamps`].
+    pub fn swamps(&self) -> Swamps {
+        Swamps::new(self.clone())
     }
 
     /// Where a name lives. Arithmetic and one look-up; no I/O.

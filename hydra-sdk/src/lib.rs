@@ -35,6 +35,7 @@ mod endpoint;
 mod error;
 mod failback;
 mod failover;
+mod filter;
 mod forward;
 mod health;
 mod map;
@@ -44,6 +45,7 @@ mod request;
 mod server;
 mod settings;
 mod swamp;
+mod swamps;
 mod treasure;
 mod watch;
 
@@ -51,17 +53,19 @@ pub use client::{Hydra, Location};
 pub use connect::HydraBuilder;
 pub use error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 pub use failback::{Settlement, Staying};
+pub use filter::Filter;
 pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody};
 pub use health::ServerState;
 pub use hydra_core::{
-    Applied, Compression, CopyState, ErrorCode, FolderCount, FolderId, FolderSet, Pattern, Policy, SwampName,
-    Timestamp, Value, Version, folder_of,
+    Applied, Compression, CopyState, ErrorCode, Expired, FolderCount, FolderId, FolderSet, Order, Pattern, Pointer,
+    Policy, SwampName, Timestamp, Value, Version, folder_of,
 };
 pub use map::{ClientMap, Finding, MapBuilder, MapError, MapServer, PoolBuilder, Route, Severity};
 pub use operation::Done;
 pub use settings::{Failback, Fallback, FallbackMode, OpClass, ReadFrom, Settings};
 pub use swamp::{Batch, Delete, Increment, List, Put, Swamp};
-pub use treasure::{Cursor, Page, SwampInfo, Treasure, Written};
+pub use swamps::Swamps;
+pub use treasure::{Cursor, ListedSwamp, Page, SwampInfo, Treasure, Written};
 
 /// Handles are shared between threads and tasks; held by the compiler.
 const _: () = {

@@ -22,6 +22,8 @@ mod names;
 mod resources;
 /// The real client, against the server and in its own process.
 mod sdk;
+/// Lists and swamps through the real client, also over two servers.
+mod sdk_lists;
 /// A small HTTP client that changes nothing of what it sends, and servers to send it to.
 mod support;
 /// Two servers and copied files: what the fallback took over is noted, asked for at the owner, and settled.
