@@ -17,9 +17,14 @@ use anyhow::Context;
 use self::report::{Better, Report};
 use self::rivals::{Fjall, Hydra, Redb, Rival, Sqlite};
 
-/// A JSON text of one hundred bytes.
-pub(crate) const VALUE: &str =
-    r#""a value of one hundred bytes, quotes included: it is padded with x until it is as long as that ...""#;
+/// The length of every value, in bytes.
+pub(crate) const VALUE_BYTES: usize = 100;
+
+/// JSON texts of one hundred bytes. A put never stores what is there already: SQLite compares, and then writes and
+/// syncs nothing.
+fn values() -> Vec<String> {
+    (0..17).map(|n| format!("{:?}", format!("value {n:02} {}", "x".repeat(VALUE_BYTES - 11)))).collect()
+}
 
 /// How much is done; small numbers are for trying the benchmark itself.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +52,9 @@ pub(crate) enum Writes {
     Buffered,
     Synced,
 }
+
+/// The time after which jemalloc has returned unused memory, with its defaults.
+const ALLOCATOR_KEEPS: Duration = Duration::from_secs(21);
 
 type Open = fn(&Path, Writes) -> anyhow::Result<Box<dyn Rival>>;
 
@@ -103,15 +111,16 @@ fn key(n: usize) -> String {
 }
 
 fn resident(home: &Path, amounts: Amounts, count: usize, report: &mut Report) -> anyhow::Result<()> {
-    let keys: Vec<String> = (0..count).map(key).collect();
+    let (keys, values): (Vec<String>, _) = ((0..count).map(key).collect(), values());
     let (mut puts, mut gets) = (Vec::new(), Vec::new());
     for (name, open) in RIVALS {
         let dir = tempfile::tempdir_in(home)?;
         let mut rival = open(&dir.path().join(name), Writes::Buffered)?;
         rival.prepare(1)?;
-        rival.fill(0, &keys, VALUE.as_bytes())?;
+        rival.fill(0, &keys, values[0].as_bytes())?;
         gets.push(rate(amounts.seconds, |n| rival.get(0, &keys[scattered(n, count)]))?);
-        puts.push(rate(amounts.seconds, |n| rival.put(0, &keys[scattered(n, count)], VALUE.as_bytes()))?);
+        let put = |n| rival.put(0, &keys[scattered(n, count)], values[n % values.len()].as_bytes());
+        puts.push(rate(amounts.seconds, put)?);
     }
     report.add(&format!("get, swamp of {count}"), "1/s", Better::More, &known(gets));
     report.add(&format!("put, swamp of {count}, buffered"), "1/s", Better::More, &known(puts));
@@ -123,18 +132,19 @@ fn known(values: Vec<f64>) -> Vec<Option<f64>> {
 }
 
 fn synced(home: &Path, amounts: Amounts, writers: usize, tenants: usize, report: &mut Report) -> anyhow::Result<()> {
-    let mut rates = Vec::new();
+    let (mut rates, values) = (Vec::new(), values());
     for (name, open) in RIVALS {
         let dir = tempfile::tempdir_in(home)?;
         let mut rival = open(&dir.path().join(name), Writes::Synced)?;
         rival.prepare(tenants)?;
-        let (rival, done) = (&*rival, AtomicU64::new(0));
+        let (rival, values, done) = (&*rival, &values, AtomicU64::new(0));
         let began = Instant::now();
         let until = began + Duration::from_secs_f64(amounts.seconds);
         let write = |writer: usize| -> anyhow::Result<()> {
             let mut n = 0;
             while Instant::now() < until {
-                rival.put(writer % tenants, &format!("key-{writer}-{}", n % 100), VALUE.as_bytes())?;
+                let value = values[n % values.len()].as_bytes();
+                rival.put(writer % tenants, &format!("key-{writer}-{}", n % 100), value)?;
                 done.fetch_add(1, Ordering::Relaxed);
                 n += 1;
             }
@@ -153,8 +163,8 @@ fn synced(home: &Path, amounts: Amounts, writers: usize, tenants: usize, report:
 
 /// Many records in one swamp: inserted and flushed, opened again and read; what they take on disk and in memory.
 fn large(home: &Path, amounts: Amounts, report: &mut Report) -> anyhow::Result<()> {
-    let keys: Vec<String> = (0..amounts.records).map(key).collect();
-    let payload = (keys.len() * (key(0).len() + VALUE.len())) as f64;
+    let (keys, value): (Vec<String>, _) = ((0..amounts.records).map(key).collect(), values().swap_remove(0));
+    let payload = (keys.len() * (key(0).len() + value.len())) as f64;
     let (mut inserted, mut read, mut on_disk, mut in_memory) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (name, open) in RIVALS {
         let dir = tempfile::tempdir_in(home)?;
@@ -162,7 +172,7 @@ fn large(home: &Path, amounts: Amounts, report: &mut Report) -> anyhow::Result<(
         let mut rival = open(&path, Writes::Buffered)?;
         rival.prepare(1)?;
         let began = Instant::now();
-        rival.fill(0, &keys, VALUE.as_bytes())?;
+        rival.fill(0, &keys, value.as_bytes())?;
         rival.flush()?;
         inserted.push(Some(began.elapsed().as_secs_f64() * 1e3));
         drop(rival);
@@ -197,13 +207,16 @@ pub(crate) fn reopen(name: &str, path: &Path, records: usize) -> anyhow::Result<
     let mut rival = open(path, Writes::Buffered)?;
     rival.prepare(1)?;
     keys.iter().try_for_each(|key| rival.get(0, key))?;
-    println!("{} {}", began.elapsed().as_secs_f64() * 1e3, resident_set().saturating_sub(before));
+    let elapsed = began.elapsed();
+    // The allocator gives back what was needed for a moment only.
+    std::thread::sleep(ALLOCATOR_KEEPS);
+    println!("{} {}", elapsed.as_secs_f64() * 1e3, resident_set().saturating_sub(before));
     Ok(())
 }
 
 /// Tiny tenants, created one by one and then touched cold.
 fn tiny(home: &Path, amounts: Amounts, report: &mut Report) -> anyhow::Result<()> {
-    let (mut created, mut touched) = (Vec::new(), Vec::new());
+    let (mut created, mut touched, value) = (Vec::new(), Vec::new(), values().swap_remove(0));
     for (name, open) in RIVALS {
         let tenants = if name == "SQLite" { amounts.sqlite_tenants } else { amounts.tenants };
         let dir = tempfile::tempdir_in(home)?;
@@ -211,7 +224,7 @@ fn tiny(home: &Path, amounts: Amounts, report: &mut Report) -> anyhow::Result<()
         let rival = open(&path, Writes::Buffered)?;
         let began = Instant::now();
         for tenant in 0..tenants {
-            rival.put(tenant, "key", VALUE.as_bytes())?;
+            rival.put(tenant, "key", value.as_bytes())?;
         }
         rival.flush()?;
         created.push(Some(tenants as f64 / began.elapsed().as_secs_f64()));
@@ -232,15 +245,18 @@ fn tiny(home: &Path, amounts: Amounts, report: &mut Report) -> anyhow::Result<()
 
 /// The start with very many swamps on disk: opening the engine, and the first get.
 fn many(home: &Path, amounts: Amounts, report: &mut Report) -> anyhow::Result<()> {
-    let dir = tempfile::tempdir_in(home)?;
+    let (dir, value) = (tempfile::tempdir_in(home)?, values().swap_remove(0));
     let engine = Hydra::open(dir.path(), Writes::Buffered)?;
     for tenant in 0..amounts.many {
-        engine.put(tenant, "key", VALUE.as_bytes())?;
+        engine.put(tenant, "key", value.as_bytes())?;
         if tenant % 100_000 == 99_999 {
             engine.flush()?;
         }
     }
     drop(engine);
+    // The start is measured, not the million files that were just made: a start waits for what the system still has
+    // to write of the file system.
+    std::process::Command::new("sync").status()?;
     let began = Instant::now();
     let engine = Hydra::open(dir.path(), Writes::Buffered)?;
     let opened = began.elapsed().as_secs_f64() * 1e3;
@@ -251,11 +267,15 @@ fn many(home: &Path, amounts: Amounts, report: &mut Report) -> anyhow::Result<()
     Ok(())
 }
 
-/// What the files below a directory take, in bytes of content.
+/// What the files below a directory take, in bytes of content; not the space that Hydra sets aside once for a full
+/// disk.
 fn disk_bytes(dir: &Path) -> anyhow::Result<u64> {
     let mut sum = 0;
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
+        if entry.file_name() == "ballast" {
+            continue;
+        }
         sum += if entry.file_type()?.is_dir() { disk_bytes(&entry.path())? } else { entry.metadata()?.len() };
     }
     Ok(sum)

@@ -3,9 +3,11 @@
 //! A leaf: nothing of the engine imports it, and it imports nothing of the engine but the vocabulary.
 
 use std::borrow::Cow;
+use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::{Collected, Compacted};
 use crate::error::{Applied, Error, ErrorCode};
 use crate::folder::{FolderCount, FolderId};
 use crate::name::SwampName;
@@ -693,6 +695,14 @@ pub struct CollectedBody {
     pub bytes_removed: u64,
 }
 
+impl AddAssign<Collected> for CollectedBody {
+    fn add_assign(&mut self, folder: Collected) {
+        self.swamps += folder.swamps;
+        self.files_removed += folder.files_removed;
+        self.bytes_removed += folder.bytes_removed;
+    }
+}
+
 /// What a compaction did: `POST /v1/folders/{F}/compact`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -707,6 +717,16 @@ pub struct CompactedBody {
     pub bytes_before: u64,
     /// The bytes of the files now.
     pub bytes_after: u64,
+}
+
+impl AddAssign<Compacted> for CompactedBody {
+    fn add_assign(&mut self, folder: Compacted) {
+        self.swamps += folder.swamps;
+        self.files_before += folder.files_before;
+        self.files_after += folder.files_after;
+        self.bytes_before += folder.bytes_before;
+        self.bytes_after += folder.bytes_after;
+    }
 }
 
 /// Writes that lost against others made at the same time elsewhere: `GET /v1/swamps/{S}/conflicts`.

@@ -52,10 +52,7 @@ pub(crate) async fn collect(call: &mut Call, wanted: FolderSet) -> Result<Respon
     let sum = blocking(move || {
         let mut sum = CollectedBody::default();
         for folder in wanted.iter() {
-            let collected = engine.collect(folder)?;
-            sum.swamps += collected.swamps;
-            sum.files_removed += collected.files_removed;
-            sum.bytes_removed += collected.bytes_removed;
+            sum += engine.collect(folder)?;
         }
         Ok(sum)
     });
@@ -69,12 +66,7 @@ pub(crate) async fn compact(call: &mut Call, wanted: FolderSet) -> Result<Respon
     let sum = blocking(move || {
         let mut sum = CompactedBody::default();
         for folder in wanted.iter() {
-            let compacted = engine.compact(folder)?;
-            sum.swamps += compacted.swamps;
-            sum.files_before += compacted.files_before;
-            sum.files_after += compacted.files_after;
-            sum.bytes_before += compacted.bytes_before;
-            sum.bytes_after += compacted.bytes_after;
+            sum += engine.compact(folder)?;
         }
         Ok(sum)
     });

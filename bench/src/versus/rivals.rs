@@ -26,7 +26,7 @@ pub(crate) trait Rival: Sync {
 }
 
 fn check(value: Option<&[u8]>) -> anyhow::Result<()> {
-    ensure!(value.is_some_and(|value| value.len() == super::VALUE.len()), "the value is not there");
+    ensure!(value.is_some_and(|value| value.len() == super::VALUE_BYTES), "the value is not there");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hydra_core::{CopyState, ErrorCode};
 
-use crate::common::{chunks, get, name, open, put, synced};
+use crate::common::{chunks, copy_all, get, name, open, put, synced};
 
 const S: &str = "users/profiles/alice";
 
@@ -18,19 +18,6 @@ fn ten_keys(dir: &Path) -> std::path::PathBuf {
     // The identity comes along, so the chunk stays this server's own.
     copy_all(source.path(), dir);
     chunks(dir).remove(0)
-}
-
-fn copy_all(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_all(&entry.path(), &target)
-        } else {
-            fs::copy(entry.path(), target).map(drop).unwrap()
-        }
-    }
 }
 
 #[test]

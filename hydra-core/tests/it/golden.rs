@@ -17,25 +17,12 @@ use hydra_core::{
 };
 use serde_json::{Value as Json, json};
 
-use crate::common::{chunks, get, keyed_increment, name, options, put, sync};
+use crate::common::{chunks, copy_all, get, keyed_increment, name, options, put, sync};
 
 const S: &str = "users/profiles/alice";
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
-}
-
-fn copy_all(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_all(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 /// Every swamp below a directory, by the names in `expected`.

@@ -188,8 +188,9 @@ fn with_memory_for_three_swamps_forty_are_used_and_nothing_is_lost() {
     exact(&engine);
     engine.close().unwrap();
     exact(&open(dir.path()));
-    // Above the budget for a moment, by what the threads have in hand; not by what forty swamps take.
-    assert!(most.load(Ordering::Relaxed) < 5 * BUDGET, "{most:?} bytes with a budget of {BUDGET}");
+    // Above the budget for a moment, by what the threads have in hand and what is on its way to a slow disk; not by
+    // what forty swamps take, which is more than a million bytes.
+    assert!(most.load(Ordering::Relaxed) < 10 * BUDGET, "{most:?} bytes with a budget of {BUDGET}");
 }
 
 #[test]

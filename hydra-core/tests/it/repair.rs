@@ -7,26 +7,13 @@ use std::time::Duration;
 
 use hydra_core::{CopyState, Engine, ListQuery, SwampName, inspect};
 
-use crate::common::{chunks, options};
+use crate::common::{chunks, copy_all, options};
 
 fn golden() -> Vec<PathBuf> {
     let all = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")).unwrap();
     let mut cases: Vec<PathBuf> = all.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
     cases.sort();
     cases
-}
-
-fn copy_all(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_all(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 /// In memory where there is such a place: these tests are not about syncs, and there are thousands.

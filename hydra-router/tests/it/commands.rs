@@ -5,33 +5,16 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use crate::support::{Node, Run, Target, file, nobody, program};
 
-use crate::support::{Node, Target, file, nobody, program};
-
-/// A run of the program that came to its end.
-#[derive(Debug)]
-struct Run {
-    code: Option<i32>,
-    out: String,
-    err: String,
+fn ran(arguments: &[&str]) -> Run {
+    Run::of(program().args(arguments))
 }
 
-impl Run {
-    fn of(arguments: &[&str]) -> Run {
-        let output = program().args(arguments).output().expect("the program runs");
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        Run { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in {self:?}"))
-    }
-
-    fn codes(&self) -> Vec<String> {
-        let findings = self.json()["findings"].as_array().cloned().unwrap_or_default();
-        findings.iter().filter_map(|finding| finding["code"].as_str().map(str::to_owned)).collect()
-    }
+/// The codes of what a check found.
+fn codes(run: &Run) -> Vec<String> {
+    let findings = run.json()["findings"].as_array().cloned().unwrap_or_default();
+    findings.iter().filter_map(|finding| finding["code"].as_str().map(str::to_owned)).collect()
 }
 
 /// A map of two servers with these routes.
@@ -57,7 +40,7 @@ fn explain_says_where_a_name_lives_and_why() {
     let text = map_of("http://h:1", "http://h:2", HALVES)
         .replace("[[route]]\nfolders = \"0-49\"", "s3 = { url = \"http://h:3\" }\n[[route]]\nfolders = \"0-49\"");
     let (_dir, map) = file(&format!("{text}{pool}"));
-    let alice = Run::of(&["explain", "users/profiles/alice", "--map", path(&map), "--offline", "--output", "json"]);
+    let alice = ran(&["explain", "users/profiles/alice", "--map", path(&map), "--offline", "--output", "json"]);
     assert_eq!(alice.code, Some(0), "{alice:?}");
     let said = alice.json();
     assert_eq!(
@@ -68,7 +51,7 @@ fn explain_says_where_a_name_lives_and_why() {
     assert_eq!(said["hash"], "7127deecab868c52");
     assert!(said["path"].as_str().is_some_and(|path| path.starts_with("00062/")), "{said}");
 
-    let chat = Run::of(&["explain", "chat/rooms/lobby", "--map", path(&map), "--offline"]);
+    let chat = ran(&["explain", "chat/rooms/lobby", "--map", path(&map), "--offline"]);
     for expected in ["folder    48 of 100", "chat (by the pattern chat/*/*)", "primary   s3  http://h:3"] {
         assert!(chat.out.contains(expected), "{expected:?} in {}", chat.out);
     }
@@ -78,22 +61,22 @@ fn explain_says_where_a_name_lives_and_why() {
 fn explain_asks_the_servers() {
     let (s1, s2) = (Node::start("s1", "0-49", "50-99"), Node::start("s2", "50-99", "0-49"));
     let (_dir, map) = file(&map_of(s1.url(), s2.url(), HALVES));
-    let run = Run::of(&["explain", "users/profiles/alice", "--map", path(&map)]);
+    let run = ran(&["explain", "users/profiles/alice", "--map", path(&map)]);
     assert_eq!(run.code, Some(0), "{run:?}");
     for expected in ["server    s1 (fallback): standby", "server    s2 (primary): owned"] {
         assert!(run.out.contains(expected), "{expected:?} in {}", run.out);
     }
     let (_dir, map) = file(&map_of(&nobody(), s2.url(), HALVES));
-    let run = Run::of(&["explain", "users/profiles/alice", "--map", path(&map), "--output", "ndjson"]);
+    let run = ran(&["explain", "users/profiles/alice", "--map", path(&map), "--output", "ndjson"]);
     assert_eq!(run.json()["servers"][0]["error"], "refused the connection");
 }
 
 #[test]
 fn what_cannot_be_explained_is_a_usage_error() {
     let (_dir, map) = file(&map_of("http://h:1", "http://h:2", HALVES));
-    let name = Run::of(&["explain", "users/alice", "--map", path(&map), "--offline"]);
+    let name = ran(&["explain", "users/alice", "--map", path(&map), "--offline"]);
     assert_eq!(name.code, Some(2), "{name:?}");
-    let missing = Run::of(&["explain", "a/b/c", "--map", "/nowhere/map.toml", "--offline"]);
+    let missing = ran(&["explain", "a/b/c", "--map", "/nowhere/map.toml", "--offline"]);
     assert_eq!(missing.code, Some(2));
     assert!(missing.err.contains("E000") && missing.err.contains("/nowhere/map.toml"), "{missing:?}");
 }
@@ -101,19 +84,19 @@ fn what_cannot_be_explained_is_a_usage_error() {
 #[test]
 fn a_good_map_is_accepted_and_shown_in_full() {
     let (_dir, map) = file(&map_of("http://h:1", "http://h:2", HALVES));
-    let run = Run::of(&["map", "check", "--map", path(&map)]);
+    let run = ran(&["map", "check", "--map", path(&map)]);
     assert_eq!((run.code, run.out.contains("can be used: 0 errors, 0 warnings")), (Some(0), true), "{run:?}");
-    let shown = Run::of(&["map", "show", "--map", path(&map)]);
+    let shown = ran(&["map", "show", "--map", path(&map)]);
     assert!(shown.out.contains("hold_down = \"10s\"") && shown.out.contains("folders = \"50-99\""), "{shown:?}");
     let (_dir, again) = file(&shown.out);
-    assert_eq!(Run::of(&["map", "show", "--map", path(&again)]).out, shown.out);
+    assert_eq!(ran(&["map", "show", "--map", path(&again)]).out, shown.out);
 }
 
 #[test]
 fn warnings_alone_do_not_refuse_a_map() {
     let (_dir, map) = file(&map_of("http://h:1", "http://h:2", &route("0-99", "s1")));
-    let run = Run::of(&["map", "check", "--map", path(&map), "--output", "json"]);
-    assert_eq!((run.code, run.codes()), (Some(0), vec!["W502".to_owned(), "W206".to_owned()]), "{run:?}");
+    let run = ran(&["map", "check", "--map", path(&map), "--output", "json"]);
+    assert_eq!((run.code, codes(&run)), (Some(0), vec!["W502".to_owned(), "W206".to_owned()]), "{run:?}");
     assert_eq!(run.json()["ok"], true);
 }
 
@@ -128,12 +111,12 @@ fn broken_maps_are_refused_with_every_finding() {
         (route("0-99", "s1").replace("primary", "primry"), "E001", "primry"),
     ] {
         let (_dir, map) = file(&map_of("http://h:1", "http://h:2", &routes));
-        let run = Run::of(&["map", "check", "--map", path(&map)]);
+        let run = ran(&["map", "check", "--map", path(&map)]);
         assert_eq!(run.code, Some(2), "{run:?}");
         let told = run.out.lines().find(|line| line.starts_with(code)).unwrap_or_else(|| panic!("{code} in {run:?}"));
         assert!(told.contains(names), "{told}");
         assert!(run.out.contains("is refused"), "{run:?}");
-        let serve = Run::of(&["serve", "--map", path(&map), "--listen", "127.0.0.1:0"]);
+        let serve = ran(&["serve", "--map", path(&map), "--listen", "127.0.0.1:0"]);
         assert_eq!(serve.code, Some(2), "{serve:?}");
         assert!(serve.err.contains(code) && serve.out.is_empty(), "{serve:?}");
     }
@@ -144,18 +127,18 @@ fn a_live_check_compares_the_servers_with_the_map() {
     let (s1, s2) = (Node::start("s1", "0-49", "50-99"), Node::start("s2", "50-99", "0-49"));
     let check = |text: String| {
         let (_dir, map) = file(&text);
-        Run::of(&["map", "check", "--live", "--map", path(&map), "--output", "json"])
+        ran(&["map", "check", "--live", "--map", path(&map), "--output", "json"])
     };
     let good = check(map_of(s1.url(), s2.url(), HALVES));
-    assert_eq!((good.code, good.codes()), (Some(0), Vec::new()), "{good:?}");
+    assert_eq!((good.code, codes(&good)), (Some(0), Vec::new()), "{good:?}");
 
     let swapped = check(map_of(s2.url(), s1.url(), HALVES));
-    assert_eq!((swapped.code, swapped.codes()), (Some(2), vec!["E501".to_owned(); 2]), "{swapped:?}");
+    assert_eq!((swapped.code, codes(&swapped)), (Some(2), vec!["E501".to_owned(); 2]), "{swapped:?}");
 
     let count = check(
         map_of(s1.url(), s2.url(), &HALVES.replace("50-99", "50-999")).replace("folders = 100\n", "folders = 1000\n"),
     );
-    assert_eq!((count.code, count.codes()[0].as_str()), (Some(2), "E501"), "{count:?}");
+    assert_eq!((count.code, codes(&count)[0].as_str()), (Some(2), "E501"), "{count:?}");
 
     let crossed = check(map_of(s1.url(), s2.url(), &(route("0-59", "s1") + &route("60-99", "s2"))));
     assert_eq!(crossed.code, Some(2));
@@ -163,7 +146,7 @@ fn a_live_check_compares_the_servers_with_the_map() {
     assert_eq!((finding["code"].as_str(), finding["folders"].as_str()), (Some("E504"), Some("50-59")), "{crossed:?}");
 
     let down = check(map_of(s1.url(), &nobody(), HALVES));
-    assert_eq!((down.code, down.codes()), (Some(5), vec!["E502".to_owned()]), "{down:?}");
+    assert_eq!((down.code, codes(&down)), (Some(5), vec!["E502".to_owned()]), "{down:?}");
 }
 
 #[test]
@@ -171,8 +154,8 @@ fn a_live_check_finds_servers_that_are_not_set_up_for_copies() {
     let alone = Node::start_alone("s1");
     let s2 = Node::start("s2", "50-99", "0-49");
     let (_dir, map) = file(&map_of(alone.url(), s2.url(), HALVES));
-    let run = Run::of(&["map", "check", "--live", "--map", path(&map), "--output", "json"]);
-    assert_eq!((run.code, run.codes()), (Some(2), vec!["E503".to_owned(), "W506".to_owned()]), "{run:?}");
+    let run = ran(&["map", "check", "--live", "--map", path(&map), "--output", "json"]);
+    assert_eq!((run.code, codes(&run)), (Some(2), vec!["E503".to_owned(), "W506".to_owned()]), "{run:?}");
 }
 
 /// The router as a process.
@@ -261,14 +244,14 @@ fn the_program_serves_reloads_its_map_and_ends_well() {
 #[test]
 fn serving_beyond_this_machine_and_taken_ports_are_refused() {
     let (_dir, map) = file(&map_of("http://h:1", "http://h:2", HALVES));
-    let open = Run::of(&["serve", "--map", path(&map), "--listen", "0.0.0.0:0"]);
+    let open = ran(&["serve", "--map", path(&map), "--listen", "0.0.0.0:0"]);
     assert_eq!((open.code, open.err.contains("--insecure-no-auth")), (Some(2), true), "{open:?}");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken =
-        Run::of(&["serve", "--map", path(&map), "--listen", &listener.local_addr().expect("an address").to_string()]);
+        ran(&["serve", "--map", path(&map), "--listen", &listener.local_addr().expect("an address").to_string()]);
     assert_eq!(taken.code, Some(5), "{taken:?}");
-    let id = Run::of(&["serve", "--map", path(&map), "--id", "a b"]);
+    let id = ran(&["serve", "--map", path(&map), "--id", "a b"]);
     assert_eq!((id.code, id.err.contains("router id")), (Some(2), true), "{id:?}");
-    let nothing = Run::of(&["serve", "--map", "/nowhere/map.toml"]);
+    let nothing = ran(&["serve", "--map", "/nowhere/map.toml"]);
     assert_eq!((nothing.code, nothing.err.contains("E000")), (Some(2), true), "{nothing:?}");
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hydra_core::wire::treasure_path;
@@ -14,7 +14,7 @@ use hydra_sdk::ClientMap;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Node, Router, file, name_in, nobody, program};
+use crate::support::{Node, Router, Run, file, name_in, nobody, program};
 
 /// Whether rsync is here. Where nothing may be skipped, it has to be.
 fn has_rsync() -> bool {
@@ -83,30 +83,8 @@ fn map_text(s1: (&str, impl std::fmt::Display), s2: (&str, impl std::fmt::Displa
 
 const S1_TO_S2: [&str; 4] = ["--from", "s1", "--to", "s2"];
 
-#[derive(Debug)]
-struct Run {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Run {
-    fn of(command: &mut Command) -> Run {
-        Run::from(command.output().expect("the program runs"))
-    }
-
-    fn from(output: Output) -> Run {
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        Run { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in {self:?}"))
-    }
-
-    fn files(&self) -> u64 {
-        self.json()["files"].as_u64().unwrap_or_else(|| panic!("{self:?}"))
-    }
+fn files(run: &Run) -> u64 {
+    run.json()["files"].as_u64().unwrap_or_else(|| panic!("{run:?}"))
 }
 
 /// Every chunk below a directory, from there.
@@ -170,10 +148,10 @@ fn a_sync_adds_what_one_server_wrote_and_nothing_else() {
     let again = Command::new("sh").args(["-c", command]).output().expect("runs");
     assert!(String::from_utf8_lossy(&again.stdout).contains("Number of regular files transferred: 0"), "{again:?}");
     pair.s1.ask("PUT", &format!("{}?sync=true", treasure_path(&mine, "l")), "\"more\"");
-    assert_eq!(pair.sync(&[&S1_TO_S2[..], &["--output", "json"]].concat()).files(), 1, "the file has grown");
+    assert_eq!(files(&pair.sync(&[&S1_TO_S2[..], &["--output", "json"]].concat())), 1, "the file has grown");
 
     let all = pair.sync(&[&S1_TO_S2[..], &["--all-writers", "--output", "json"]].concat());
-    assert_eq!(all.files(), 1, "{all:?}");
+    assert_eq!(files(&all), 1, "{all:?}");
     assert!(pair.s2.dir().join(&third).exists() && !pair.s2.dir().join("00001-notes.txt").exists());
     pair.stop();
     assert_eq!(pair.sync(&S1_TO_S2).code, Some(0), "servers that do not run are synced as well");
@@ -192,7 +170,7 @@ fn a_longer_file_is_kept_and_a_shorter_one_is_continued() {
         pair.s1.ask("PUT", &format!("{}?sync=true", treasure_path(&name, "k")), "\"value\"");
     }
     pair.stop();
-    assert_eq!(pair.sync(&[&S1_TO_S2[..], &["--output", "json"]].concat()).files(), 2);
+    assert_eq!(files(&pair.sync(&[&S1_TO_S2[..], &["--output", "json"]].concat())), 2);
     let written = chunks(pair.s1.dir());
     let (longer, shorter) = (pair.s2.dir().join(&written[0]), pair.s2.dir().join(&written[1]));
     let mut grown = fs::read(&longer).expect("a copy");
@@ -217,16 +195,16 @@ fn only_the_folders_asked_for_are_copied_and_a_dry_run_copies_none() {
     }
     pair.s1.ask("POST", "/v1/flush", "");
     let dry = pair.sync(&[&S1_TO_S2[..], &["--dry-run", "--output", "json"]].concat());
-    assert_eq!((dry.files(), dry.json()["dryRun"].as_bool()), (3, Some(true)), "{dry:?}");
+    assert_eq!((files(&dry), dry.json()["dryRun"].as_bool()), (3, Some(true)), "{dry:?}");
     assert!(chunks(pair.s2.dir()).is_empty());
     assert_eq!(pair.s1.ask("GET", "/v1/folders/0", "").json()["folders"][0]["copied"], false, "nothing is noted");
     let some = pair.sync(&[&S1_TO_S2[..], &["--folders", "0-9,20-49", "--output", "json"]].concat());
-    assert_eq!((some.files(), some.json()["folders"].as_str()), (2, Some("0-9,20-49")), "{some:?}");
+    assert_eq!((files(&some), some.json()["folders"].as_str()), (2, Some("0-9,20-49")), "{some:?}");
     let copied = |name: &SwampName| pair.s2.dir().join(swamp_dir(folder_of(name, FolderCount::DEFAULT), name)).exists();
     assert!(copied(&names[0]) && !copied(&names[1]) && copied(&names[2]));
     // By default it is what a route gives to both: s2's own folders are not s1's to copy.
     let all = pair.sync(&[&S1_TO_S2[..], &["--output", "json"]].concat());
-    assert_eq!((all.files(), all.json()["folders"].as_str()), (1, Some("0-49")), "{all:?}");
+    assert_eq!((files(&all), all.json()["folders"].as_str()), (1, Some("0-49")), "{all:?}");
     pair.stop();
 }
 
@@ -355,7 +333,7 @@ fn files_that_go_while_they_are_copied_are_no_failure() {
     let sync = |path: &str| Run::of(pair.command(&S1_TO_S2).args(["--output", "json"]).env("PATH", path));
     let (_dir, path) = failing_first("24");
     let once = sync(&path);
-    assert_eq!((once.code, once.files(), once.json()["vanished"].as_bool()), (Some(0), 1, Some(false)), "{once:?}");
+    assert_eq!((once.code, files(&once), once.json()["vanished"].as_bool()), (Some(0), 1, Some(false)), "{once:?}");
     let (_dir, path) = failing_first("24 24");
     let twice = sync(&path);
     assert_eq!((twice.code, twice.json()["vanished"].as_bool()), (Some(0), Some(true)), "{twice:?}");

@@ -2,31 +2,12 @@
 
 use std::io::{self, Write};
 
+use hydra_core::wire::{CollectedBody, CompactedBody};
 use hydra_core::{Engine, EngineOptions, FolderId, FolderSet};
-use serde::Serialize;
 
 use crate::Failure;
 use crate::commands::UpkeepFlags;
 use crate::offline::{bar, check_directory, in_use, report};
-
-/// What was done in all folders.
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Compacted {
-    swamps: u64,
-    files_before: u64,
-    files_after: u64,
-    bytes_before: u64,
-    bytes_after: u64,
-}
-
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Collected {
-    swamps: u64,
-    files_removed: u64,
-    bytes_removed: u64,
-}
 
 /// Opens the engine on a directory that exists.
 ///
@@ -82,18 +63,13 @@ fn on_each_folder(
 
 /// Writes one snapshot of every swamp that gains by it.
 pub(crate) fn compact(flags: &UpkeepFlags) -> Result<(), Failure> {
-    let mut total = Compacted::default();
+    let mut total = CompactedBody::default();
     on_each_folder(flags, "POST /v1/folders/{F}/compact", |engine, folder| {
-        let done = engine.compact(folder)?;
-        total.swamps += done.swamps;
-        total.files_before += done.files_before;
-        total.files_after += done.files_after;
-        total.bytes_before += done.bytes_before;
-        total.bytes_after += done.bytes_after;
+        total += engine.compact(folder)?;
         Ok(())
     })?;
     report(flags.output, &total, &[], |out| {
-        let Compacted { swamps, files_before, files_after, bytes_before, bytes_after } = &total;
+        let CompactedBody { swamps, files_before, files_after, bytes_before, bytes_after } = &total;
         writeln!(
             out,
             "{swamps} swamps compacted: {files_before} files of {bytes_before} bytes, now {files_after} of {bytes_after}"
@@ -104,16 +80,13 @@ pub(crate) fn compact(flags: &UpkeepFlags) -> Result<(), Failure> {
 
 /// Removes what snapshots supersede, and what crashes left behind.
 pub(crate) fn gc(flags: &UpkeepFlags) -> Result<(), Failure> {
-    let mut total = Collected::default();
+    let mut total = CollectedBody::default();
     on_each_folder(flags, "POST /v1/folders/{F}/gc", |engine, folder| {
-        let done = engine.collect(folder)?;
-        total.swamps += done.swamps;
-        total.files_removed += done.files_removed;
-        total.bytes_removed += done.bytes_removed;
+        total += engine.collect(folder)?;
         Ok(())
     })?;
     report(flags.output, &total, &[], |out| {
-        let Collected { swamps, files_removed, bytes_removed } = &total;
+        let CollectedBody { swamps, files_removed, bytes_removed } = &total;
         writeln!(out, "{files_removed} files of {bytes_removed} bytes removed in {swamps} swamps")
     })
 }

@@ -46,7 +46,7 @@ fn a_length_beyond_the_limit_is_refused_before_the_body_is_sent() {
     ] {
         let mut stream = hydra.connect().expect("a connection");
         write!(stream, "{path} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n").expect("sent");
-        let answer = read_answer(&mut stream);
+        let answer = Answer::read(&mut stream);
         assert_eq!((answer.status, answer.code().as_str()), (413, code), "{path}");
     }
 }
@@ -63,7 +63,7 @@ fn a_body_without_a_length_is_bounded_while_it_streams() {
             break;
         }
     }
-    let answer = read_answer(&mut stream);
+    let answer = Answer::read(&mut stream);
     assert_eq!((answer.status, answer.code().as_str()), (413, "value-too-large"));
     assert_eq!(hydra.get(KEY).status, 404);
 }
@@ -84,7 +84,7 @@ fn nobody_is_asked_to_continue_with_a_body_that_is_refused() {
     let mut stream = hydra.connect().expect("a connection");
     write!(stream, "PUT {KEY}?typo=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
         .expect("sent");
-    assert_eq!(read_answer(&mut stream).code(), "unknown-parameter");
+    assert_eq!(Answer::read(&mut stream).code(), "unknown-parameter");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn an_idle_connection_is_kept_longer_than_a_head_may_take() {
     let mut stream = hydra.connect().expect("a connection");
     for _ in 0..2 {
         stream.write_all(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
-        assert_eq!(read_answer(&mut stream).status, 200);
+        assert_eq!(Answer::read(&mut stream).status, 200);
         std::thread::sleep(Duration::from_millis(500));
     }
     let (took, _) = until_closed(stream);
@@ -227,21 +227,4 @@ fn a_peer_that_never_reads_changes_nothing_for_others() {
     }
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     drop(deaf);
-}
-
-/// One answer from a connection that stays open.
-fn read_answer(stream: &mut std::net::TcpStream) -> Answer {
-    let mut read = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        let count = stream.read(&mut buffer).expect("an answer");
-        assert!(count > 0, "closed after {:?}", String::from_utf8_lossy(&read));
-        read.extend_from_slice(&buffer[..count]);
-        if let Ok(answer) = Answer::parse(&read) {
-            let length = answer.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-            if answer.body.len() >= length {
-                return answer;
-            }
-        }
-    }
 }

@@ -1,7 +1,7 @@
 //! Too little memory, too few files, a full disk: refused while it lasts, and nothing lost.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,18 +16,7 @@ use crate::support::{Answer, Hydra, Process, Target};
 fn exchange(stream: &mut TcpStream, method: &str, path: &str, body: &str) -> Answer {
     let head = format!("{method} {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     stream.write_all(head.as_bytes()).expect("sent");
-    let (mut read, mut buffer) = (Vec::new(), [0; 4096]);
-    loop {
-        let count = stream.read(&mut buffer).expect("an answer");
-        assert!(count > 0, "closed after {:?}", String::from_utf8_lossy(&read));
-        read.extend_from_slice(&buffer[..count]);
-        if let Ok(answer) = Answer::parse(&read) {
-            let length = answer.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-            if answer.body.len() >= length {
-                return answer;
-            }
-        }
-    }
+    Answer::read(stream)
 }
 
 /// A number of the metrics.

@@ -43,6 +43,22 @@ impl Answer {
         })
     }
 
+    /// One answer from a connection that stays open.
+    pub(crate) fn read(stream: &mut TcpStream) -> Answer {
+        let (mut read, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            let count = stream.read(&mut buffer).expect("an answer");
+            assert!(count > 0, "closed after {:?}", String::from_utf8_lossy(&read));
+            read.extend_from_slice(&buffer[..count]);
+            if let Ok(answer) = Answer::parse(&read) {
+                let length = answer.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+                if answer.body.len() >= length {
+                    return answer;
+                }
+            }
+        }
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(sent, _)| sent == name).map(|(_, value)| value.as_str())
     }
