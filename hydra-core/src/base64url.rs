@@ -32,7 +32,7 @@ mod tests {
     fn base64url_is_read_as_it_was_written_and_in_no_other_form() {
         for length in 0..40u8 {
             let bytes: Vec<u8> = (0..length).map(|n| n.wrapping_mul(97)).collect();
-            assert_eq!(decode(&base64url::encode(&bytes)), Some(bytes));
+            assert_eq!(decode(&encode(&bytes)), Some(bytes));
         }
         assert_eq!(encode(b"\xfb\xff"), "-_8");
         for text in ["A", "AAAAA", "-_9", "+/8", "AA==", "é"] {

@@ -213,34 +213,34 @@ impl<'a> Scan<'a> {
     }
 
     fn write_cursor(&self, (folder, steps): &(FolderId, Steps)) -> String {
-        let mut bytes = vec![FORM];
-        bytes.extend_from_slice(&self.fingerprint().to_be_bytes());
-        bytes.extend_from_slice(&folder.get().to_be_bytes());
-        bytes.extend_from_slice(steps.join("/").as_bytes());
-        base64url::encode(&bytes)
+        let place = [&folder.get().to_be_bytes()[..], steps.join("/").as_bytes()].concat();
+        base64url::encode(&[&[FORM], &self.seal(&place).to_be_bytes()[..], &place].concat())
     }
 
     fn read_cursor(&self, text: &str) -> Result<(FolderId, Steps)> {
-        let refuse = |why: &str| {
-            Error::new(ErrorCode::InvalidCursor, format!("the cursor {why}"))
+        let refuse = || {
+            let detail = "the cursor cannot be read, was changed, or belongs to another list of swamps";
+            Error::new(ErrorCode::InvalidCursor, detail)
                 .with_hint("send nextCursor of the page before unchanged, with the same path and prefix")
         };
         let parse = |bytes: &[u8]| {
             let (&FORM, rest) = bytes.split_first()? else { return None };
-            let (fingerprint, rest) = rest.split_first_chunk::<8>()?;
-            let (folder, path) = rest.split_first_chunk::<4>()?;
-            let folder = self.shared.root.folders.all().iter().find(|at| at.get() == u32::from_be_bytes(*folder))?;
+            let (seal, place) = rest.split_first_chunk::<8>()?;
+            if u64::from_be_bytes(*seal) != self.seal(place) {
+                return None;
+            }
+            let (folder, path) = place.split_first_chunk::<4>()?;
             let steps: Vec<String> = std::str::from_utf8(path).ok()?.split('/').map(str::to_owned).collect();
-            Some((u64::from_be_bytes(*fingerprint), (folder, Steps::try_from(steps).ok()?)))
+            Some((FolderId::new(u32::from_be_bytes(*folder)), Steps::try_from(steps).ok()?))
         };
-        let (sent, at) =
-            base64url::decode(text).and_then(|bytes| parse(&bytes)).ok_or_else(|| refuse("cannot be read"))?;
-        if sent == self.fingerprint() { Ok(at) } else { Err(refuse("belongs to another list of swamps")) }
+        base64url::decode(text).and_then(|bytes| parse(&bytes)).ok_or_else(refuse)
     }
 
-    /// What decides which names are listed; not how many are asked for at once, or of which folders.
-    fn fingerprint(&self) -> u64 {
-        xxhash_rust::xxh3::xxh3_64(format!("{}\n{:?}", self.prefix, self.known).as_bytes())
+    /// A hash of the place and of what decides which names are listed; not of how many are asked for at once, or of
+    /// which folders.
+    fn seal(&self, place: &[u8]) -> u64 {
+        let text = format!("{}\n{:?}\n", self.prefix, self.known);
+        xxhash_rust::xxh3::xxh3_64(&[text.as_bytes(), place].concat())
     }
 }
 

@@ -31,6 +31,7 @@ pub(crate) enum Place {
     Swamp,
     Batch,
     Flush,
+    Query,
     Resolve,
     /// Any other verb of a swamp.
     Verb,
@@ -97,6 +98,7 @@ fn place_of(verb: Option<&str>) -> Place {
         None => Place::Swamp,
         Some("batch") => Place::Batch,
         Some("flush") => Place::Flush,
+        Some("query") => Place::Query,
         Some(_) => Place::Verb,
     }
 }
