@@ -319,7 +319,7 @@ fn pages_miss_and_repeat_nothing_while_others_write() {
         scope.spawn(|| {
             let mut n = 1u64;
             while !stop.load(Atomic::Relaxed) {
-                n = (n * 7 + 2) % 4_000 | 1;
+                n = ((n * 7 + 2) % 4_000) | 1;
                 let key = format!("k{n:04}");
                 match n % 3 {
                     0 => drop(engine.delete(&name(S), &key).unwrap()),
