@@ -57,6 +57,7 @@ mod vector;
 mod apply;
 mod hashing;
 mod index;
+mod news;
 mod outcome;
 mod slot;
 mod state;
@@ -78,9 +79,12 @@ mod walk;
 
 // What the swamps of an engine share.
 mod catalog;
+mod channel;
 mod clock;
 mod engine;
+mod feed;
 mod hold;
+mod hub;
 mod memory;
 mod pool;
 mod residents;
@@ -89,6 +93,7 @@ mod shared;
 mod space;
 mod stats;
 mod sweep;
+mod syncs;
 mod timer;
 
 #[cfg(test)]
@@ -106,6 +111,7 @@ pub use engine::{
     Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, Swamp, SwampInfo,
 };
 pub use error::{Applied, Error, ErrorCode, Result};
+pub use feed::{Changed, EventId, EventKind, Feed, FeedEvent, FeedOptions};
 pub use folder::{FolderCount, FolderId, FolderSet, folder_of};
 pub use layout::swamp_dir;
 pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};

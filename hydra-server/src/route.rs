@@ -29,6 +29,8 @@ pub(crate) enum Route {
     FlushSwamp(SwampName),
     SwampPolicy(SwampName),
     Conflicts(SwampName),
+    Events(SwampName),
+    AllEvents,
     Policies,
     Policy(Pattern),
     Resolve(SwampName),
@@ -70,6 +72,7 @@ impl Route {
             [Some("problems"), Some(code), None, _] => Ok(Route::Problem(code.to_owned())),
             [Some("v1"), Some("probe"), None, _] => Ok(Route::Probe),
             [Some("v1"), Some("swamps"), None, _] => Ok(Route::Swamps(None, None)),
+            [Some("v1"), Some("events"), None, _] => Ok(Route::AllEvents),
             [Some("v1"), Some("flush"), None, _] => Ok(Route::FlushAll),
             [Some("v1"), Some("policies"), None, _] => Ok(Route::Policies),
             [Some("v1"), Some("folders"), None, _] => Ok(Route::Folders),
@@ -115,6 +118,7 @@ impl Route {
             | Route::FlushSwamp(name)
             | Route::SwampPolicy(name)
             | Route::Conflicts(name)
+            | Route::Events(name)
             | Route::Resolve(name) => Some(name),
             _ => None,
         }
@@ -140,6 +144,7 @@ impl Route {
             Route::List(_) | Route::Query(_) => Label::List,
             Route::Treasure(..) => Label::Treasure,
             Route::Swamp(_) | Route::Swamps(..) | Route::SwampPolicy(_) | Route::Conflicts(_) => Label::Swamp,
+            Route::Events(_) | Route::AllEvents => Label::Events,
             Route::Batch(_) => Label::Batch,
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => Label::Flush,
             Route::Policies | Route::Policy(_) => Label::Policies,
@@ -171,12 +176,13 @@ pub(crate) enum Label {
     Folders,
     Takeover,
     Upkeep,
+    Events,
 }
 
 impl Label {
-    pub(crate) const NAMES: [&str; 12] = [
+    pub(crate) const NAMES: [&str; 13] = [
         "none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders", "takeover",
-        "upkeep",
+        "upkeep", "events",
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -206,6 +212,7 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
         Some("flush") => Ok(Route::FlushSwamp(name)),
         Some("policy") => Ok(Route::SwampPolicy(name)),
         Some("conflicts") => Ok(Route::Conflicts(name)),
+        Some("events") => Ok(Route::Events(name)),
         Some(_) => Err(not_found(path)),
     }
 }
@@ -394,6 +401,9 @@ mod tests {
             ("/v1/swamps/a/b%20c", Route::Swamps(part("a"), part("b c"))),
         ] {
             assert_eq!(Route::parse(path).expect(path), listing);
+        }
+        for path in ["/v1/swamps/a/b/c/conflicts", "/v1/swamps/a/b/c/events", "/v1/events"] {
+            Route::parse(path).expect(path);
         }
         for path in ["/takeover", "/takeover/settle", "/holds", "/hold", "/gc", "/compact", "/verify"] {
             Route::parse(&format!("/v1/folders/7{path}")).expect(path);

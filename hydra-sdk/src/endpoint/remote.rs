@@ -315,13 +315,13 @@ fn is_read_as_json(value: &Value) -> bool {
 }
 
 /// Whether a success found what it was about. Absence is no error.
-enum Found {
+pub(super) enum Found {
     Something,
     Nothing,
 }
 
 impl Found {
-    fn of(answer: &Answer) -> Result<Found> {
+    pub(super) fn of(answer: &Answer) -> Result<Found> {
         let lost = matches!(answer.body, AnswerBody::Lost(_));
         match answer.status {
             200..=299 if !lost => Ok(Found::Something),
@@ -346,12 +346,12 @@ fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T> {
         .map_err(|error| unreadable(&error.to_string()).with_applied(answer.applied()))
 }
 
-fn unreadable(what: &str) -> Error {
+pub(super) fn unreadable(what: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("the server's answer is not understood: {what}"))
 }
 
 /// A treasure from the headers and the body of a GET.
-fn treasure_of(key: &str, answer: &Answer) -> Result<Treasure<Value>> {
+pub(super) fn treasure_of(key: &str, answer: &Answer) -> Result<Treasure<Value>> {
     let time = |name: &str| answer.header(name).and_then(|text| text.parse::<Timestamp>().ok());
     let tag = answer.header("etag").map(|tag| tag.trim_start_matches("W/").trim_matches('"'));
     let version = tag.and_then(|tag| tag.parse::<Version>().ok()).ok_or_else(|| unreadable("no usable ETag"))?;
@@ -371,7 +371,7 @@ fn treasure_of(key: &str, answer: &Answer) -> Result<Treasure<Value>> {
     })
 }
 
-fn from_body(body: TreasureBody, stale: bool) -> Result<Treasure<Value>> {
+pub(super) fn from_body(body: TreasureBody, stale: bool) -> Result<Treasure<Value>> {
     let raw = body.value.as_ref().ok_or_else(|| unreadable("a treasure without a value"))?;
     Ok(from_meta(&body, binary::from_json(raw)?, stale))
 }
