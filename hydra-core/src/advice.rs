@@ -196,6 +196,10 @@ impl ErrorCode {
                 "The server has more to do, or more request bodies in memory, than it may.",
                 "Wait for Retry-After and send the request again.",
             ),
+            ErrorCode::InvalidFilter => (
+                "A condition of a list cannot be read. The detail names the place in it.",
+                "Compare it with the operators == != < <= > >= in contains starts exists, and with and, or and not.",
+            ),
             ErrorCode::PathNotFound => (
                 "The treasure is there, but its value has nothing at this place, or has no places at all.",
                 "Read the whole value and compare it with the path, a JSON Pointer such as /stats/views.",

@@ -104,6 +104,17 @@ pub fn swamp_path(name: &SwampName) -> String {
     name_path("/v1/swamps", name)
 }
 
+/// The path of the list of swamps, of one sanctuary, or of one realm of it.
+#[must_use]
+pub fn swamps_path(sanctuary: Option<&str>, realm: Option<&str>) -> String {
+    let mut path = String::from("/v1/swamps");
+    for part in sanctuary.into_iter().chain(realm) {
+        path.push('/');
+        encode_segment(part, &mut path);
+    }
+    path
+}
+
 /// The path of the change feed of a swamp.
 #[must_use]
 pub fn events_path(name: &SwampName) -> String {
@@ -432,6 +443,49 @@ pub struct ListBody {
     pub treasures: Vec<TreasureBody>,
     /// Where the next page begins; `null` on the last.
     pub next_cursor: Option<String>,
+    /// Of the keys asked for one by one, those that have no treasure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Vec<String>>,
+}
+
+/// What to list: `QUERY /v1/kv/{S}` and `POST /v1/swamps/{S}/query`. The members mean what the parameters of a
+/// list mean.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QueryBody {
+    /// `key`, `created`, `updated`, `expires` or `value:/pointer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
+    /// `asc` or `desc`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<String>,
+    /// Only keys that start with this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// Only keys from this one on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Only keys before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Only values that pass: the JSON form of a [`Filter`](crate::Filter).
+    #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Box<serde_json::value::RawValue>>,
+    /// `include` or `only`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired: Option<String>,
+    /// `full`, `values`, `meta` or `keys`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include: Option<String>,
+    /// At most so many treasures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i64>,
+    /// Where the page before ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Just these keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Vec<String>>,
 }
 
 /// A batch: on one swamp, or on those that its operations name.
@@ -559,6 +613,9 @@ pub struct SwampInfoBody {
     pub bytes: u64,
     /// How many files it has.
     pub files: u64,
+    /// Whether it was in memory before it was asked about.
+    #[serde(default)]
+    pub loaded: bool,
     /// Whether an acknowledged write is not on disk yet.
     pub dirty: bool,
     /// `complete`, `incomplete` or `degraded`.
@@ -572,6 +629,43 @@ pub struct SwampInfoBody {
     pub policy_from: Option<Pattern>,
     /// When the oldest treasure came into being.
     pub created_at: Option<Timestamp>,
+}
+
+/// A page of the swamps of a server: `GET /v1/swamps`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SwampsBody {
+    /// The swamps by folder, then by their paths on disk.
+    pub swamps: Vec<ListedSwampBody>,
+    /// Where the next page begins; `null` on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// One swamp of a list. Beside name and folder everything is there only with `include=info`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ListedSwampBody {
+    /// The name.
+    pub name: String,
+    /// Its folder.
+    pub folder: FolderId,
+    /// Its hash, 16 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    /// How many files it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
+    /// Their bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Whether it is in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded: Option<bool>,
+    /// How many treasures it has; only where it is in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// Whether an acknowledged write is not on disk yet; only where it is in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dirty: Option<bool>,
 }
 
 /// A policy with its pattern.

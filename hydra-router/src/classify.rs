@@ -17,7 +17,7 @@ pub(crate) fn class_of(head: &Parts, place: &Place) -> OpClass {
     }
     let is_conditional = head.headers.contains_key(IF_MATCH) || head.headers.contains_key(IF_NONE_MATCH);
     match (place, head.method.as_str()) {
-        (Place::Flush, _) => OpClass::Read,
+        (Place::Flush | Place::Query, _) => OpClass::Read,
         (Place::Batch, _) => OpClass::Overwrite,
         _ if is_conditional => OpClass::Exclusive,
         (Place::Treasure, "PUT" | "DELETE") | (Place::List, "POST") => OpClass::Overwrite,
@@ -130,6 +130,7 @@ mod tests {
     fn what_is_not_known_is_exclusive() {
         assert_eq!(class("DELETE", "/s", Place::Swamp, None), OpClass::Exclusive);
         assert_eq!(class("POST", "/s/shift", Place::Verb, None), OpClass::Exclusive);
+        assert_eq!(class("POST", "/s/query", Place::Query, None), OpClass::Read);
         assert_eq!(class("BREW", "/k", Place::Treasure, None), OpClass::Exclusive);
         let json_patch = Some(("content-type", "application/json-patch+json"));
         assert_eq!(class("PATCH", "/k", Place::Treasure, json_patch), OpClass::Exclusive);

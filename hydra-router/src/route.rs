@@ -35,6 +35,7 @@ pub(crate) enum Place {
     Swamp,
     Batch,
     Flush,
+    Query,
     Resolve,
     /// Any other verb of a swamp.
     Verb,
@@ -103,6 +104,7 @@ fn place_of(verb: Option<&str>) -> Place {
         None => Place::Swamp,
         Some("batch") => Place::Batch,
         Some("flush") => Place::Flush,
+        Some("query") => Place::Query,
         Some(_) => Place::Verb,
     }
 }

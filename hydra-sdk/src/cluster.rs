@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use hydra_core::{Applied, FolderId, SwampName};
 
 use crate::access::{Credentials, Given, authority, is_exposed};
+use crate::endpoint::Part;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failback::{self, Settlement};
 use crate::failover::{Answered, Call, with_fallback};
@@ -130,6 +131,43 @@ impl Cluster {
             let folder = state.folder_of(route).map(|folder| format!(" (folder {folder})"));
             error.about(format!("{name}{}", folder.unwrap_or_default()))
         })
+    }
+
+    /// The folders of every pool, those with the same route together, in the order of pools and folders. One entry
+    /// without folders where only the server knows how many there are.
+    pub(crate) fn parts(&self) -> Vec<Option<Part>> {
+        let state = self.state();
+        if state.origin == (Origin::Address { folders: None }) {
+            return vec![None];
+        }
+        let mut parts = Vec::new();
+        for pool in state.map.pools() {
+            let routes = state.map.routes(pool).flat_map(|(folders, ..)| folders.ranges().to_vec());
+            let mut ranges: Vec<(u32, u32)> = routes.collect();
+            ranges.sort_unstable();
+            parts.extend(ranges.into_iter().map(|folders| Some(Part { pool: pool.to_owned(), folders })));
+        }
+        parts
+    }
+
+    /// Sends a request about some folders of a pool to whoever answers for the first of them.
+    pub(crate) async fn call_part(&self, part: Option<&Part>, request: &Request) -> Result<Answer> {
+        let state = self.state();
+        let (pool, folder) = part.map_or((None, 0), |part| (Some(part.pool.as_str()), part.folders.0));
+        let route = state.map.route_of_folder(pool, FolderId::new(folder)).ok_or_else(|| {
+            Error::new(ErrorKind::Config, "the map was exchanged, and the one in force has other pools or folders")
+        })?;
+        let settings = route.settings();
+        let call = Call {
+            state: &state,
+            route,
+            class: request.class,
+            fallback: settings.fallback_mode.into(),
+            deadline: settings.deadline + settings.bulk_timeout,
+            timeout: settings.bulk_timeout,
+            primary_first: false,
+        };
+        Ok(with_fallback(&call, request).await?.answer)
     }
 
     /// Whether the primary of a name answers again, while another server is being asked in its place.

@@ -219,6 +219,13 @@ impl ClientMap {
         if findings.is_empty() { Ok(()) } else { Err(MapError::new(findings)) }
     }
 
+    /// Where a folder of a pool lives, of the first pool unless one is named; `None` where there is no such.
+    pub(crate) fn route_of_folder(&self, pool: Option<&str>, folder: FolderId) -> Option<Route<'_>> {
+        let pool = self.pools.iter().find(|known| pool.is_none_or(|pool| pool == known.name))?;
+        let entry = &pool.routes[*pool.by_folder.get(folder.get() as usize)? as usize];
+        Some(Route { map: self, folder, pool, rule: None, entry })
+    }
+
     /// The settings and the name of the pool that a server is routed in.
     pub(crate) fn pool_of(&self, server: usize) -> (&str, &Settings) {
         let serves =

@@ -17,7 +17,7 @@ use http::{HeaderValue, Method};
 use hydra_core::wire::Problem;
 use hydra_core::{
     Applied, Batch, Committed, CopyState, Durability, Engine, Error, ErrorCode, FolderId, FolderState, Idempotency,
-    OpResult, Pattern, Swamp, SwampName,
+    OpResult, Swamp, SwampName,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -30,8 +30,8 @@ use crate::metrics::Metrics;
 use crate::route::{Label, Route};
 use crate::streams::Streams;
 use crate::{
-    across, batches, conflicts, feeds, folders, lists, openapi, origin, policies, service, swamps, takeover, treasures,
-    upkeep, writes,
+    across, batches, catalog, conflicts, feeds, folders, lists, openapi, origin, policies, service, swamps, takeover,
+    treasures, upkeep, writes,
 };
 
 /// How long a request waits for the memory budget before it is refused, and how often it looks.
@@ -157,8 +157,10 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Treasure(name, key) if reads => treasures::get(call, &name, &key).await,
         Route::Treasure(name, key) => writes::write(call, &name, key).await,
         Route::List(name) if call.head.method == Method::HEAD => lists::count(call, &name).await,
+        Route::List(name) if reads => lists::list(call, &name).await,
         Route::List(name) if call.head.method == Method::POST => writes::push(call, &name).await,
-        Route::List(name) => lists::list(call, &name).await,
+        Route::List(name) | Route::Query(name) => lists::query(call, &name).await,
+        Route::Swamps(sanctuary, realm) => catalog::list(call, sanctuary, realm).await,
         Route::Batch(name) => batches::batch(call, &name).await,
         Route::BatchAcross => across::batch(call).await,
         Route::Swamp(name) if reads => swamps::info(call, &name).await,
@@ -325,7 +327,9 @@ impl Call {
         }
         self.standby = self.stands_in(folder)?;
         // A flush changes no data, and a batch may hold only reads: it asks again when it is read.
-        let harmless = reads || matches!(route, Route::FlushSwamp(_) | Route::Batch(_));
+        let harmless = reads
+            || self.head.method.as_str() == "QUERY"
+            || matches!(route, Route::FlushSwamp(_) | Route::Batch(_) | Route::Query(_));
         if harmless { Ok(()) } else { self.may_write() }
     }
 
@@ -549,6 +553,14 @@ fn without_body(response: &mut Response) {
 pub(crate) fn not_owner(folder: FolderId) -> Error {
     Error::new(ErrorCode::NotOwner, format!("folder {folder} is not on this server"))
         .with_hint("compare the client map with GET /v1/folders of this server")
+}
+
+/// The swamp, hydrated where need be.
+pub(crate) async fn swamp(engine: &Engine, name: &SwampName) -> Result<Swamp, Error> {
+    match engine.resident(name) {
+        Some(swamp) => Ok(swamp),
+        None => hydrate(engine, name).await,
+    }
 }
 
 /// Waits for memory where that costs no thread.

@@ -91,7 +91,7 @@ impl<'r> Need<'r> {
     ///
     /// The compiler asks for a line when an endpoint is added.
     pub(crate) fn of(route: &'r Route, method: &Method) -> Option<Need<'r>> {
-        let by_method = if matches!(*method, Method::GET | Method::HEAD) { READ } else { WRITE };
+        let by_method = if matches!(method.as_str(), "GET" | "HEAD" | "QUERY") { READ } else { WRITE };
         let (scopes, place) = match route {
             Route::Welcome | Route::Health | Route::Ready | Route::Version | Route::Metrics | Route::Probe => {
                 return None;
@@ -100,6 +100,9 @@ impl<'r> Need<'r> {
             Route::List(name) | Route::Treasure(name, _) => (by_method, Place::Swamp(name)),
             // What it holds decides, item by item; see `across`.
             Route::BatchAcross => (&[][..], Place::Nowhere),
+            Route::Query(name) => (READ, Place::Swamp(name)),
+            // Cut down to the names of the token.
+            Route::Swamps(..) => (READ, Place::Nowhere),
             Route::Swamp(name) if by_method == READ => (READ, Place::Swamp(name)),
             Route::Swamp(name) => (DESTROY, Place::Swamp(name)),
             // What it holds decides; see `batches`.

@@ -20,6 +20,8 @@ mod http;
 mod idle;
 /// Every limit from both sides, and peers that are slow or silent.
 mod limits;
+/// Lists in every order, with conditions, line by line; and lists of swamps.
+mod lists;
 /// Every rule of names and keys, before and after percent-decoding, as raw bytes.
 mod names;
 /// The OpenAPI document, held against the answers of a server.
@@ -28,6 +30,8 @@ mod openapi;
 mod resources;
 /// The real client, against the server and in its own process.
 mod sdk;
+/// Lists and swamps through the real client, also over two servers.
+mod sdk_lists;
 /// A small HTTP client that changes nothing of what it sends, and servers to send it to.
 mod support;
 /// Two servers and copied files: what the fallback took over is noted, asked for at the owner, and settled.
