@@ -122,8 +122,8 @@ impl ForwardRequest {
             body: ForwardBody::Empty,
             fallback: None,
             deadline: None,
-            own_token: true,
             patience: Duration::ZERO,
+            own_token: true,
         }
     }
 

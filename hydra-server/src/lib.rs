@@ -7,6 +7,7 @@
 //! the path means) → `auth` (who may) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders` or
 //! `service` → the engine.
 
+mod across;
 mod activity;
 mod answer;
 mod app;
@@ -23,6 +24,7 @@ mod folders;
 mod lists;
 mod metrics;
 mod openapi;
+mod operations;
 mod origin;
 mod policies;
 mod query;
@@ -38,7 +40,9 @@ mod takeover;
 mod tls;
 mod treasures;
 mod upkeep;
+mod values;
 mod waits;
+mod writes;
 
 pub use app::app;
 pub use auth::{Scope, TokenEntry, Tokens};

@@ -104,12 +104,12 @@ pub(crate) fn version(call: &mut Call) -> Result<Response, Error> {
             "uriBytes": MAX_URI_BYTES,
             "headerBytes": MAX_HEADER_BYTES,
             "connections": config.max_connections,
+            "streams": config.streams(),
+            "waitSeconds": MAX_WAIT.as_secs(),
             "headerTimeoutMs": config.header_timeout.as_millis() as u64,
             "handshakeTimeoutMs": config.handshake_timeout.as_millis() as u64,
             "bodyTimeoutMs": config.body_timeout.as_millis() as u64,
             "idleTimeoutMs": config.idle_timeout.as_millis() as u64,
-            "streams": config.streams(),
-            "waitSeconds": MAX_WAIT.as_secs(),
         },
     });
     answer::json(StatusCode::OK, &body)

@@ -36,6 +36,7 @@ templates! {
     Route::Policies => "/v1/policies",
     Route::Policy(_) => "/v1/policies/{sanctuary}/{realm}/{swamp}",
     Route::Resolve(_) => "/v1/resolve/{sanctuary}/{realm}/{swamp}",
+    Route::BatchAcross => "/v1/batch",
     Route::FlushAll => "/v1/flush",
     Route::Folders => "/v1/folders",
     Route::Folder(_) => "/v1/folders/{folders}",

@@ -2,6 +2,8 @@
 
 /// Who may do what: tokens, scopes, patterns, origins, and what an operator sees of it.
 mod auth;
+/// Batches, on one swamp and across several: every kind of operation, and what fails alone.
+mod batches;
 /// The command line: flags, settings, exit codes, and the commands that need no server.
 mod cli;
 /// Two servers that wrote without knowing of each other: what lost is listed, on both.
@@ -34,3 +36,5 @@ mod takeover;
 mod tls;
 /// The offline commands, on directories in every state.
 mod tools;
+/// One treasure: parts of it, patches, increments with bounds, pushed values, and every way to ask again.
+mod treasures;
