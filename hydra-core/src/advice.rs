@@ -210,8 +210,9 @@ impl ErrorCode {
                 "Read the value again, and make the patch from what it is now.",
             ),
             ErrorCode::TooManyStreams => (
-                "As many feeds and long polls are open as the server allows.",
-                "Close some, follow several swamps with one feed, or wait for Retry-After and come again.",
+                "As many feeds are open on this server as its limit allows.",
+                "Close feeds that nobody reads, follow several swamps with one feed of /v1/events, or wait for \
+                 Retry-After.",
             ),
             ErrorCode::HeadersTooLarge => {
                 ("The headers of the request are longer than 32 KiB.", "Send fewer or shorter headers.")

@@ -291,6 +291,11 @@ impl Call {
         self.access.check(&Need::on_swamp(scopes, name))
     }
 
+    /// The same for all swamps that match a pattern.
+    pub(crate) fn may_for_all(&self, scopes: &'static [Scope], pattern: &Pattern) -> Result<(), Error> {
+        self.access.check(&Need::on_pattern(scopes, pattern))
+    }
+
     /// Whether the client counts the same folders and means the same pool.
     fn check_map(&self) -> Result<(), Error> {
         let here = self.app.engine.folder_count();

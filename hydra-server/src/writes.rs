@@ -8,6 +8,7 @@ use hydra_core::{Applied, Batch, Condition, Error, ErrorCode, Increment, Op, OpR
 
 use crate::answer::{self, Response};
 use crate::app::{Call, by_size, unexpected};
+use crate::auth::Scope;
 use crate::body::Limit;
 use crate::conditions::{Preference, no_conditions, plain_body, write_condition};
 use crate::config::MAX_SMALL_BODY_BYTES;
@@ -94,6 +95,10 @@ async fn store(call: &mut Call, name: &SwampName, batch: Batch) -> Result<Respon
             let mut response = answer::empty(StatusCode::NO_CONTENT);
             response.headers_mut().insert(ETAG, answer::etag(&version));
             Ok(applied("return=minimal", response))
+        }
+        // A patch would show the rest of the value to somebody who may only write.
+        Preference::Representation if call.may(&[Scope::Read], name).is_err() => {
+            answer::written(status, &version, &WrittenBody { key, version, created })
         }
         Preference::Representation => match stored(call, name, &key, version).await {
             Some(mut response) => {

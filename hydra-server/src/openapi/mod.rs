@@ -31,6 +31,7 @@ const BLOCKS: &[&str] = &[
     include_str!("blocks/swamp-conflicts.json"),
     include_str!("blocks/swamp-events.json"),
     include_str!("blocks/events.json"),
+    include_str!("blocks/batch.json"),
     include_str!("blocks/policies.json"),
     include_str!("blocks/policy.json"),
     include_str!("blocks/resolve.json"),
