@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::apply::doubtful_absence;
+use crate::archive::Arrivals;
 use crate::clock::{Clock, coarse_ms};
 use crate::collect::Collector;
 use crate::conflict::Conflict;
@@ -189,6 +190,7 @@ impl Engine {
             started_ms: coarse_ms(),
             space: SpaceWatch::new(ballast),
             holds: Holds::open(&root)?,
+            arrivals: Arrivals::default(),
             collector: Collector::default(),
             sweeper: Sweeper::default(),
             gc_delay: options.gc_delay,
@@ -802,11 +804,7 @@ impl Swamp {
         if query.limit == 0 {
             return Err(Error::new(ErrorCode::InvalidParameter, "limit is 0; at least 1 is needed"));
         }
-        if !self.0.state.read().is_ordered() {
-            let mut state = self.0.state.write();
-            state.build_order();
-            self.0.account(&state, 0);
-        }
+        self.put_in_order();
         let state = self.0.state.read();
         let end = query.prefix.as_deref().and_then(after_prefix);
         let mut page = Page::default();
@@ -818,6 +816,15 @@ impl Swamp {
             !page.more
         });
         Ok(page)
+    }
+
+    /// Builds the order of the keys, where nobody has asked for it before.
+    pub(crate) fn put_in_order(&self) {
+        if !self.0.state.read().is_ordered() {
+            let mut state = self.0.state.write();
+            state.build_order();
+            self.0.account(&state, 0);
+        }
     }
 
     /// How many treasures there are, without expired ones.

@@ -149,6 +149,19 @@ pub(crate) fn encode_part(part: &str) -> String {
     if encoded.len() > MAX_ENCODED { shorten(&encoded, part) } else { encoded }
 }
 
+/// The part of a name that a directory name stands for; `None` for one that was shortened or that nobody wrote. What
+/// comes out is to be encoded again and compared.
+pub(crate) fn decode_part(encoded: &str) -> Option<String> {
+    let mut pieces = encoded.split('%');
+    let mut bytes = pieces.next()?.as_bytes().to_vec();
+    for piece in pieces {
+        let (digits, rest) = piece.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
+}
+
 fn shorten(encoded: &str, part: &str) -> String {
     let mut cut = CUT_ENCODED;
     if let Some(escape) = encoded[..cut].rfind('%').filter(|escape| cut - escape < 3) {
@@ -195,6 +208,7 @@ mod tests {
         ];
         for (part, encoded) in cases {
             assert_eq!(encode_part(part), encoded);
+            assert_eq!(decode_part(encoded).as_deref(), Some(part));
         }
     }
 
@@ -204,6 +218,7 @@ mod tests {
         let (short_a, short_b) = (encode_part(&a), encode_part(&b));
         assert_ne!(short_a, short_b);
         assert!(short_a.len() <= MAX_ENCODED);
+        assert_eq!(decode_part(&short_a), None, "what was cut cannot be read back");
         let readable = &short_a[..short_a.find("%h").expect("a hash")];
         assert_eq!(readable.len() % 3, 0, "cut between escapes: {readable}");
         assert_eq!(encode_part(&"a".repeat(200)).len(), 200, "200 bytes stay as they are");

@@ -72,7 +72,7 @@ impl Known<'_> {
 pub(crate) struct Sight {
     pub(crate) version: Version,
     pub(crate) created_at: Timestamp,
-    updated_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
     /// The value, where increments decide it.
     total: Option<i128>,
 }

@@ -4,19 +4,22 @@
 //! [`Server`] starts one in this process on a free port, for tests and examples.
 //!
 //! A request goes one way: `serve` (the connection) → `app` (what holds for every request) → `route` (what
-//! the path means) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders` or
+//! the path means) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders`, `import`, `export`, `archive` or
 //! `service` → the engine.
 
 mod activity;
 mod answer;
 mod app;
+mod archive;
 mod batches;
 mod body;
 mod conditions;
 pub mod config;
 mod conflicts;
 mod early;
+mod export;
 mod folders;
+mod import;
 mod lists;
 mod metrics;
 mod policies;

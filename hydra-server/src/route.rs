@@ -24,6 +24,10 @@ pub(crate) enum Route {
     FlushSwamp(SwampName),
     SwampPolicy(SwampName),
     Conflicts(SwampName),
+    Export(SwampName),
+    Import(SwampName),
+    ExportAll,
+    ImportAll,
     Policies,
     Policy(Pattern),
     Resolve(SwampName),
@@ -39,6 +43,7 @@ pub(crate) enum Route {
     CollectFolder(FolderSet),
     CompactFolder(FolderSet),
     VerifyFolder(FolderSet),
+    Archive(FolderId),
 }
 
 impl Route {
@@ -64,6 +69,8 @@ impl Route {
             [Some("metrics"), None, ..] => Ok(Route::Metrics),
             [Some("problems"), Some(code), None, _] => Ok(Route::Problem(code.to_owned())),
             [Some("v1"), Some("probe"), None, _] => Ok(Route::Probe),
+            [Some("v1"), Some("export"), None, _] => Ok(Route::ExportAll),
+            [Some("v1"), Some("import"), None, _] => Ok(Route::ImportAll),
             [Some("v1"), Some("flush"), None, _] => Ok(Route::FlushAll),
             [Some("v1"), Some("policies"), None, _] => Ok(Route::Policies),
             [Some("v1"), Some("folders"), None, _] => Ok(Route::Folders),
@@ -86,6 +93,9 @@ impl Route {
             Route::Batch(_) | Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
             Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
+            Route::Import(_) | Route::ImportAll => "POST",
+            Route::Export(_) | Route::ExportAll => "GET",
+            Route::Archive(_) => "GET, PUT",
             Route::HoldFolder(_) => "POST, DELETE",
             _ => "GET, HEAD",
         }
@@ -106,6 +116,8 @@ impl Route {
             | Route::FlushSwamp(name)
             | Route::SwampPolicy(name)
             | Route::Conflicts(name)
+            | Route::Export(name)
+            | Route::Import(name)
             | Route::Resolve(name) => Some(name),
             _ => None,
         }
@@ -140,6 +152,9 @@ impl Route {
             Route::HoldFolder(_) | Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => {
                 Label::Upkeep
             }
+            Route::Export(_) | Route::Import(_) | Route::ExportAll | Route::ImportAll | Route::Archive(_) => {
+                Label::Transfer
+            }
             _ => Label::Service,
         }
     }
@@ -162,12 +177,13 @@ pub(crate) enum Label {
     Folders,
     Takeover,
     Upkeep,
+    Transfer,
 }
 
 impl Label {
-    pub(crate) const NAMES: [&str; 12] = [
+    pub(crate) const NAMES: [&str; 13] = [
         "none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders", "takeover",
-        "upkeep",
+        "upkeep", "transfer",
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -193,6 +209,8 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
         Some("flush") => Ok(Route::FlushSwamp(name)),
         Some("policy") => Ok(Route::SwampPolicy(name)),
         Some("conflicts") => Ok(Route::Conflicts(name)),
+        Some("export") => Ok(Route::Export(name)),
+        Some("import") => Ok(Route::Import(name)),
         Some(_) => Err(not_found(path)),
     }
 }
@@ -209,6 +227,7 @@ fn folder_verb(set: &str, verb: [Option<&str>; 3], path: &str) -> Result<Route, 
         [Some("takeover"), None, _] => folder(set).map(Route::Takeover),
         [Some("takeover"), Some("settle"), None] => folder(set).map(Route::Settle),
         [Some("holds"), None, _] => folder(set).map(Route::Holds),
+        [Some("archive"), None, _] => folder(set).map(Route::Archive),
         _ => Err(not_found(path)),
     }
 }

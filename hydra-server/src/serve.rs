@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::activity::{Activity, Watched};
+use crate::activity::{Activity, StillReading, Watched};
 use crate::app::App;
 use crate::config::Config;
 
@@ -154,8 +154,11 @@ async fn connection(stream: TcpStream, app: Arc<App>, draining: CancellationToke
         let in_flight = requests.request();
         let answer = Arc::clone(&answering).answer(request.map(Body::new));
         async move {
-            let answer = answer.await;
-            drop(in_flight);
+            let mut answer = answer.await;
+            match answer.extensions_mut().remove::<StillReading>() {
+                Some(reader) => reader.keep(in_flight),
+                None => drop(in_flight),
+            }
             Ok::<_, Infallible>(answer)
         }
     });
