@@ -26,3 +26,5 @@ mod support;
 mod takeover;
 /// The offline commands, on directories in every state.
 mod tools;
+/// Lines and folders out of one server and into another: whole, in little memory, and honest about what failed.
+mod transfer;
