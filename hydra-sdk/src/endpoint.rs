@@ -2,10 +2,12 @@
 
 mod embedded;
 mod remote;
+mod transfer;
 
 use hydra_core::{Pattern, Policy, SwampName, Value};
 
 pub(crate) use embedded::{Embedded, Scratch};
+pub(crate) use transfer::{ExportPart, Source};
 
 use crate::cluster::{CallOptions, Cluster};
 use crate::error::{Error, ErrorKind, Result};

@@ -44,6 +44,7 @@ mod request;
 mod server;
 mod settings;
 mod swamp;
+mod transfer;
 mod treasure;
 mod watch;
 
@@ -61,6 +62,7 @@ pub use map::{ClientMap, Finding, MapBuilder, MapError, MapServer, PoolBuilder, 
 pub use operation::Done;
 pub use settings::{Failback, Fallback, FallbackMode, OpClass, ReadFrom, Settings};
 pub use swamp::{Batch, Delete, Increment, List, Put, Swamp};
+pub use transfer::{Expired, Import, ImportFailure, ImportMode, Imported, Record};
 pub use treasure::{Cursor, Page, SwampInfo, Treasure, Written};
 
 /// Handles are shared between threads and tasks; held by the compiler.

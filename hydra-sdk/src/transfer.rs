@@ -202,7 +202,7 @@ impl<V> Swamp<V> {
         V: DeserializeOwned + Send + 'static,
     {
         let source = Source::Swamp(self.name().clone());
-        parts(self.handle_of(), source, expired, self.call_options())
+        parts(self.hydra().clone(), source, expired, self.options().clone())
             .map_ok(|part| stream::iter(part.treasures.into_iter().map(Treasure::decode)))
             .try_flatten()
     }
@@ -211,7 +211,7 @@ impl<V> Swamp<V> {
     pub fn import<R: Into<Record>>(&self, records: impl Stream<Item = R> + Send + 'static) -> Import {
         let name = self.name().clone();
         let records = records.map(move |record| (name.clone(), record.into()));
-        Import::new(self.handle_of(), Box::pin(records), self.call_options())
+        Import::new(self.hydra().clone(), Box::pin(records), self.options().clone())
     }
 }
 
@@ -252,15 +252,18 @@ fn parts(
 ) -> impl Stream<Item = Result<ExportPart>> + Send + use<> {
     let begin = async move {
         let parts = hydra.endpoint().export(source, expired, options).await?;
-        Ok::<_, Error>(stream::try_unfold((hydra, parts, VecDeque::new()), |(hydra, mut parts, mut ready)| async move {
-            while ready.is_empty() {
-                match hydra.endpoint().next_parts(&mut parts).await? {
-                    Some(more) => ready.extend(more),
-                    None => return Ok(None),
+        Ok::<_, Error>(stream::try_unfold(
+            (hydra, parts, VecDeque::new()),
+            |(hydra, mut parts, mut ready)| async move {
+                while ready.is_empty() {
+                    match hydra.endpoint().next_parts(&mut parts).await? {
+                        Some(more) => ready.extend(more),
+                        None => return Ok(None),
+                    }
                 }
-            }
-            Ok(ready.pop_front().map(|part| (part, (hydra, parts, ready))))
-        }))
+                Ok(ready.pop_front().map(|part| (part, (hydra, parts, ready))))
+            },
+        ))
     };
     stream::once(begin).try_flatten()
 }

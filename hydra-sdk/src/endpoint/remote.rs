@@ -257,7 +257,7 @@ fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T> {
         .map_err(|error| unreadable(&error.to_string()).with_applied(answer.applied()))
 }
 
-fn unreadable(what: &str) -> Error {
+pub(super) fn unreadable(what: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("the server's answer is not understood: {what}"))
 }
 
@@ -282,7 +282,7 @@ fn treasure_of(key: &str, answer: &Answer) -> Result<Treasure<Value>> {
     })
 }
 
-fn from_body(body: TreasureBody, stale: bool) -> Result<Treasure<Value>> {
+pub(super) fn from_body(body: TreasureBody, stale: bool) -> Result<Treasure<Value>> {
     let raw = body.value.ok_or_else(|| unreadable("a treasure without a value"))?;
     Ok(Treasure {
         key: body.key,

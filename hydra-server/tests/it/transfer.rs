@@ -9,7 +9,8 @@ use crate::support::{Answer, Hydra, Process, Target};
 
 /// The lines of an answer.
 fn lines(answer: &Answer) -> Vec<Value> {
-    let body = if answer.header("transfer-encoding") == Some("chunked") { dechunked(&answer.body) } else { answer.text() };
+    let body =
+        if answer.header("transfer-encoding") == Some("chunked") { dechunked(&answer.body) } else { answer.text() };
     body.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).expect(line)).collect()
 }
 
@@ -126,7 +127,8 @@ fn each_mode_writes_what_it_says() {
     hydra.put("/v1/kv/a/b/c/old", "1");
     let body = r#"{"key":"old","value":2,"updatedAt":"2020-01-01T00:00:00.000Z"}
                   {"key":"new","value":2,"updatedAt":"2020-01-01T00:00:00.000Z"}"#;
-    let import = |mode: &str, body: &str| counts(&done(&hydra.post(&format!("/v1/swamps/a/b/c/import?mode={mode}"), body)));
+    let import =
+        |mode: &str, body: &str| counts(&done(&hydra.post(&format!("/v1/swamps/a/b/c/import?mode={mode}"), body)));
     assert_eq!(import("create", body), [2, 1, 1, 0]);
     assert_eq!(import("newer", body), [2, 0, 2, 0], "what is here was written later");
     assert_eq!(hydra.get("/v1/kv/a/b/c/old").text(), "1");
@@ -135,7 +137,9 @@ fn each_mode_writes_what_it_says() {
     assert_eq!(hydra.get("/v1/kv/a/b/c/old").text(), "2");
     assert_eq!(import("newer", r#"{"key":"k","value":2}"#), [1, 0, 0, 1], "there is no time to compare");
     assert_eq!(import("upsert", body), [2, 2, 0, 0]);
-    for (path, code) in [("?mode=all", "invalid-parameter"), ("?mod=create", "unknown-parameter"), ("?sync=1", "invalid-parameter")] {
+    for (path, code) in
+        [("?mode=all", "invalid-parameter"), ("?mod=create", "unknown-parameter"), ("?sync=1", "invalid-parameter")]
+    {
         let refused = hydra.post(&format!("/v1/swamps/a/b/c/import{path}"), body);
         assert_eq!((refused.status, refused.code().as_str()), (400, code));
     }
@@ -161,8 +165,10 @@ fn a_bad_line_costs_that_line_and_has_its_number() {
     assert_eq!(counts(&done), [3_000, 2_797, 0, 203]);
     let errors = done["errors"].as_array().expect("errors");
     assert_eq!(errors.len(), 100, "the first are listed, the others counted");
-    let first: Vec<(u64, &str)> =
-        errors[..4].iter().map(|e| (e["line"].as_u64().expect("a line"), e["code"].as_str().expect("a code"))).collect();
+    let first: Vec<(u64, &str)> = errors[..4]
+        .iter()
+        .map(|e| (e["line"].as_u64().expect("a line"), e["code"].as_str().expect("a code")))
+        .collect();
     assert_eq!(first, [(17, "invalid-json"), (18, "invalid-json"), (1_500, "invalid-key"), (2_000, "invalid-body")]);
     assert_eq!(hydra.send("HEAD", "/v1/kv/a/b/c", &[], "").header("hydra-count"), Some("2797"));
 }
@@ -247,7 +253,10 @@ fn what_a_synced_import_said_was_written_survives_kill_9() {
         assert_eq!(server.target.get(&format!("{path}/k{:06}", told - 1)).status, 200, "in the order they came");
         // The whole file again.
         let all: String = (0..sent).map(record).collect();
-        assert_eq!(counts(&done(&server.target.post(&format!("/v1/swamps/a/b/r{round}/import?sync"), &all)))[1], sent as u64);
+        assert_eq!(
+            counts(&done(&server.target.post(&format!("/v1/swamps/a/b/r{round}/import?sync"), &all)))[1],
+            sent as u64
+        );
         server.kill();
     }
 }
@@ -269,7 +278,8 @@ fn two_hundred_thousand_lines_go_up_and_down_in_little_memory() {
     let mut upload = Upload::begin(target, "/v1/import");
     let pad = "y".repeat(440);
     for part in 0..200 {
-        let line = |n: usize| format!("{{\"swamp\":\"users/all/u{:03}\",\"key\":\"k{n}\",\"value\":\"{pad}\"}}\n", n / 2_000);
+        let line =
+            |n: usize| format!("{{\"swamp\":\"users/all/u{:03}\",\"key\":\"k{n}\",\"value\":\"{pad}\"}}\n", n / 2_000);
         upload.send(&(part * 1_000..(part + 1) * 1_000).map(line).collect::<String>());
     }
     upload.end();
@@ -279,7 +289,9 @@ fn two_hundred_thousand_lines_go_up_and_down_in_little_memory() {
     assert!(after_import < before + 220, "{before} MiB before, {after_import} MiB at the highest");
 
     let mut stream = target.connect().expect("a connection");
-    stream.write_all(b"GET /v1/export?pattern=users/*/* HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").expect("sent");
+    stream
+        .write_all(b"GET /v1/export?pattern=users/*/* HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        .expect("sent");
     let mut exported = BufReader::with_capacity(1 << 16, stream);
     let (mut count, mut line) = (0, String::new());
     while exported.read_line(&mut line).expect("a line") > 0 {
@@ -298,10 +310,8 @@ fn two_hundred_thousand_lines_go_up_and_down_in_little_memory() {
 
 #[test]
 fn an_export_goes_on_while_others_write_and_evict() {
-    let hydra = Hydra::start_with(
-        |options| options.default_policy.idle_evict = Duration::from_millis(20),
-        Config::default(),
-    );
+    let hydra =
+        Hydra::start_with(|options| options.default_policy.idle_evict = Duration::from_millis(20), Config::default());
     let steady: String = (0..10_000).map(record).collect();
     assert_eq!(counts(&done(&hydra.post("/v1/swamps/a/b/c/import?sync", &steady)))[1], 10_000);
     let stop = std::sync::atomic::AtomicBool::new(false);
@@ -317,7 +327,9 @@ fn an_export_goes_on_while_others_write_and_evict() {
         });
         for _ in 0..3 {
             let mut stream = hydra.connect().expect("a connection");
-            stream.write_all(b"GET /v1/swamps/a/b/c/export HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").expect("sent");
+            stream
+                .write_all(b"GET /v1/swamps/a/b/c/export HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+                .expect("sent");
             let mut keys = Vec::new();
             for (number, line) in BufReader::with_capacity(4096, stream).lines().enumerate() {
                 let line = line.expect("a line");
@@ -330,7 +342,11 @@ fn an_export_goes_on_while_others_write_and_evict() {
                 }
             }
             assert!(keys.is_sorted_by(|a, b| a < b), "in order, each at most once");
-            assert_eq!(keys.iter().filter(|key| !key.ends_with('x')).count(), 10_000, "what nobody touched is all there");
+            assert_eq!(
+                keys.iter().filter(|key| !key.ends_with('x')).count(),
+                10_000,
+                "what nobody touched is all there"
+            );
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
@@ -341,7 +357,8 @@ fn imports_and_exports_of_many_swamps_keep_to_folders_and_patterns() {
     let hydra = Hydra::start_with(|options| options.owned = "0-49".parse().ok(), Config::default());
     // alice is in folder 62, which is not here.
     let long = "L".repeat(250);
-    let mut body = format!("{{\"swamp\":\"users/profiles/alice\",\"key\":\"k\",\"value\":1}}\n{{\"key\":\"k\",\"value\":1}}\n");
+    let mut body =
+        format!("{{\"swamp\":\"users/profiles/alice\",\"key\":\"k\",\"value\":1}}\n{{\"key\":\"k\",\"value\":1}}\n");
     let count = hydra_core::FolderCount::DEFAULT;
     let here: Vec<String> = (0..200)
         .map(|n| if n % 50 == 0 { format!("users/profiles/{long}{n}") } else { format!("users/pro%files/\u{e4} {n}") })
@@ -365,7 +382,10 @@ fn imports_and_exports_of_many_swamps_keep_to_folders_and_patterns() {
     assert_eq!(names("/v1/export"), all);
     let split = [names("/v1/export?folders=0-20"), names("/v1/export?folders=21-49")].concat();
     assert_eq!(split.len(), all.len());
-    assert_eq!(names("/v1/export?pattern=users/profiles/*").len(), here.iter().filter(|name| name.contains(&long)).count());
+    assert_eq!(
+        names("/v1/export?pattern=users/profiles/*").len(),
+        here.iter().filter(|name| name.contains(&long)).count()
+    );
     assert!(names("/v1/export?pattern=nobody/*/*").is_empty());
     for (path, status) in [("?folders=50", 421), ("?folders=100", 400), ("?folders=x", 400), ("?pattern=a/b", 400)] {
         assert_eq!(hydra.get(&format!("/v1/export{path}")).status, status, "{path}");
@@ -378,14 +398,18 @@ fn an_export_of_a_damaged_swamp_does_not_look_whole() {
     hydra.put("/v1/kv/a/b/c/k?sync", "1");
     hydra.put("/v1/kv/a/b/d/k?sync", "1");
     crate::support::block_on(hydra.take_server().shutdown()).expect("ended");
-    let file = hydra.data_files().into_iter().find(|path| path.is_file() && path.parent().is_some_and(|dir| dir.ends_with("c")));
+    let file = hydra
+        .data_files()
+        .into_iter()
+        .find(|path| path.is_file() && path.parent().is_some_and(|dir| dir.ends_with("c")));
     let file = file.expect("a file");
     let mut bytes = std::fs::read(&file).expect("read");
     let at = bytes.len() / 2 + 30;
     bytes[at] ^= 1;
     std::fs::write(&file, bytes).expect("written");
     let server = Process::start(hydra.dir.path(), &["--id", "s1"]);
-    let answer = server.target.raw(b"GET /v1/export HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").expect("an answer");
+    let answer =
+        server.target.raw(b"GET /v1/export HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").expect("an answer");
     let text = String::from_utf8_lossy(&answer);
     assert!(text.contains("\"swamp\":\"a/b/d\"") && text.contains("\"code\":\"corrupt-swamp\""), "{text}");
     assert!(!text.ends_with("0\r\n\r\n"), "it broke off: {text}");
