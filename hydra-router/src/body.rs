@@ -82,6 +82,11 @@ impl RequestBody {
         Ok(read.freeze())
     }
 
+    /// The body piece by piece, also a short one: for what is answered while it comes.
+    pub(crate) fn stream(self) -> ChunkStream {
+        self.map_pieces().boxed()
+    }
+
     /// The whole body where it is short and there is room, else a stream.
     ///
     /// # Errors

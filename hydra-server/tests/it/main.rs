@@ -1,5 +1,7 @@
 //! The promises of the server, tried over real sockets and with real processes.
 
+/// A folder as a tar stream: out of a server at work, into another one, and nothing hostile.
+mod archive;
 /// The command line: flags, settings, exit codes, and the commands that need no server.
 mod cli;
 /// Two servers that wrote without knowing of each other: what lost is listed, on both.
@@ -28,3 +30,5 @@ mod takeover;
 mod tools;
 /// Lines and folders out of one server and into another: whole, in little memory, and honest about what failed.
 mod transfer;
+/// The same through the real client, on servers and in its own process.
+mod transfer_sdk;
