@@ -26,6 +26,8 @@ const BLOCK: u64 = 512;
 const PIECE: u64 = 256 << 10;
 /// How many pieces of a body wait to be unpacked.
 const PIECES_WAITING: usize = 4;
+/// No program pads the end of a stream further.
+const END_MOST: u64 = 1 << 20;
 /// Paths of chunks are shorter.
 const PATH_MOST: u64 = 4_096;
 
@@ -213,7 +215,10 @@ fn unpack_each(mut archive: tar::Archive<Pieces>, each: &mut EachFile<'_>) -> Re
             }
         }
     }
-    let is_whole = archive.into_inner().zeros >= 2 * BLOCK;
+    // The reader stops at the first empty block.
+    let mut end = archive.into_inner().take(END_MOST);
+    io::copy(&mut end, &mut io::sink()).map_err(unreadable)?;
+    let is_whole = end.into_inner().zeros >= 2 * BLOCK;
     if is_whole { Ok(()) } else { Err(refuse("was cut off: it has no end")) }
 }
 
