@@ -31,6 +31,7 @@ pub mod json;
 pub mod wire;
 
 // The vocabulary. Pure.
+mod advice;
 mod error;
 mod folder;
 mod import;
@@ -55,6 +56,7 @@ mod vector;
 // In memory: the content of a swamp, and carrying out requests on it. No I/O.
 mod apply;
 mod hashing;
+mod news;
 mod outcome;
 mod slot;
 mod state;
@@ -77,9 +79,12 @@ mod takeover;
 mod walk;
 
 // What the swamps of an engine share.
+mod channel;
 mod clock;
 mod engine;
+mod feed;
 mod hold;
+mod hub;
 mod memory;
 mod pool;
 mod residents;
@@ -88,6 +93,7 @@ mod shared;
 mod space;
 mod stats;
 mod sweep;
+mod syncs;
 mod timer;
 
 #[cfg(test)]
@@ -107,6 +113,7 @@ pub use engine::{
 };
 pub use error::{Applied, Error, ErrorCode, Result};
 pub use export::{Expired, Export, ExportPart};
+pub use feed::{Changed, EventId, EventKind, Feed, FeedEvent, FeedOptions};
 pub use folder::{FolderCount, FolderId, FolderSet, folder_of};
 pub use import::{
     IMPORT_BATCH_BYTES, IMPORT_BATCH_OPS, ImportError, ImportMode, ImportRecord, ImportTally, MAX_IMPORT_ERRORS,

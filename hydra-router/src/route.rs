@@ -17,6 +17,8 @@ pub(crate) enum Route {
     Problem(String),
     /// Registered policies, which every server has.
     Policies,
+    /// The changes of many swamps.
+    Events,
     /// Everything acknowledged, on every server.
     Flush,
     /// Something with a name: one server answers for it.
@@ -66,6 +68,7 @@ impl Route {
             "/metrics" => Ok(Route::Metrics),
             "/v1/probe" => Ok(Route::Probe),
             "/v1/map" => Ok(Route::Map),
+            "/v1/events" => Ok(Route::Events),
             "/v1/flush" => Ok(Route::Flush),
             "/v1/policies" => Ok(Route::Policies),
             "/v1/import" | "/v1/export" => Err(not_of_a_router(path)),
@@ -91,7 +94,7 @@ impl Route {
 
     /// Whether the path is answered also while the router ends.
     pub(crate) fn is_service(&self) -> bool {
-        !matches!(self, Route::Policies | Route::Flush | Route::Named(..))
+        !matches!(self, Route::Policies | Route::Flush | Route::Events | Route::Named(..))
     }
 }
 
@@ -148,6 +151,7 @@ mod tests {
             ("/v1/swamps/a/b/c/locks/import", named("a/b/c", Place::Verb)),
             ("/v1/resolve/a/b/c", named("a/b/c", Place::Resolve)),
             ("/v1/policies/a/b*/*", Route::Policies),
+            ("/v1/events", Route::Events),
             ("/", Route::Welcome),
         ] {
             assert_eq!(Route::parse(path).expect(path), route, "{path}");

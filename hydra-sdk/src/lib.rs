@@ -24,8 +24,9 @@
 //!
 //! Reading the source: `map` (name → folder → server), `failover` (primary → fallback), `failback`
 //! (and back again), `outcome` (what a network error is), `server` (one exchange), `endpoint` (remote and in process), `swamp`
-//! (the typed calls).
+//! (the typed calls), `event` (the stream of changes that survives broken connections).
 
+mod access;
 mod binary;
 mod client;
 mod cluster;
@@ -33,6 +34,7 @@ mod connect;
 mod delay;
 mod endpoint;
 mod error;
+mod event;
 mod failback;
 mod failover;
 mod forward;
@@ -48,20 +50,22 @@ mod transfer;
 mod treasure;
 mod watch;
 
+pub use access::Access;
 pub use client::{Hydra, Location};
 pub use connect::HydraBuilder;
 pub use error::{Attempt, Error, ErrorKind, Result, TryOutcome};
+pub use event::{Event, EventKind, EventStream, Waited};
 pub use failback::{Settlement, Staying};
 pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody};
 pub use health::ServerState;
 pub use hydra_core::{
-    Applied, Compression, CopyState, ErrorCode, FolderCount, FolderId, FolderSet, Pattern, Policy, SwampName,
+    Applied, Compression, CopyState, ErrorCode, EventId, FolderCount, FolderId, FolderSet, Pattern, Policy, SwampName,
     Timestamp, Value, Version, folder_of,
 };
 pub use map::{ClientMap, Finding, MapBuilder, MapError, MapServer, PoolBuilder, Route, Severity};
 pub use operation::Done;
 pub use settings::{Failback, Fallback, FallbackMode, OpClass, ReadFrom, Settings};
-pub use swamp::{Batch, Delete, Increment, List, Put, Swamp};
+pub use swamp::{Batch, Delete, Increment, List, Put, Subscribe, Swamp};
 pub use transfer::{Expired, Import, ImportFailure, ImportMode, Imported, Record};
 pub use treasure::{Cursor, Page, SwampInfo, Treasure, Written};
 

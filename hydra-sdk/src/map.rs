@@ -19,6 +19,7 @@ use draft::Draft;
 pub use draft::MapServer;
 pub use finding::{Finding, MapError, Severity};
 
+use crate::access::Access;
 use crate::settings::Settings;
 
 /// Which server answers for which folders of which pool; read from TOML or made with [`ClientMap::builder`].
@@ -153,6 +154,12 @@ impl ClientMap {
         let pool = self.pools.iter().find(|known| known.name == pool)?;
         let entry = &pool.routes[*pool.by_folder.get(folder.get() as usize)? as usize];
         Some(Route { map: self, folder, pool, rule: None, entry })
+    }
+
+    /// Where the token of clients and the certificates they trust are. Never the token itself.
+    #[must_use]
+    pub fn access(&self) -> &Access {
+        &self.draft.access
     }
 
     /// The name of the cluster.

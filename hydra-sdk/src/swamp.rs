@@ -2,6 +2,7 @@
 
 mod batch;
 mod list;
+mod subscribe;
 mod write;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 pub use batch::Batch;
 pub use list::List;
+pub use subscribe::Subscribe;
 pub use write::{Delete, Increment, Put};
 
 use crate::client::Hydra;

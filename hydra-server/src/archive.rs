@@ -46,7 +46,6 @@ pub(crate) async fn pack(call: &mut Call, folder: FolderId) -> Result<Response, 
     Ok(response)
 }
 
-// Where scopes are checked, this takes the one of operators.
 fn admit(call: &mut Call, folder: FolderId) -> Result<(), Error> {
     Query::parse(call.head.uri.query(), &[])?;
     no_conditions(&call.head.headers)?;

@@ -25,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use crate::activity::StillReading;
 use crate::answer::{self, Response};
 use crate::app::{App, Call, by_size, hydrate, not_owner, unexpected};
+use crate::auth::{Access, Need, Scope};
 use crate::body::RequestBody;
 use crate::conditions::{no_conditions, plain_body};
 use crate::config::MAX_IMPORT_LINE_BYTES;
@@ -63,8 +64,15 @@ async fn import(call: &mut Call, into: Option<SwampName>) -> Result<Response, Er
     plain_body(&call.head.headers)?;
     let falls_back = call.falls_back()?;
     let mut reader = Reader::new(call, into.clone(), mode);
-    let mut writer =
-        Writer { app: Arc::clone(&call.app), only: into.is_some(), sync, falls_back, tally: ImportTally::default() };
+    let access = call.access();
+    let mut writer = Writer {
+        access,
+        app: Arc::clone(&call.app),
+        only: into.is_some(),
+        sync,
+        falls_back,
+        tally: ImportTally::default(),
+    };
     let first = reader.part().await;
     if first.is_last() {
         return short(call, writer, first).await;
@@ -325,6 +333,7 @@ struct Writer {
     only: bool,
     sync: bool,
     falls_back: bool,
+    access: Access,
     tally: ImportTally,
 }
 
@@ -384,6 +393,7 @@ impl Writer {
 
     /// Whether this server takes writes for the swamp.
     fn admit(&self, name: &SwampName) -> Result<(), Error> {
+        self.access.check(&Need::on_swamp(&[Scope::Write], name))?;
         let engine = &self.app.engine;
         let folder = engine.folder_of(name);
         match engine.folder_state(folder) {

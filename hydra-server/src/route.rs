@@ -15,8 +15,10 @@ pub(crate) enum Route {
     Ready,
     Version,
     Metrics,
+    OpenApi,
     Probe,
     Problem(String),
+    Drain,
     List(SwampName),
     Treasure(SwampName, String),
     Swamp(SwampName),
@@ -28,6 +30,8 @@ pub(crate) enum Route {
     Import(SwampName),
     ExportAll,
     ImportAll,
+    Events(SwampName),
+    AllEvents,
     Policies,
     Policy(Pattern),
     Resolve(SwampName),
@@ -67,10 +71,13 @@ impl Route {
             [Some("ready"), None, ..] => Ok(Route::Ready),
             [Some("version"), None, ..] => Ok(Route::Version),
             [Some("metrics"), None, ..] => Ok(Route::Metrics),
+            [Some("openapi.json"), None, ..] => Ok(Route::OpenApi),
             [Some("problems"), Some(code), None, _] => Ok(Route::Problem(code.to_owned())),
             [Some("v1"), Some("probe"), None, _] => Ok(Route::Probe),
             [Some("v1"), Some("export"), None, _] => Ok(Route::ExportAll),
             [Some("v1"), Some("import"), None, _] => Ok(Route::ImportAll),
+            [Some("v1"), Some("events"), None, _] => Ok(Route::AllEvents),
+            [Some("v1"), Some("admin"), Some("drain"), None] => Ok(Route::Drain),
             [Some("v1"), Some("flush"), None, _] => Ok(Route::FlushAll),
             [Some("v1"), Some("policies"), None, _] => Ok(Route::Policies),
             [Some("v1"), Some("folders"), None, _] => Ok(Route::Folders),
@@ -94,9 +101,8 @@ impl Route {
             Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
             Route::Import(_) | Route::ImportAll => "POST",
-            Route::Export(_) | Route::ExportAll => "GET",
-            Route::Archive(_) => "GET, PUT",
-            Route::HoldFolder(_) => "POST, DELETE",
+            Route::Archive(_) => "GET, HEAD, PUT",
+            Route::HoldFolder(_) | Route::Drain => "POST, DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -118,6 +124,7 @@ impl Route {
             | Route::Conflicts(name)
             | Route::Export(name)
             | Route::Import(name)
+            | Route::Events(name)
             | Route::Resolve(name) => Some(name),
             _ => None,
         }
@@ -132,6 +139,8 @@ impl Route {
                 | Route::Ready
                 | Route::Version
                 | Route::Metrics
+                | Route::OpenApi
+                | Route::Drain
                 | Route::Probe
                 | Route::Problem(_)
         )
@@ -143,6 +152,7 @@ impl Route {
             Route::List(_) => Label::List,
             Route::Treasure(..) => Label::Treasure,
             Route::Swamp(_) | Route::SwampPolicy(_) | Route::Conflicts(_) => Label::Swamp,
+            Route::Events(_) | Route::AllEvents => Label::Events,
             Route::Batch(_) => Label::Batch,
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => Label::Flush,
             Route::Policies | Route::Policy(_) => Label::Policies,
@@ -177,13 +187,14 @@ pub(crate) enum Label {
     Folders,
     Takeover,
     Upkeep,
+    Events,
     Transfer,
 }
 
 impl Label {
-    pub(crate) const NAMES: [&str; 13] = [
+    pub(crate) const NAMES: [&str; 14] = [
         "none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders", "takeover",
-        "upkeep", "transfer",
+        "upkeep", "events", "transfer",
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -211,6 +222,7 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
         Some("conflicts") => Ok(Route::Conflicts(name)),
         Some("export") => Ok(Route::Export(name)),
         Some("import") => Ok(Route::Import(name)),
+        Some("events") => Ok(Route::Events(name)),
         Some(_) => Err(not_found(path)),
     }
 }
@@ -367,13 +379,23 @@ mod tests {
         {
             Route::parse(path).expect(path);
         }
-        for path in ["/v1/policies", "/v1/policies/a/b*/*", "/v1/resolve/a/b/c", "/v1/folders", "/v1/folders/50-74"] {
+        for path in [
+            "/openapi.json",
+            "/v1/admin/drain",
+            "/v1/policies",
+            "/v1/policies/a/b*/*",
+            "/v1/resolve/a/b/c",
+            "/v1/folders",
+            "/v1/folders/50-74",
+        ] {
             Route::parse(path).expect(path);
         }
         for path in ["/v1/swamps/a/b/c", "/v1/swamps/a/b/c/batch", "/v1/folders/7/flush", "/v1/swamps/a/b/c/policy"] {
             Route::parse(path).expect(path);
         }
-        Route::parse("/v1/swamps/a/b/c/conflicts").expect("conflicts");
+        for path in ["/v1/swamps/a/b/c/conflicts", "/v1/swamps/a/b/c/events", "/v1/events"] {
+            Route::parse(path).expect(path);
+        }
         for path in ["/takeover", "/takeover/settle", "/holds", "/hold", "/gc", "/compact", "/verify"] {
             Route::parse(&format!("/v1/folders/7{path}")).expect(path);
         }
