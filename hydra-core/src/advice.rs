@@ -196,10 +196,18 @@ impl ErrorCode {
                 "The server has more to do, or more request bodies in memory, than it may.",
                 "Wait for Retry-After and send the request again.",
             ),
+            ErrorCode::PathNotFound => (
+                "The treasure is there, but its value has nothing at this place, or has no places at all.",
+                "Read the whole value and compare it with the path, a JSON Pointer such as /stats/views.",
+            ),
+            ErrorCode::PatchFailed => (
+                "A step of the patch cannot be done on this value: a place that is missing, or a test that does not \
+                 hold. Nothing was changed.",
+                "Read the value again, and make the patch from what it is now.",
+            ),
             ErrorCode::TooManyStreams => (
-                "As many feeds are open on this server as its limit allows.",
-                "Close feeds that nobody reads, follow several swamps with one feed of /v1/events, or wait for \
-                 Retry-After.",
+                "As many feeds and long polls are open as the server allows.",
+                "Close some, follow several swamps with one feed, or wait for Retry-After and come again.",
             ),
             ErrorCode::HeadersTooLarge => {
                 ("The headers of the request are longer than 32 KiB.", "Send fewer or shorter headers.")

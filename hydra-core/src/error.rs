@@ -85,6 +85,8 @@ error_codes! {
     SwampNotFound => "swamp-not-found", 404, "The swamp does not exist";
     /// No such treasure.
     TreasureNotFound => "treasure-not-found", 404, "The treasure does not exist";
+    /// The treasure has nothing at the path asked for.
+    PathNotFound => "path-not-found", 404, "The value has nothing at this path";
     /// No policy is registered for this pattern.
     PolicyNotFound => "policy-not-found", 404, "No policy is registered for this pattern";
     /// The path exists, the method does not.
@@ -115,9 +117,11 @@ error_codes! {
     FolderFenced => "folder-fenced", 421, "The folder is fenced";
     /// The folder lives on another server now.
     FolderMoved => "folder-moved", 421, "The folder lives elsewhere";
-    /// An increment met a value that is no integer.
-    NotANumber => "not-a-number", 422, "The value is not an integer";
-    /// An increment would leave the range of a signed 64-bit integer.
+    /// An increment met a value that is no number it can be added to.
+    NotANumber => "not-a-number", 422, "The value is not such a number";
+    /// A patch does not fit the value.
+    PatchFailed => "patch-failed", 422, "The patch does not fit the value";
+    /// An increment would leave its bounds, or the range of 64-bit numbers.
     OutOfBounds => "out-of-bounds", 422, "The result is out of bounds";
     /// The idempotency key was used for another request.
     IdempotencyReuse => "idempotency-reuse", 422, "The idempotency key belongs to another request";

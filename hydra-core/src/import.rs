@@ -3,7 +3,7 @@
 use crate::error::{Error, ErrorCode, Result};
 use crate::stamp::Timestamp;
 use crate::value::Value;
-use crate::write::{Condition, Durability, Op, OpResult};
+use crate::write::{Condition, Durability, Expiry, Op, OpResult};
 
 /// How many records an import hands to the engine at once.
 pub const IMPORT_BATCH_OPS: usize = 1_000;
@@ -53,7 +53,7 @@ impl ImportMode {
                 Error::new(ErrorCode::InvalidBody, "the member updatedAt is missing; the mode newer compares it")
             })?),
         };
-        Ok(Op::Put { key: record.key, value: record.value, expires_at: record.expires_at, condition })
+        Ok(Op::Put { key: record.key, value: record.value, expiry: Expiry::from(record.expires_at), condition })
     }
 }
 

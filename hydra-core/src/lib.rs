@@ -14,7 +14,7 @@
 //! # let dir = std::env::temp_dir().join(format!("hydra-lib-doc-{}", std::process::id()));
 //! let engine = Engine::open(EngineOptions::new(&dir))?;
 //! let cart: SwampName = "shop/carts/u17".parse()?;
-//! let put = Op::Put { key: "item".into(), value: Value::json("9")?, expires_at: None, condition: Condition::Absent };
+//! let put = Op::Put { key: "item".into(), value: Value::json("9")?, expiry: Expiry::Never, condition: Condition::Absent };
 //! let committed = engine.batch(&cart, Batch { sync: true, ..Batch::of(put) })?;
 //! assert!(committed.results[0].is_ok(), "on disk, and the first to create it");
 //! engine.close()?;
@@ -41,6 +41,12 @@ mod policy;
 mod stamp;
 mod value;
 mod write;
+
+// Changing a part of a value. Pure.
+mod edit;
+mod number;
+mod patch;
+mod pointer;
 
 // On disk: where things are, what their bytes mean, and how a set of files becomes a state. Pure.
 mod base32;
@@ -120,11 +126,14 @@ pub use import::{
 };
 pub use layout::swamp_dir;
 pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};
+pub use number::{Increment, Number};
+pub use patch::{MAX_PATCH_OPS, Patch};
 pub use pattern::Pattern;
+pub use pointer::Pointer;
 pub use policy::{Compression, MAX_VALUE_BYTES, Policy, PolicyTable};
 pub use stamp::{Stamp, Timestamp, Version};
 pub use takeover::{MAX_HOLDS_FILES, MissingFile, Takeover, TakeoverFile};
 pub use value::{Treasure, Value};
 pub use write::{
-    Batch, Committed, Condition, Durability, Idempotency, MAX_BATCH_BYTES, MAX_BATCH_OPS, Op, OpResult, Ticket,
+    Batch, Committed, Condition, Durability, Expiry, Idempotency, MAX_BATCH_BYTES, MAX_BATCH_OPS, Op, OpResult, Ticket,
 };

@@ -13,6 +13,7 @@ use crate::error::{Applied, Error, ErrorCode};
 use crate::folder::{FolderCount, FolderId};
 use crate::import::{ImportError, ImportTally};
 use crate::name::SwampName;
+use crate::number::Number;
 use crate::pattern::Pattern;
 use crate::policy::Policy;
 use crate::stamp::{Timestamp, Version};
@@ -75,6 +76,12 @@ pub const EVENT_STREAM: &str = "text/event-stream";
 pub const NDJSON: &str = "application/x-ndjson";
 /// In `If-None-Match` of a long poll, and in `ifVersion` of a batch: the version of what does not exist.
 pub const ABSENT_VERSION: &str = "0";
+/// The media type of merge patches (RFC 7396).
+pub const MERGE_PATCH_JSON: &str = "application/merge-patch+json";
+/// The media type of lists of changes (RFC 6902).
+pub const JSON_PATCH_JSON: &str = "application/json-patch+json";
+/// The path of batches across swamps.
+pub const BATCH_PATH: &str = "/v1/batch";
 /// The media type of a treasure with its metadata.
 pub const TREASURE_JSON: &str = "application/vnd.hydra.treasure+json";
 
@@ -412,8 +419,8 @@ pub struct WrittenBody {
 pub struct IncrementedBody {
     /// The key.
     pub key: String,
-    /// The value after the increment.
-    pub value: i64,
+    /// The number after the increment.
+    pub value: Number,
     /// Its version now.
     pub version: Version,
 }
@@ -430,11 +437,11 @@ pub struct ListBody {
     pub next_cursor: Option<String>,
 }
 
-/// A batch on one swamp.
+/// A batch: on one swamp, or on those that its operations name.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BatchBody {
-    /// All or nothing.
+    /// All or nothing; on one swamp only.
     #[serde(default)]
     pub atomic: bool,
     /// The operations, in order.
@@ -445,22 +452,44 @@ pub struct BatchBody {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OpBody {
-    /// `put`, `delete`, `increment` or `get`.
+    /// `put`, `merge`, `patch`, `delete`, `increment` (also written `incr`) or `get`.
     pub op: String,
+    /// The swamp, in a batch across swamps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swamp: Option<String>,
     /// The key.
     pub key: String,
-    /// The value of a `put`: JSON, or `{"$binary": base64, "contentType": …}`.
+    /// The value of a `put`: JSON, or `{"$binary": base64, "contentType": …}`. The merge patch of a `merge`, the
+    /// JSON Patch of a `patch`.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub value: Option<Box<serde_json::value::RawValue>>,
     /// How much an `increment` adds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<i64>,
+    pub by: Option<Number>,
+    /// Where in the value an `increment` adds: a JSON Pointer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// What an `increment` adds to where there is nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial: Option<Number>,
+    /// The smallest sum an `increment` may come to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<Number>,
+    /// The largest sum an `increment` may come to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<Number>,
+    /// Whether a `merge` or `patch` makes a treasure that is not there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub create: bool,
     /// How long a `put` lives, as a duration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<String>,
     /// When a `put` expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// Whether a `put` keeps the expiry of what was there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_ttl: bool,
     /// The version demanded: `"0"` for absent, `"*"` for any, or a version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_version: Option<String>,
@@ -483,12 +512,15 @@ pub struct BatchResultBody {
 pub struct OpResultBody {
     /// The status it would have had alone.
     pub status: u16,
+    /// The swamp, in a batch across swamps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swamp: Option<String>,
     /// The key.
     pub key: String,
     /// The version after a write, or of the treasure read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
-    /// Whether a `put` or `increment` made the key.
+    /// Whether a write made the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<bool>,
     /// Whether a `delete` removed something.

@@ -9,6 +9,8 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Applied, Error, ErrorCode, Result};
+use crate::number::{Increment, Number};
+use crate::patch::Patch;
 use crate::stamp::{Timestamp, Version};
 use crate::value::{Treasure, Value};
 
@@ -27,8 +29,20 @@ pub enum Op {
         key: String,
         /// The value.
         value: Value,
-        /// When the treasure expires; `None` clears an expiry.
-        expires_at: Option<Timestamp>,
+        /// When the treasure expires.
+        expiry: Expiry,
+        /// What must hold for the write to be done.
+        condition: Condition,
+    },
+    /// Changes a part of a JSON value; keeps its expiry. Reads what is stored and writes the whole value: a put
+    /// that is made from it.
+    Patch {
+        /// The key.
+        key: String,
+        /// What to change.
+        patch: Patch,
+        /// Whether an absent or expired treasure counts as `{}`; else it is `treasure-not-found`.
+        create: bool,
         /// What must hold for the write to be done.
         condition: Condition,
     },
@@ -39,12 +53,22 @@ pub enum Op {
         /// What must hold for the removal to be done.
         condition: Condition,
     },
-    /// Adds to an integer; an absent or expired treasure counts as 0. Keeps an expiry.
+    /// Adds to an integer; an absent or expired treasure counts as 0. Keeps an expiry. Its record merges with
+    /// those of other servers.
     Increment {
         /// The key.
         key: String,
         /// What to add.
         by: i64,
+    },
+    /// Adds to a number inside of a value, within bounds, or with a fraction. Keeps an expiry. Reads what is
+    /// stored and writes the whole value: of two made at the same time on two servers one is lost, and listed
+    /// as a conflict.
+    IncrementWith {
+        /// The key.
+        key: String,
+        /// What to add, and where.
+        increment: Increment,
     },
     /// Reads a key; sees the operations before it in the same batch.
     Get {
@@ -58,7 +82,30 @@ impl Op {
     #[must_use]
     pub fn key(&self) -> &str {
         match self {
-            Op::Put { key, .. } | Op::Delete { key, .. } | Op::Increment { key, .. } | Op::Get { key } => key,
+            Op::Put { key, .. }
+            | Op::Patch { key, .. }
+            | Op::Delete { key, .. }
+            | Op::Increment { key, .. }
+            | Op::IncrementWith { key, .. }
+            | Op::Get { key } => key,
+        }
+    }
+
+    /// An increment: one that merges, if this one can.
+    #[must_use]
+    pub fn increment(key: String, increment: Increment) -> Op {
+        match increment.mergeable() {
+            Some(by) => Op::Increment { key, by },
+            None => Op::IncrementWith { key, increment },
+        }
+    }
+
+    /// Bytes of what it brings along beside its key.
+    fn size(&self) -> usize {
+        match self {
+            Op::Put { value, .. } => value.len(),
+            Op::Patch { patch, .. } => patch.size(),
+            _ => 0,
         }
     }
 
@@ -66,6 +113,25 @@ impl Op {
     #[must_use]
     pub fn is_write(&self) -> bool {
         !matches!(self, Op::Get { .. })
+    }
+}
+
+/// When a treasure that is put expires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Expiry {
+    /// Never; clears what was set.
+    #[default]
+    Never,
+    /// At this moment.
+    At(Timestamp),
+    /// When the treasure in whose place it is put would have. One that has expired already counts as absent,
+    /// so that then this means never.
+    Keep,
+}
+
+impl From<Option<Timestamp>> for Expiry {
+    fn from(at: Option<Timestamp>) -> Expiry {
+        at.map_or(Expiry::Never, Expiry::At)
     }
 }
 
@@ -137,14 +203,13 @@ impl Batch {
 
     /// Bytes of its keys and values.
     pub(crate) fn bytes(&self) -> u64 {
-        let value = |op: &Op| if let Op::Put { value, .. } = op { value.len() } else { 0 };
-        self.ops.iter().map(|op| (op.key().len() + value(op)) as u64).sum()
+        self.ops.iter().map(|op| (op.key().len() + op.size()) as u64).sum()
     }
 
     /// Whether it needs room: reads do not, and deletes make some.
     #[must_use]
     pub fn adds(&self) -> bool {
-        self.ops.iter().any(|op| matches!(op, Op::Put { .. } | Op::Increment { .. }))
+        self.ops.iter().any(|op| op.is_write() && !matches!(op, Op::Delete { .. }))
     }
 }
 
@@ -152,7 +217,7 @@ impl Batch {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum OpResult {
-    /// The value is stored.
+    /// The value is stored: by a put or a patch.
     Put {
         /// Its version.
         version: Version,
@@ -166,8 +231,8 @@ pub enum OpResult {
     },
     /// The sum.
     Incremented {
-        /// The value after the increment.
-        value: i64,
+        /// The number after the increment.
+        value: Number,
         /// Its version.
         version: Version,
         /// Whether the key is new.

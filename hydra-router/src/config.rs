@@ -10,6 +10,8 @@ pub(crate) const MAX_HEADER_BYTES: usize = 32 << 10;
 pub(crate) const MAX_KEPT_BYTES: u64 = 1 << 20;
 /// The longest body of a request that goes to every server: 64 KiB.
 pub(crate) const MAX_SMALL_BODY_BYTES: u64 = 64 << 10;
+/// The longest body of a batch across swamps: 64 MiB, as on servers.
+pub(crate) const MAX_BATCH_BODY_BYTES: u64 = 64 << 20;
 /// How many routers a request may pass before this one.
 pub(crate) const MAX_HOPS: u32 = 3;
 

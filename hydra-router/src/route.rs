@@ -21,6 +21,8 @@ pub(crate) enum Route {
     Events,
     /// Everything acknowledged, on every server.
     Flush,
+    /// Operations on several names: each goes to the server that answers for it.
+    BatchAcross,
     /// Something with a name: one server answers for it.
     Named(SwampName, Place),
 }
@@ -70,6 +72,7 @@ impl Route {
             "/v1/map" => Ok(Route::Map),
             "/v1/events" => Ok(Route::Events),
             "/v1/flush" => Ok(Route::Flush),
+            "/v1/batch" => Ok(Route::BatchAcross),
             "/v1/policies" => Ok(Route::Policies),
             "/v1/import" | "/v1/export" => Err(not_of_a_router(path)),
             _ if path.starts_with("/v1/policies/") => Ok(Route::Policies),
@@ -82,7 +85,7 @@ impl Route {
         match self {
             Route::Named(..) => None,
             Route::Policies => Some("GET, HEAD, PUT, DELETE"),
-            Route::Flush => Some("POST"),
+            Route::Flush | Route::BatchAcross => Some("POST"),
             _ => Some("GET, HEAD"),
         }
     }
@@ -94,7 +97,7 @@ impl Route {
 
     /// Whether the path is answered also while the router ends.
     pub(crate) fn is_service(&self) -> bool {
-        !matches!(self, Route::Policies | Route::Flush | Route::Events | Route::Named(..))
+        !matches!(self, Route::Policies | Route::Flush | Route::Events | Route::BatchAcross | Route::Named(..))
     }
 }
 
@@ -152,6 +155,7 @@ mod tests {
             ("/v1/resolve/a/b/c", named("a/b/c", Place::Resolve)),
             ("/v1/policies/a/b*/*", Route::Policies),
             ("/v1/events", Route::Events),
+            ("/v1/batch", Route::BatchAcross),
             ("/", Route::Welcome),
         ] {
             assert_eq!(Route::parse(path).expect(path), route, "{path}");
@@ -168,7 +172,7 @@ mod tests {
             "*",
             "//",
             "/v1/kv",
-            "/v1/batch",
+            "/v1/batch/",
             "/v1/import",
             "/v1/export",
             "/v1/policiesx",

@@ -14,7 +14,7 @@ use crate::forward::{ForwardRequest, ForwardResponse};
 use crate::health::ServerState;
 use crate::map::{ClientMap, MapServer};
 use crate::server::Server;
-use crate::swamp::Swamp;
+use crate::swamp::{BatchAcross, Swamp};
 
 /// A data set: servers behind a client map, or a directory in this process. Cheap to clone.
 ///
@@ -86,6 +86,11 @@ impl Hydra {
     pub fn swamp<V>(&self, name: impl TryInto<SwampName, Error: Into<Error>>) -> Result<Swamp<V>> {
         let name = name.try_into().map_err(Into::into)?;
         Ok(Swamp::new(self.clone(), name))
+    }
+
+    /// Operations on several swamps in one call, each answered by itself.
+    pub fn batch(&self) -> BatchAcross {
+        BatchAcross::new(self.clone())
     }
 
     /// Where a name lives. Arithmetic and one look-up; no I/O.

@@ -1,5 +1,6 @@
 //! Where a data set lives: on servers behind a map, or in this process. The same operations on both.
 
+mod across;
 mod embedded;
 mod feed;
 mod remote;
@@ -8,7 +9,7 @@ mod transfer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydra_core::{Pattern, Policy, SwampName, Value, Version};
+use hydra_core::{Pattern, Pointer, Policy, SwampName, Value, Version};
 
 pub(crate) use embedded::{Embedded, Scratch};
 pub(crate) use transfer::{ExportPart, Source};
@@ -50,6 +51,22 @@ impl WriteOptions {
     }
 }
 
+/// What a read asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Reading<'k> {
+    pub(crate) key: &'k str,
+    /// The part of the value that is read.
+    pub(crate) path: Pointer,
+    pub(crate) with_expired: bool,
+}
+
+impl<'k> Reading<'k> {
+    /// The whole value, unless it has expired.
+    pub(crate) fn of(key: &'k str) -> Reading<'k> {
+        Reading { key, path: Pointer::default(), with_expired: false }
+    }
+}
+
 /// What a list asks for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Listing {
@@ -76,11 +93,11 @@ impl Endpoint {
     pub(crate) async fn get(
         &self,
         name: &SwampName,
-        key: &str,
+        reading: &Reading<'_>,
         options: &CallOptions,
     ) -> Result<Option<Treasure<Value>>> {
-        hydra_core::check_key(key)?;
-        either!(self, name, to => to.get(name, key, options))
+        hydra_core::check_key(reading.key)?;
+        either!(self, name, to => to.get(name, reading, options))
     }
 
     pub(crate) async fn write(
@@ -92,6 +109,31 @@ impl Endpoint {
         operation.check()?;
         options.check()?;
         either!(self, name, to => to.write(name, operation, options))
+    }
+
+    /// A put under a new key, which is the idempotency key.
+    pub(crate) async fn push(
+        &self,
+        name: &SwampName,
+        operation: Operation,
+        options: &WriteOptions,
+    ) -> Result<Done<Value>> {
+        options.check()?;
+        operation.check()?;
+        either!(self, name, to => to.push(name, operation, options))
+    }
+
+    /// Operations on several swamps; answers one result for each, in this order.
+    pub(crate) async fn batch_across(
+        &self,
+        operations: Vec<(SwampName, Operation)>,
+        options: &WriteOptions,
+    ) -> Result<Vec<Result<Done<Value>>>> {
+        operations
+            .iter()
+            .try_for_each(|(name, operation)| operation.check().map_err(|error| error.about(name.as_str())))?;
+        options.check()?;
+        either!(self, to => to.batch_across(operations, options))
     }
 
     /// Operations on one swamp, in order; answers one result for each.

@@ -21,11 +21,16 @@ pub enum ErrorKind {
     VersionMismatch,
     /// The treasure exists although it must not.
     AlreadyExists,
+    /// There is no treasure to patch; [`crate::Patch::create`] makes one.
+    NotFound,
     /// Something else stands against it: an atomic batch with a failed item, an idempotency key
     /// that belongs to another request, clients that count different folders.
     Conflict,
-    /// The value under the key is no integer, or the sum leaves the range of one.
+    /// The value under the key is no number that can be added to, or the sum leaves its bounds or the range of
+    /// 64-bit numbers.
     OutOfRange,
+    /// A patch does not fit the value: a path that leads nowhere, or a `test` that does not hold.
+    PatchFailed,
     /// A value, a batch or a request is larger than the limit that the message states.
     TooLarge,
     /// The server does not own the folder: the map is not the one the servers go by.
@@ -146,6 +151,22 @@ impl Error {
         self
     }
 
+    /// The same failure once more, for operations that failed together; without the error below it.
+    pub(crate) fn repeat(&self) -> Error {
+        let Inner { kind, code, applied, about, detail, hint, current_version, attempts, source: _ } = &*self.0;
+        Error(Box::new(Inner {
+            kind: *kind,
+            code: *code,
+            applied: *applied,
+            about: about.clone(),
+            detail: detail.clone(),
+            hint: hint.clone(),
+            current_version: *current_version,
+            attempts: attempts.clone(),
+            source: None,
+        }))
+    }
+
     /// What the caller can do about it.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -213,7 +234,9 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         | ErrorCode::BatchAborted
         | ErrorCode::IdempotencyInProgress
         | ErrorCode::IdempotencyReuse => ErrorKind::Conflict,
+        ErrorCode::TreasureNotFound => ErrorKind::NotFound,
         ErrorCode::NotANumber | ErrorCode::OutOfBounds => ErrorKind::OutOfRange,
+        ErrorCode::PatchFailed => ErrorKind::PatchFailed,
         ErrorCode::ValueTooLarge
         | ErrorCode::BodyTooLarge
         | ErrorCode::BatchTooLarge

@@ -59,15 +59,15 @@ pub use failback::{Settlement, Staying};
 pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody};
 pub use health::ServerState;
 pub use hydra_core::{
-    Applied, Compression, CopyState, ErrorCode, EventId, FolderCount, FolderId, FolderSet, Pattern, Policy, SwampName,
-    Timestamp, Value, Version, folder_of,
+    Applied, Compression, CopyState, ErrorCode, EventId, FolderCount, FolderId, FolderSet, Number, Pattern, Policy,
+    SwampName, Timestamp, Value, Version, folder_of,
 };
 pub use map::{ClientMap, Finding, MapBuilder, MapError, MapServer, PoolBuilder, Route, Severity};
 pub use operation::Done;
 pub use settings::{Failback, Fallback, FallbackMode, OpClass, ReadFrom, Settings};
-pub use swamp::{Batch, Delete, Increment, List, Put, Subscribe, Swamp};
+pub use swamp::{Amount, Batch, BatchAcross, Delete, Increment, List, Patch, Push, Put, Subscribe, Swamp, Write};
 pub use transfer::{Expired, Import, ImportFailure, ImportMode, Imported, Record};
-pub use treasure::{Cursor, Page, SwampInfo, Treasure, Written};
+pub use treasure::{Cursor, Page, Pushed, SwampInfo, Treasure, Written};
 
 /// Handles are shared between threads and tasks; held by the compiler.
 const _: () = {
@@ -78,6 +78,7 @@ const _: () = {
     shared::<ClientMap>();
     sent::<Put>();
     sent::<Batch<serde_json::Value>>();
+    sent::<BatchAcross>();
     sent::<Error>();
 };
 

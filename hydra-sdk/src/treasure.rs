@@ -76,6 +76,18 @@ pub struct Written {
     pub synced: bool,
 }
 
+/// What a push did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pushed {
+    /// The key that was made.
+    pub key: String,
+    /// The version of the treasure.
+    pub version: Version,
+    /// Whether it is on disk already; otherwise it will be within the write interval.
+    pub synced: bool,
+}
+
 /// Where a list goes on; opaque, and valid on every copy of the swamp.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cursor(pub(crate) String);

@@ -17,7 +17,7 @@ use http::{HeaderValue, Method};
 use hydra_core::wire::Problem;
 use hydra_core::{
     Applied, Batch, Committed, CopyState, Durability, Engine, Error, ErrorCode, FolderId, FolderState, Idempotency,
-    OpResult, Pattern, Swamp, SwampName,
+    OpResult, Swamp, SwampName,
 };
 use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::Xxh3;
@@ -31,8 +31,8 @@ use crate::metrics::Metrics;
 use crate::route::{Label, Route};
 use crate::streams::Streams;
 use crate::{
-    archive, batches, conflicts, export, feeds, folders, import, lists, openapi, origin, policies, service, swamps,
-    takeover, treasures, upkeep,
+    across, archive, batches, conflicts, export, feeds, folders, import, lists, openapi, origin, policies, service,
+    swamps, takeover, treasures, upkeep, writes,
 };
 
 /// How long a request waits for the memory budget before it is refused, and how often it looks.
@@ -114,6 +114,31 @@ impl App {
         call.finish(outcome, label, begun)
     }
 
+    /// Writes to one swamp and waits for the acknowledgement; also says what is known of its copy.
+    pub(crate) async fn write(&self, name: &SwampName, batch: Batch) -> (CopyState, Result<Committed, Error>) {
+        let until = Instant::now() + MEMORY_PATIENCE;
+        loop {
+            let swamp = match self.swamp(name).await {
+                Ok(swamp) => swamp,
+                Err(error) => return (CopyState::Complete, Err(error)),
+            };
+            if self.engine.has_room() || !batch.adds() || Instant::now() >= until {
+                return (swamp.copy_state(), swamp.write(batch).await);
+            }
+            // Whoever waits must not keep a swamp in memory.
+            drop(swamp);
+            tokio::time::sleep(MEMORY_AGAIN).await;
+        }
+    }
+
+    /// The swamp, hydrated where need be: only that leaves the async threads.
+    async fn swamp(&self, name: &SwampName) -> Result<Swamp, Error> {
+        match self.engine.resident(name) {
+            Some(swamp) => Ok(swamp),
+            None => hydrate(&self.engine, name).await,
+        }
+    }
+
     fn request_id(&self, head: &Parts) -> HeaderValue {
         let sane = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
         match head.headers.get(answer::REQUEST_ID).filter(sane) {
@@ -134,12 +159,12 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
     let reads = matches!(call.head.method, Method::GET | Method::HEAD);
     match route {
         Route::Treasure(name, key) if reads => treasures::get(call, &name, &key).await,
-        Route::Treasure(name, key) if call.head.method == Method::PUT => treasures::put(call, &name, key).await,
-        Route::Treasure(name, key) if call.head.method == Method::DELETE => treasures::delete(call, &name, key).await,
-        Route::Treasure(name, key) => treasures::increment(call, &name, key).await,
+        Route::Treasure(name, key) => writes::write(call, &name, key).await,
         Route::List(name) if call.head.method == Method::HEAD => lists::count(call, &name).await,
+        Route::List(name) if call.head.method == Method::POST => writes::push(call, &name).await,
         Route::List(name) => lists::list(call, &name).await,
         Route::Batch(name) => batches::batch(call, &name).await,
+        Route::BatchAcross => across::batch(call).await,
         Route::Swamp(name) if reads => swamps::info(call, &name).await,
         Route::Swamp(name) => swamps::destroy(call, &name).await,
         Route::FlushSwamp(name) => swamps::flush(call, &name).await,
@@ -274,16 +299,6 @@ impl Call {
         self.access.check(&Need::on_swamp(scopes, name))
     }
 
-    /// What the request may do, for work that goes on after its answer has begun.
-    pub(crate) fn access(&self) -> Access {
-        self.access.clone()
-    }
-
-    /// The same for all swamps that match a pattern.
-    pub(crate) fn may_for_all(&self, scopes: &'static [Scope], pattern: &Pattern) -> Result<(), Error> {
-        self.access.check(&Need::on_pattern(scopes, pattern))
-    }
-
     /// Whether the client counts the same folders and means the same pool.
     fn check_map(&self) -> Result<(), Error> {
         let here = self.app.engine.folder_count();
@@ -318,19 +333,38 @@ impl Call {
         if matches!(route, Route::Resolve(_)) {
             return Ok(());
         }
-        match self.app.engine.folder_state(folder) {
-            FolderState::Owned => return Ok(()),
-            FolderState::Standby => self.standby = true,
-            _ => return Err(not_owner(folder)),
-        }
+        self.standby = self.stands_in(folder)?;
         // A flush changes no data, and a batch may hold only reads: it asks again when it is read.
         let harmless = reads || matches!(route, Route::FlushSwamp(_) | Route::Batch(_));
         if harmless { Ok(()) } else { self.may_write() }
     }
 
+    /// Whether this server keeps a copy of a folder in place of owning it.
+    ///
+    /// # Errors
+    /// `not-owner` when it does neither.
+    pub(crate) fn stands_in(&self, folder: FolderId) -> Result<bool, Error> {
+        match self.app.engine.folder_state(folder) {
+            FolderState::Owned => Ok(false),
+            FolderState::Standby => Ok(true),
+            _ => Err(not_owner(folder)),
+        }
+    }
+
+    /// The request is about this folder, and answered for a copy of it if `standby`.
+    pub(crate) fn answer_for(&mut self, folder: FolderId, standby: bool) {
+        self.folder = Some(folder);
+        self.standby = standby;
+    }
+
     /// Whether a write may go to this server: to a copy only from a client that says it falls back.
     pub(crate) fn may_write(&self) -> Result<(), Error> {
-        if !self.standby || self.falls_back()? {
+        self.may_write_to(self.standby)
+    }
+
+    /// Whether a write may go to a folder of which this server keeps a copy if `standby`.
+    pub(crate) fn may_write_to(&self, standby: bool) -> Result<(), Error> {
+        if !standby || self.falls_back()? {
             return Ok(());
         }
         let detail = "this server keeps a copy of the folder; it takes writes only while the owner is away";
@@ -344,12 +378,9 @@ impl Call {
         Ok(sent.is_some_and(|id| !id.trim().is_empty()))
     }
 
-    /// The swamp, hydrated where need be: only that leaves the async threads.
+    /// The swamp, hydrated where need be.
     pub(crate) async fn swamp(&mut self, name: &SwampName) -> Result<Swamp, Error> {
-        let swamp = match self.app.engine.resident(name) {
-            Some(swamp) => swamp,
-            None => hydrate(&self.app.engine, name).await?,
-        };
+        let swamp = self.app.swamp(name).await?;
         self.copy = swamp.copy_state();
         Ok(swamp)
     }
@@ -371,6 +402,11 @@ impl Call {
         problem.folder = self.folder;
         problem.server = Some(self.app.engine.server_id().to_owned());
         problem
+    }
+
+    /// The idempotency key that was sent.
+    pub(crate) fn idempotency_key(&self) -> Result<Option<&str>, Error> {
+        idempotency_key(&self.head.headers)
     }
 
     /// The idempotency key of the request, bound to everything that makes the request what it is.
@@ -397,18 +433,17 @@ impl Call {
     /// Writes and waits for the acknowledgement.
     pub(crate) async fn write(&mut self, name: &SwampName, batch: Batch) -> Result<Committed, Error> {
         let batch = Batch { mark_deletes: self.standby, ..batch };
-        let until = Instant::now() + MEMORY_PATIENCE;
-        let mut swamp = self.swamp(name).await?;
-        while !self.app.engine.has_room() && batch.adds() && Instant::now() < until {
-            // Whoever waits must not keep a swamp in memory.
-            drop(swamp);
-            tokio::time::sleep(MEMORY_AGAIN).await;
-            swamp = self.swamp(name).await?;
-        }
-        let committed = swamp.write(batch).await?;
-        self.durability = Some(committed.durability);
-        self.replayed = committed.replayed;
+        let (copy, committed) = self.app.write(name, batch).await;
+        self.copy = copy;
+        let committed = committed?;
+        self.note(committed.durability, committed.replayed);
         Ok(committed)
+    }
+
+    /// Takes down what the answer says about a write.
+    pub(crate) fn note(&mut self, durability: Durability, replayed: bool) {
+        self.durability = Some(durability);
+        self.replayed = replayed;
     }
 
     /// Writes one operation.

@@ -14,7 +14,7 @@ use hydra_core::{
 
 use crate::answer::{self, Response};
 use crate::app::{Call, blocking};
-use crate::auth::Scope;
+use crate::auth::{Need, Scope};
 use crate::query::{Query, invalid};
 use crate::render::{Include, write_string, write_treasure};
 use crate::route::shown;
@@ -37,7 +37,7 @@ pub(crate) async fn all(call: &mut Call) -> Result<Response, Error> {
     let expired = expired(&query)?;
     let folders = folders(&call.app.engine, query.text("folders"))?;
     let pattern: Pattern = query.text("pattern").unwrap_or("*/*/*").parse()?;
-    call.may_for_all(&[Scope::Read], &pattern)?;
+    call.access.check(&Need::on_pattern(&[Scope::Read], &pattern))?;
     call.folder = folders.last().filter(|_| folders.len() == 1);
     let export = call.app.engine.export_folders(&folders, Some(pattern), expired);
     Ok(stream_of(call, export, true))

@@ -64,7 +64,7 @@ async fn import(call: &mut Call, into: Option<SwampName>) -> Result<Response, Er
     plain_body(&call.head.headers)?;
     let falls_back = call.falls_back()?;
     let mut reader = Reader::new(call, into.clone(), mode);
-    let access = call.access();
+    let access = call.access.clone();
     let mut writer = Writer {
         access,
         app: Arc::clone(&call.app),
@@ -81,7 +81,7 @@ async fn import(call: &mut Call, into: Option<SwampName>) -> Result<Response, Er
     let (lines, waiting) = mpsc::channel(LINES_WAITING);
     let still_reading = StillReading::default();
     let run = Run { reader, writer, lines, blank: call.problem_of(&unexpected("")), told: None, bytes: 0 };
-    tokio::spawn(run.to_the_end(first, still_reading.clone()));
+    tokio::spawn(run.finish(first, still_reading.clone()));
     let mut response = Response::new(Body::from_stream(answer_of(waiting)));
     response.headers_mut().insert(http::header::CONTENT_TYPE, answer::NDJSON);
     response.extensions_mut().insert(still_reading);
@@ -147,7 +147,7 @@ struct Run {
 
 impl Run {
     /// Reads a part while the one before it is written, until nothing more comes or something fails.
-    async fn to_the_end(mut self, first: Part, still_reading: StillReading) {
+    async fn finish(mut self, first: Part, still_reading: StillReading) {
         let mut part = first;
         let outcome = loop {
             self.bytes = part.bytes;
@@ -187,10 +187,13 @@ impl Run {
     }
 }
 
+/// The number of a line, and what it asks for or what is wrong with it.
+type Asked = (u64, Result<(SwampName, Op), Error>);
+
 /// What is written at once: each line with its number, and what it asks for or what is wrong with it.
 #[derive(Debug, Default)]
 struct Part {
-    ops: Vec<(u64, Result<(SwampName, Op), Error>)>,
+    ops: Vec<Asked>,
     /// How many bytes of the body came so far.
     bytes: u64,
     is_end: bool,
@@ -346,7 +349,7 @@ impl Writer {
     ///
     /// # Errors
     /// What keeps the server from writing at all. Other lines of the part may have been written; those are counted.
-    async fn write(&mut self, ops: Vec<(u64, Result<(SwampName, Op), Error>)>) -> Result<(), Error> {
+    async fn write(&mut self, ops: Vec<Asked>) -> Result<(), Error> {
         let mut settled: Settled = Vec::with_capacity(ops.len());
         let mut failure = None;
         let groups = self.groups(ops, &mut settled);
@@ -372,7 +375,7 @@ impl Writer {
     }
 
     /// The writes of each swamp. Lines that ask for none are settled.
-    fn groups(&self, ops: Vec<(u64, Result<(SwampName, Op), Error>)>, settled: &mut Settled) -> Vec<Group> {
+    fn groups(&self, ops: Vec<Asked>, settled: &mut Settled) -> Vec<Group> {
         let mut places: HashMap<SwampName, usize> = HashMap::new();
         let mut groups: Vec<Group> = Vec::new();
         for (line, op) in ops {

@@ -7,6 +7,7 @@
 //! the path means) → `auth` (who may) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders`, `import`, `export`, `archive` or
 //! `service` → the engine.
 
+mod across;
 mod activity;
 mod answer;
 mod app;
@@ -26,6 +27,7 @@ mod import;
 mod lists;
 mod metrics;
 mod openapi;
+mod operations;
 mod origin;
 mod policies;
 mod query;
@@ -41,7 +43,9 @@ mod takeover;
 mod tls;
 mod treasures;
 mod upkeep;
+mod values;
 mod waits;
+mod writes;
 
 pub use app::app;
 pub use auth::{Scope, TokenEntry, Tokens};

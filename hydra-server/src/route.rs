@@ -23,6 +23,7 @@ pub(crate) enum Route {
     Treasure(SwampName, String),
     Swamp(SwampName),
     Batch(SwampName),
+    BatchAcross,
     FlushSwamp(SwampName),
     SwampPolicy(SwampName),
     Conflicts(SwampName),
@@ -78,6 +79,7 @@ impl Route {
             [Some("v1"), Some("import"), None, _] => Ok(Route::ImportAll),
             [Some("v1"), Some("events"), None, _] => Ok(Route::AllEvents),
             [Some("v1"), Some("admin"), Some("drain"), None] => Ok(Route::Drain),
+            [Some("v1"), Some("batch"), None, _] => Ok(Route::BatchAcross),
             [Some("v1"), Some("flush"), None, _] => Ok(Route::FlushAll),
             [Some("v1"), Some("policies"), None, _] => Ok(Route::Policies),
             [Some("v1"), Some("folders"), None, _] => Ok(Route::Folders),
@@ -94,10 +96,12 @@ impl Route {
     /// The methods the endpoint answers to, as `Allow` lists them.
     pub(crate) fn allow(&self) -> &'static str {
         match self {
-            Route::Treasure(..) => "GET, HEAD, PUT, DELETE, POST",
+            Route::Treasure(..) => "GET, HEAD, PUT, PATCH, DELETE, POST",
+            Route::List(_) => "GET, HEAD, POST",
             Route::Swamp(_) => "GET, HEAD, DELETE",
             Route::Policy(_) => "GET, HEAD, PUT, DELETE",
-            Route::Batch(_) | Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
+            Route::Batch(_) | Route::BatchAcross => "POST",
+            Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
             Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
             Route::Import(_) | Route::ImportAll => "POST",
@@ -153,7 +157,7 @@ impl Route {
             Route::Treasure(..) => Label::Treasure,
             Route::Swamp(_) | Route::SwampPolicy(_) | Route::Conflicts(_) => Label::Swamp,
             Route::Events(_) | Route::AllEvents => Label::Events,
-            Route::Batch(_) => Label::Batch,
+            Route::Batch(_) | Route::BatchAcross => Label::Batch,
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => Label::Flush,
             Route::Policies | Route::Policy(_) => Label::Policies,
             Route::Resolve(_) => Label::Resolve,
@@ -390,7 +394,13 @@ mod tests {
         ] {
             Route::parse(path).expect(path);
         }
-        for path in ["/v1/swamps/a/b/c", "/v1/swamps/a/b/c/batch", "/v1/folders/7/flush", "/v1/swamps/a/b/c/policy"] {
+        for path in [
+            "/v1/swamps/a/b/c",
+            "/v1/swamps/a/b/c/batch",
+            "/v1/folders/7/flush",
+            "/v1/swamps/a/b/c/policy",
+            "/v1/batch",
+        ] {
             Route::parse(path).expect(path);
         }
         for path in ["/v1/swamps/a/b/c/conflicts", "/v1/swamps/a/b/c/events", "/v1/events"] {

@@ -47,7 +47,6 @@ pub(crate) fn health(_: &mut Call) -> Result<Response, Error> {
 pub(crate) fn ready(call: &mut Call) -> Result<Response, Error> {
     let stats = call.app.engine.stats();
     let noted = [
-        ("disk-nearly-full", !stats.ballast),
         ("swamps-read-only", stats.read_only_swamps > 0),
         ("files-damaged", stats.damaged_files > 0),
         ("memory-used-up", !call.app.engine.has_room()),

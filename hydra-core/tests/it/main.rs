@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod basics; // what each operation does, without faults
+mod changes; // patches and increments with options: what they change, keep and remember
 mod common; // directories, names, short cuts
 mod compaction; // snapshots, what they supersede, holds, the sweep
 mod copies; // chunks of other servers: merge, increments, retries on two servers

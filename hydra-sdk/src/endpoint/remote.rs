@@ -1,39 +1,64 @@
 //! A data set on servers: each operation as a request, each answer read back.
 
 use hydra_core::wire::{
-    BatchBody, BatchResultBody, IncrementedBody, ListBody, OpResultBody, PoliciesBody, SwampInfoBody, TreasureBody,
-    WrittenBody, header, list_path, policy_path, swamp_path, treasure_path,
+    BatchBody, BatchResultBody, IncrementedBody, JSON_PATCH_JSON, ListBody, MERGE_PATCH_JSON, OpResultBody,
+    PoliciesBody, SwampInfoBody, TreasureBody, WrittenBody, header, list_path, policy_path, swamp_path, treasure_path,
 };
 use hydra_core::{Applied, Condition, CopyState, ErrorCode, Pattern, Policy, SwampName, Timestamp, Value, Version};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
 
-use super::{Listing, WriteOptions};
+use super::{Listing, Reading, WriteOptions};
 use crate::binary;
 use crate::cluster::{CallOptions, Cluster};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failover::Answered;
-use crate::operation::{Done, Expiry, Operation, class_of};
+use crate::operation::{Change, Done, Expiry, Operation, class_of};
 use crate::outcome::{Answer, AnswerBody};
 use crate::request::{Request, with_query};
 use crate::settings::{Fallback, OpClass};
 use crate::treasure::{Cursor, Page, SwampInfo, Treasure, Written};
 
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 
 impl Cluster {
     pub(super) async fn get(
         &self,
         name: &SwampName,
-        key: &str,
+        reading: &Reading<'_>,
         options: &CallOptions,
     ) -> Result<Option<Treasure<Value>>> {
-        let request = Request::new(OpClass::Read, Method::GET, treasure_path(name, key));
+        let mut query = Vec::new();
+        query.extend((!reading.path.is_root()).then(|| ("path", reading.path.to_string())));
+        query.extend(reading.with_expired.then(|| ("expired", "include".to_owned())));
+        let target = with_query(treasure_path(name, reading.key), &query);
+        let request = Request::new(OpClass::Read, Method::GET, target);
         let answered = self.call(name, &request, options).await?;
         match Found::of(&answered.answer)? {
             Found::Nothing => Ok(None),
-            Found::Something => treasure_of(key, &answered.answer).map(Some),
+            Found::Something => treasure_of(reading.key, &answered.answer).map(Some),
         }
+    }
+
+    pub(super) async fn push(
+        &self,
+        name: &SwampName,
+        operation: Operation,
+        options: &WriteOptions,
+    ) -> Result<Done<Value>> {
+        let Operation::Put { value, expiry, .. } = &operation else {
+            return self.write(name, operation, options).await;
+        };
+        if is_read_as_json(value) {
+            return self.write(name, operation, options).await;
+        }
+        let mut query = sync_of(options);
+        query.extend(expiry_of(expiry));
+        let request = Request::new(OpClass::Overwrite, Method::POST, with_query(list_path(name), &query));
+        let content_type = value.content_type().unwrap_or(JSON).to_owned();
+        let request = keyed(request, options).body(&content_type, value.as_bytes().to_vec());
+        let Answered { answer, .. } = self.call(name, &request, &options.call).await?;
+        written(&answer)
     }
 
     pub(super) async fn write(
@@ -49,11 +74,7 @@ impl Cluster {
         let request = request_of(name, &operation, options);
         let Answered { answer, .. } = self.call(name, &request, &options.call).await?;
         match operation {
-            Operation::Put { .. } => {
-                let body: WrittenBody = read(&answer)?;
-                let synced = answer.header(header::DURABLE) == Some("synced");
-                Ok(Done::Put(Written { version: body.version, created: body.created, synced }))
-            }
+            Operation::Put { .. } | Operation::Patch { .. } => written(&answer),
             Operation::Delete { .. } => Ok(Done::Deleted(matches!(Found::of(&answer)?, Found::Something))),
             Operation::Increment { .. } => {
                 let body: IncrementedBody = read(&answer)?;
@@ -84,7 +105,7 @@ impl Cluster {
         if results.len() != operations.len() {
             return Err(unreadable("another number of results").with_applied(answer.applied()));
         }
-        let synced = answer.header(header::DURABLE) == Some("synced");
+        let synced = is_synced(&answer);
         let stale = answer.is_stale();
         Ok(operations.iter().zip(results).map(|(operation, result)| done(operation, result, synced, stale)).collect())
     }
@@ -176,16 +197,19 @@ fn request_of(name: &SwampName, operation: &Operation, options: &WriteOptions) -
     let mut query = sync_of(options);
     let (method, condition) = match operation {
         Operation::Put { expiry, condition, .. } => {
-            match expiry {
-                Expiry::Never => {}
-                Expiry::At(time) => query.push(("expires_at", time.to_string())),
-                Expiry::In(span) => query.push(("ttl", hydra_core::duration::format_duration(*span))),
-            }
+            query.extend(expiry_of(expiry));
             (Method::PUT, Some(condition))
         }
+        Operation::Patch { create, condition, .. } => {
+            query.extend(create.then(|| ("create", "true".to_owned())));
+            (Method::PATCH, Some(condition))
+        }
         Operation::Delete { condition, .. } => (Method::DELETE, Some(condition)),
-        Operation::Increment { by, .. } => {
-            query.push(("incr", by.to_string()));
+        Operation::Increment { increment, .. } => {
+            query.push(("incr", increment.by.to_string()));
+            query.extend((!increment.path.is_root()).then(|| ("path", increment.path.to_string())));
+            let numbers = [("initial", increment.initial), ("min", increment.min), ("max", increment.max)];
+            query.extend(numbers.into_iter().filter_map(|(name, number)| Some((name, number?.to_string()))));
             (Method::POST, None)
         }
         Operation::Get { .. } => (Method::GET, None),
@@ -203,15 +227,41 @@ fn request_of(name: &SwampName, operation: &Operation, options: &WriteOptions) -
     };
     match operation {
         Operation::Put { value, .. } => request.body(value.content_type().unwrap_or(JSON), value.as_bytes().to_vec()),
+        Operation::Patch { change, .. } => {
+            let content_type = match change {
+                Change::Merge(_) => MERGE_PATCH_JSON,
+                Change::Steps(_) => JSON_PATCH_JSON,
+            };
+            request.body(content_type, change.value().as_bytes().to_vec())
+        }
         Operation::Delete { .. } | Operation::Increment { .. } | Operation::Get { .. } => request,
     }
 }
 
-fn sync_of(options: &WriteOptions) -> Vec<(&'static str, String)> {
+fn expiry_of(expiry: &Expiry) -> Option<(&'static str, String)> {
+    match expiry {
+        Expiry::Never => None,
+        Expiry::At(time) => Some(("expires_at", time.to_string())),
+        Expiry::In(span) => Some(("ttl", hydra_core::duration::format_duration(*span))),
+        Expiry::Keep => Some(("keep_ttl", "true".to_owned())),
+    }
+}
+
+/// What a put, a patch or a push answered.
+fn written(answer: &Answer) -> Result<Done<Value>> {
+    let body: WrittenBody = read(answer)?;
+    Ok(Done::Put(Written { version: body.version, created: body.created, synced: is_synced(answer) }))
+}
+
+pub(super) fn is_synced(answer: &Answer) -> bool {
+    answer.header(header::DURABLE) == Some("synced")
+}
+
+pub(super) fn sync_of(options: &WriteOptions) -> Vec<(&'static str, String)> {
     options.sync.then(|| ("sync", "true".to_owned())).into_iter().collect()
 }
 
-fn keyed(request: Request, options: &WriteOptions) -> Request {
+pub(super) fn keyed(request: Request, options: &WriteOptions) -> Request {
     match &options.idempotency_key {
         Some(key) if request.class.is_write() => request.header(header::IDEMPOTENCY_KEY, key),
         Some(_) | None => request,
@@ -238,7 +288,12 @@ impl Found {
             200..=299 if !lost => Ok(Found::Something),
             404 if matches!(
                 answer.code(),
-                Some(ErrorCode::TreasureNotFound | ErrorCode::SwampNotFound | ErrorCode::PolicyNotFound)
+                Some(
+                    ErrorCode::TreasureNotFound
+                        | ErrorCode::PathNotFound
+                        | ErrorCode::SwampNotFound
+                        | ErrorCode::PolicyNotFound
+                )
             ) =>
             {
                 Ok(Found::Nothing)
@@ -249,7 +304,7 @@ impl Found {
 }
 
 /// The body of a success.
-fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T> {
+pub(super) fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T> {
     if !answer.is_success() {
         return Err(answer.to_error());
     }
@@ -296,10 +351,10 @@ pub(super) fn from_body(body: TreasureBody, stale: bool) -> Result<Treasure<Valu
 }
 
 /// What became of one operation of a batch.
-fn done(operation: &Operation, result: OpResultBody, synced: bool, stale: bool) -> Result<Done<Value>> {
+pub(super) fn done(operation: &Operation, result: OpResultBody, synced: bool, stale: bool) -> Result<Done<Value>> {
     let missing = || unreadable("a result without its members").with_applied(Applied::Yes);
     match (operation, result.status) {
-        (Operation::Put { .. }, 200..=299) => {
+        (Operation::Put { .. } | Operation::Patch { .. }, 200..=299) => {
             let version = result.version.ok_or_else(missing)?;
             Ok(Done::Put(Written { version, created: result.created.unwrap_or(result.status == 201), synced }))
         }

@@ -50,7 +50,7 @@ pub(crate) struct ExportPart {
 /// An export under way.
 pub(crate) enum Parts {
     Remote(Box<RemoteParts>),
-    Embedded(Option<Export>),
+    Embedded(Option<Box<Export>>),
 }
 
 /// Records with their numbers.
@@ -88,7 +88,7 @@ impl Endpoint {
                     }
                     Source::All(pattern) => engine.export_folders(&engine.folder_count().all(), Some(pattern), expired),
                 };
-                Ok(Parts::Embedded(Some(export)))
+                Ok(Parts::Embedded(Some(Box::new(export))))
             }
         }
     }

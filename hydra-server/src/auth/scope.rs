@@ -98,20 +98,21 @@ impl<'r> Need<'r> {
             }
             Route::OpenApi | Route::Problem(_) | Route::Resolve(_) => return None,
             Route::List(name) | Route::Treasure(name, _) => (by_method, Place::Swamp(name)),
-            Route::Events(name) => (READ, Place::Swamp(name)),
-            // The query says for which swamps; see `feeds`.
-            Route::AllEvents => (READ, Place::Nowhere),
             Route::Export(name) => (READ, Place::Swamp(name)),
             Route::Import(name) => (WRITE, Place::Swamp(name)),
             // The query says for which swamps, or each line does; see `export` and `import`.
             Route::ExportAll => (READ, Place::Nowhere),
             Route::ImportAll => (WRITE, Place::Nowhere),
+            // What it holds decides, item by item; see `across`.
+            Route::BatchAcross => (&[][..], Place::Nowhere),
             Route::Swamp(name) if by_method == READ => (READ, Place::Swamp(name)),
             Route::Swamp(name) => (DESTROY, Place::Swamp(name)),
             // What it holds decides; see `batches`.
             Route::Batch(name) => (&[][..], Place::Swamp(name)),
-            Route::SwampPolicy(name) | Route::Conflicts(name) => (READ, Place::Swamp(name)),
+            Route::SwampPolicy(name) | Route::Conflicts(name) | Route::Events(name) => (READ, Place::Swamp(name)),
             Route::FlushSwamp(name) => (ADMIN, Place::Swamp(name)),
+            // The names stand in its query; see `feeds`.
+            Route::AllEvents => (READ, Place::Nowhere),
             Route::Policies => (READ, Place::Nowhere),
             Route::Policy(pattern) if by_method == READ => (READ, Place::Pattern(pattern)),
             Route::Policy(pattern) => (ADMIN, Place::Pattern(pattern)),
@@ -134,7 +135,7 @@ impl<'r> Need<'r> {
         Need { scopes, place: Place::Swamp(name) }
     }
 
-    /// The same on all swamps that match a pattern.
+    /// The need for one scope on all names of a pattern.
     pub(crate) fn on_pattern(scopes: &'static [Scope], pattern: &'r Pattern) -> Need<'r> {
         Need { scopes, place: Place::Pattern(pattern) }
     }

@@ -81,7 +81,7 @@ pub(crate) fn refusal(bad: Bad) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hydra_core::Condition;
+    use hydra_core::{Condition, Expiry};
 
     fn code(text: &str, into: Option<&str>) -> ErrorCode {
         let into = into.map(|name| name.parse().expect("a name"));
@@ -94,7 +94,7 @@ mod tests {
             "updatedAt":"2026-11-22T10:00:00.000Z","expiresAt":null}"#;
         let (swamp, op) = read(text.as_bytes(), None, ImportMode::Newer).expect("reads");
         assert_eq!(swamp.as_str(), "a/b/c");
-        let Op::Put { key, value, expires_at: None, condition: Condition::UpdatedBefore(_) } = op else {
+        let Op::Put { key, value, expiry: Expiry::Never, condition: Condition::UpdatedBefore(_) } = op else {
             panic!("{op:?}")
         };
         assert_eq!((key.as_str(), value.as_bytes()), ("ké", &b"null"[..]));

@@ -33,6 +33,8 @@ const BLOCKS: &[&str] = &[
     include_str!("blocks/swamp-import.json"),
     include_str!("blocks/export.json"),
     include_str!("blocks/import.json"),
+    include_str!("blocks/swamp-events.json"),
+    include_str!("blocks/events.json"),
     include_str!("blocks/policies.json"),
     include_str!("blocks/policy.json"),
     include_str!("blocks/resolve.json"),

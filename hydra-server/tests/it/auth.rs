@@ -48,6 +48,11 @@ const DEMANDS: &[(&str, &str, &str, &str)] = &[
     ("POST", "/v1/swamps/{S}/flush", "a", "swamp"),
     ("GET HEAD", "/v1/swamps/{S}/policy", "r", "swamp"),
     ("GET HEAD", "/v1/swamps/{S}/conflicts", "r", "swamp"),
+    ("HEAD", "/v1/swamps/{S}/events", "r", "swamp"),
+    ("GET", "/v1/swamps/{S}/events?heartbeat=0s", "r", "swamp"),
+    ("GET", "/v1/events?swamp=shop/orders/eu&heartbeat=0s", "r", ""),
+    ("HEAD", "/v1/events?swamp=shop/orders/eu", "r", "swamp"),
+    ("HEAD", "/v1/events?pattern=shop/orders/*", "r", "orders"),
     ("GET HEAD", "/v1/policies", "r", ""),
     ("GET HEAD", "/v1/policies/{S}", "r", "swamp"),
     ("PUT DELETE", "/v1/policies/{S}", "a", "swamp"),
@@ -86,7 +91,8 @@ fn every_endpoint_demands_its_scopes_and_its_names() {
     let mut tried = BTreeSet::new();
     for (methods, template, demanded, place) in DEMANDS {
         for method in methods.split(' ') {
-            tried.insert((method.to_lowercase(), template.replace("{S}", "{sanctuary}/{realm}/{swamp}")));
+            let documented = template.split('?').next().unwrap_or_default();
+            tried.insert((method.to_lowercase(), documented.replace("{S}", "{sanctuary}/{realm}/{swamp}")));
             let path = template.replace("{S}", "shop/orders/eu").replace("{key}", "k").replace("{code}", "busy");
             let path = path.replace("{folders}", "3-4").replace("{folder}", "3");
             let path = if method == "POST" && path.ends_with("/k") { format!("{path}?incr=1") } else { path };
@@ -110,6 +116,7 @@ fn every_endpoint_demands_its_scopes_and_its_names() {
                 let reaches = match *place {
                     "" => true,
                     "all" => *swamps == "*/*/*",
+                    "orders" => ["*/*/*", "shop/*/*"].contains(swamps),
                     _ => *swamps != "other/*/*",
                 };
                 let may = *demanded == "-" || (has_scopes && reaches);

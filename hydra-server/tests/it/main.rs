@@ -4,6 +4,8 @@
 mod archive;
 /// Who may do what: tokens, scopes, patterns, origins, and what an operator sees of it.
 mod auth;
+/// Batches, on one swamp and across several: every kind of operation, and what fails alone.
+mod batches;
 /// The command line: flags, settings, exit codes, and the commands that need no server.
 mod cli;
 /// Two servers that wrote without knowing of each other: what lost is listed, on both.
@@ -40,3 +42,5 @@ mod tools;
 mod transfer;
 /// The same through the real client, on servers and in its own process.
 mod transfer_sdk;
+/// One treasure: parts of it, patches, increments with bounds, pushed values, and every way to ask again.
+mod treasures;

@@ -201,6 +201,12 @@ fn what_a_server_answers_is_what_the_document_says() {
         contract.check(method, "/v1/folders/50-74", &[], "", 200);
         contract.check(method, "/v1/folders/7/takeover", &[], "", 200);
     }
+    // A feed does not end, so its head is looked at, and a refusal.
+    for path in [&format!("{swamp}/events"), "/v1/events?swamp=users/profiles/alice"] {
+        contract.check("HEAD", path, &[], "", 200);
+        let separator = if path.contains('?') { '&' } else { '?' };
+        contract.check("GET", &format!("{path}{separator}heartbeat=0s"), &[], "", 400);
+    }
     contract.check("GET", "/v1/folders/100", &[], "", 400);
     contract.check("DELETE", policy, &[], "", 204);
     contract.check("DELETE", policy, &[], "", 404);

@@ -358,7 +358,7 @@ fn imports_and_exports_of_many_swamps_keep_to_folders_and_patterns() {
     // alice is in folder 62, which is not here.
     let long = "L".repeat(250);
     let mut body =
-        format!("{{\"swamp\":\"users/profiles/alice\",\"key\":\"k\",\"value\":1}}\n{{\"key\":\"k\",\"value\":1}}\n");
+        "{\"swamp\":\"users/profiles/alice\",\"key\":\"k\",\"value\":1}\n{\"key\":\"k\",\"value\":1}\n".to_owned();
     let count = hydra_core::FolderCount::DEFAULT;
     let here: Vec<String> = (0..200)
         .map(|n| if n % 50 == 0 { format!("users/profiles/{long}{n}") } else { format!("users/pro%files/\u{e4} {n}") })
