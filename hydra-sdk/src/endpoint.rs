@@ -4,6 +4,7 @@ mod across;
 mod embedded;
 mod feed;
 mod remote;
+mod transfer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use hydra_core::{ListQuery, Pattern, Pointer, Policy, SwampName, SwampsQuery, Value, Version};
 
 pub(crate) use embedded::{Embedded, Scratch};
+pub(crate) use transfer::{ExportPart, Source};
 
 use crate::cluster::{CallOptions, Cluster};
 use crate::error::{Error, ErrorKind, Result};

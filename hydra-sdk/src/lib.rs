@@ -48,6 +48,7 @@ mod server;
 mod settings;
 mod swamp;
 mod swamps;
+mod transfer;
 mod treasure;
 mod watch;
 
@@ -69,6 +70,7 @@ pub use operation::Done;
 pub use settings::{Failback, Fallback, FallbackMode, OpClass, ReadFrom, Settings};
 pub use swamp::{Amount, Batch, BatchAcross, Delete, Increment, List, Patch, Push, Put, Subscribe, Swamp, Write};
 pub use swamps::Swamps;
+pub use transfer::{Import, ImportFailure, ImportMode, Imported, Record};
 pub use treasure::{Cursor, ListedSwamp, Page, Pushed, SwampInfo, Treasure, Written};
 
 /// Handles are shared between threads and tasks; held by the compiler.

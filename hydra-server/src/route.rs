@@ -32,6 +32,10 @@ pub(crate) enum Route {
     FlushSwamp(SwampName),
     SwampPolicy(SwampName),
     Conflicts(SwampName),
+    Export(SwampName),
+    Import(SwampName),
+    ExportAll,
+    ImportAll,
     Events(SwampName),
     AllEvents,
     Policies,
@@ -49,6 +53,7 @@ pub(crate) enum Route {
     CollectFolder(FolderSet),
     CompactFolder(FolderSet),
     VerifyFolder(FolderSet),
+    Archive(FolderId),
 }
 
 impl Route {
@@ -76,6 +81,8 @@ impl Route {
             [Some("problems"), Some(code), None, _] => Ok(Route::Problem(code.to_owned())),
             [Some("v1"), Some("probe"), None, _] => Ok(Route::Probe),
             [Some("v1"), Some("swamps"), None, _] => Ok(Route::Swamps(None, None)),
+            [Some("v1"), Some("export"), None, _] => Ok(Route::ExportAll),
+            [Some("v1"), Some("import"), None, _] => Ok(Route::ImportAll),
             [Some("v1"), Some("events"), None, _] => Ok(Route::AllEvents),
             [Some("v1"), Some("admin"), Some("drain"), None] => Ok(Route::Drain),
             [Some("v1"), Some("batch"), None, _] => Ok(Route::BatchAcross),
@@ -104,6 +111,8 @@ impl Route {
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
             Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
+            Route::Import(_) | Route::ImportAll => "POST",
+            Route::Archive(_) => "GET, HEAD, PUT",
             Route::HoldFolder(_) | Route::Drain => "POST, DELETE",
             _ => "GET, HEAD",
         }
@@ -125,6 +134,8 @@ impl Route {
             | Route::FlushSwamp(name)
             | Route::SwampPolicy(name)
             | Route::Conflicts(name)
+            | Route::Export(name)
+            | Route::Import(name)
             | Route::Events(name)
             | Route::Resolve(name) => Some(name),
             _ => None,
@@ -163,6 +174,9 @@ impl Route {
             Route::HoldFolder(_) | Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => {
                 Label::Upkeep
             }
+            Route::Export(_) | Route::Import(_) | Route::ExportAll | Route::ImportAll | Route::Archive(_) => {
+                Label::Transfer
+            }
             _ => Label::Service,
         }
     }
@@ -186,12 +200,13 @@ pub(crate) enum Label {
     Takeover,
     Upkeep,
     Events,
+    Transfer,
 }
 
 impl Label {
-    pub(crate) const NAMES: [&str; 13] = [
+    pub(crate) const NAMES: [&str; 14] = [
         "none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders", "takeover",
-        "upkeep", "events",
+        "upkeep", "events", "transfer",
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -221,6 +236,8 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
         Some("flush") => Ok(Route::FlushSwamp(name)),
         Some("policy") => Ok(Route::SwampPolicy(name)),
         Some("conflicts") => Ok(Route::Conflicts(name)),
+        Some("export") => Ok(Route::Export(name)),
+        Some("import") => Ok(Route::Import(name)),
         Some("events") => Ok(Route::Events(name)),
         Some(_) => Err(not_found(path)),
     }
@@ -256,6 +273,7 @@ fn folder_verb(set: &str, verb: [Option<&str>; 3], path: &str) -> Result<Route, 
         [Some("takeover"), None, _] => folder(set).map(Route::Takeover),
         [Some("takeover"), Some("settle"), None] => folder(set).map(Route::Settle),
         [Some("holds"), None, _] => folder(set).map(Route::Holds),
+        [Some("archive"), None, _] => folder(set).map(Route::Archive),
         _ => Err(not_found(path)),
     }
 }
