@@ -71,8 +71,14 @@ error_codes! {
     InvalidPattern => "invalid-pattern", 400, "A pattern is not allowed";
     /// A setting, flag or file of settings is not usable.
     InvalidConfig => "invalid-config", 400, "A setting is not usable";
+    /// The request has no token, and the server demands one.
+    MissingToken => "missing-token", 401, "A token is needed";
+    /// The token is none that the server knows.
+    InvalidToken => "invalid-token", 401, "The token is not known";
+    /// The token does not allow this, or not for this name.
+    ScopeDenied => "scope-denied", 403, "The token does not allow this";
     /// A browser page from another origin tried to change something.
-    OriginRefused => "origin-refused", 403, "Requests from this origin are refused";
+    OriginDenied => "origin-denied", 403, "Requests from this origin are refused";
     /// No such path.
     NotFound => "not-found", 404, "There is nothing at this path";
     /// No such swamp.
@@ -123,6 +129,8 @@ error_codes! {
     VersionRequired => "version-required", 428, "This swamp demands a version";
     /// Too much at once.
     Overloaded => "overloaded", 429, "The server is overloaded";
+    /// More feeds and long polls than the limit.
+    TooManyStreams => "too-many-streams", 429, "Too many feeds are open";
     /// A request head larger than the limit.
     HeadersTooLarge => "headers-too-large", 431, "The request headers are too large";
     /// A defect of the server; details are in its log.

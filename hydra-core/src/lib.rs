@@ -31,6 +31,7 @@ pub mod json;
 pub mod wire;
 
 // The vocabulary. Pure.
+mod advice;
 mod error;
 mod folder;
 mod name;
@@ -60,6 +61,7 @@ mod vector;
 // In memory: the content of a swamp, and carrying out requests on it. No I/O.
 mod apply;
 mod hashing;
+mod news;
 mod outcome;
 mod slot;
 mod state;
@@ -79,9 +81,12 @@ mod takeover;
 mod walk;
 
 // What the swamps of an engine share.
+mod channel;
 mod clock;
 mod engine;
+mod feed;
 mod hold;
+mod hub;
 mod memory;
 mod pool;
 mod residents;
@@ -108,6 +113,7 @@ pub use engine::{
     Swamp, SwampInfo,
 };
 pub use error::{Applied, Error, ErrorCode, Result};
+pub use feed::{Changed, EventId, EventKind, Feed, FeedEvent, FeedOptions};
 pub use folder::{FolderCount, FolderId, FolderSet, folder_of};
 pub use layout::swamp_dir;
 pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};

@@ -68,6 +68,12 @@ pub mod header {
 
 /// The media type of errors (RFC 9457).
 pub const PROBLEM_JSON: &str = "application/problem+json";
+/// The media type of change feeds for browsers, and unless another one is asked for.
+pub const EVENT_STREAM: &str = "text/event-stream";
+/// The media type of change feeds with one JSON object per line.
+pub const NDJSON: &str = "application/x-ndjson";
+/// In `If-None-Match` of a long poll, and in `ifVersion` of a batch: the version of what does not exist.
+pub const ABSENT_VERSION: &str = "0";
 /// The media type of merge patches (RFC 7396).
 pub const MERGE_PATCH_JSON: &str = "application/merge-patch+json";
 /// The media type of lists of changes (RFC 6902).
@@ -96,6 +102,14 @@ pub fn list_path(name: &SwampName) -> String {
 #[must_use]
 pub fn swamp_path(name: &SwampName) -> String {
     name_path("/v1/swamps", name)
+}
+
+/// The path of the change feed of a swamp.
+#[must_use]
+pub fn events_path(name: &SwampName) -> String {
+    let mut path = swamp_path(name);
+    path.push_str("/events");
+    path
 }
 
 /// The path that tells where a swamp lives.
@@ -273,6 +287,42 @@ impl Problem {
     }
 }
 
+/// What an error code means: `GET /problems/{code}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProblemPage {
+    /// `/problems/<code>`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The stable name.
+    pub code: String,
+    /// The HTTP status it is answered with.
+    pub status: u16,
+    /// A short sentence for people.
+    pub title: String,
+    /// What happened.
+    pub meaning: String,
+    /// What can be done about it.
+    pub advice: String,
+    /// Whether the operation may have been carried out, in words.
+    pub applied: String,
+}
+
+impl ProblemPage {
+    /// The page of a code.
+    #[must_use]
+    pub fn of(code: ErrorCode) -> ProblemPage {
+        ProblemPage {
+            kind: format!("/problems/{code}"),
+            code: code.as_str().to_owned(),
+            status: code.status(),
+            title: code.title().to_owned(),
+            meaning: code.meaning().to_owned(),
+            advice: code.advice().to_owned(),
+            applied: code.applied_in_words().to_owned(),
+        }
+    }
+}
+
 /// One try of a router at one server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttemptBody {
@@ -307,6 +357,47 @@ pub struct TreasureBody {
 /// A member that is there is `Some`, also when it is `null`: null is an ordinary value.
 fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
+}
+
+/// One line of a change feed as NDJSON. As server-sent event `event` and `id` are fields of their own, and the other
+/// members are its data.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventBody {
+    /// `put`, `delete`, `expire`, `destroy`, `reset`, `lagged` or `live`.
+    pub event: String,
+    /// Where to go on behind it; absent while a snapshot is not complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// When it was told, by the clock of the server.
+    pub at: Timestamp,
+    /// The swamp; only in feeds of many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swamp: Option<String>,
+    /// The key of `put`, `delete` and `expire`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The value of a `put`, unless only keys were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub value: Option<Box<serde_json::value::RawValue>>,
+    /// The version of a `put`, and of a `delete` that left a mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+    /// When the key came into being.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Timestamp>,
+    /// When it was last written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<Timestamp>,
+    /// When it expires, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// What was there before, where that was asked for and anything was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old: Option<TreasureBody>,
+    /// Why the feed begins anew, or ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// The answer to a put.

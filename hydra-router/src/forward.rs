@@ -7,10 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::header::{CONNECTION, HeaderMap, HeaderName};
+use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
-use hydra_core::wire::header;
+use http_body_util::{BodyExt, BodyStream, StreamBody};
+use hydra_core::duration::parse_duration;
+use hydra_core::wire::{EVENT_STREAM, NDJSON, header};
 use hydra_core::{Error, ErrorCode, SwampName};
 use hydra_sdk::{Chunk, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody, OpClass};
 
@@ -21,6 +23,9 @@ use crate::config::MAX_HOPS;
 use crate::gateway::{Gateway, Head};
 use crate::route::Place;
 
+/// The longest that servers let a long poll wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
 /// Passes a request on to the server of its name, or a fallback.
 pub(crate) async fn forward(
     gateway: &Gateway,
@@ -29,7 +34,7 @@ pub(crate) async fn forward(
     name: &SwampName,
     place: &Place,
 ) -> Result<Response, Refusal> {
-    let mut request = request_of(head, class_of(&head.parts, place))?;
+    let mut request = request_of(gateway, head, class_of(&head.parts, place))?;
     // The permit is held until the answer begins.
     let _room;
     match body.take(&gateway.kept).await? {
@@ -43,12 +48,19 @@ pub(crate) async fn forward(
         Taken::Stream(stream) => request.body = ForwardBody::Stream(stream),
     }
     let folder = gateway.map().route(name).folder();
-    match gateway.hydra.forward(name, request).await {
+    let waits = !request.patience.is_zero();
+    let answer = tokio::select! {
+        answer = gateway.hydra.forward(name, request) => answer,
+        () = gateway.ending.cancelled(), if waits => {
+            return Err(Error::new(ErrorCode::Draining, "this router is shutting down").into());
+        }
+    };
+    match answer {
         Ok(answer) => {
             if answer.fell_back {
                 gateway.metrics.fell_back();
             }
-            Ok(response_of(answer))
+            Ok(if is_feed(&answer) { feed_of(gateway, answer) } else { response_of(answer) })
         }
         Err(error) => {
             gateway.metrics.unanswered();
@@ -65,7 +77,7 @@ pub(crate) fn whole(bytes: Bytes) -> ForwardBody {
 ///
 /// # Errors
 /// `invalid-header` for hops or a deadline that is no number; `server-unreachable` for a loop.
-pub(crate) fn request_of(head: &Head, class: OpClass) -> Result<ForwardRequest, Refusal> {
+pub(crate) fn request_of(gateway: &Gateway, head: &Head, class: OpClass) -> Result<ForwardRequest, Refusal> {
     let parts = &head.parts;
     let hops = number(&parts.headers, header::HOPS)?.unwrap_or(0);
     if hops >= u64::from(MAX_HOPS) {
@@ -76,7 +88,9 @@ pub(crate) fn request_of(head: &Head, class: OpClass) -> Result<ForwardRequest, 
     }
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let mut request = ForwardRequest::new(class, parts.method.as_str(), target);
+    request.own_token = gateway.config.own_token;
     request.deadline = number(&parts.headers, header::DEADLINE_MS)?.map(Duration::from_millis);
+    request.patience = patience(parts);
     let named = named_by_connection(&parts.headers);
     for (name, value) in &parts.headers {
         let is_ours = [header::HOPS, header::REQUEST_ID].contains(&name.as_str());
@@ -87,6 +101,13 @@ pub(crate) fn request_of(head: &Head, class: OpClass) -> Result<ForwardRequest, 
     request.headers.push((header::HOPS.to_owned(), (hops + 1).to_string().into_bytes()));
     request.headers.push((header::REQUEST_ID.to_owned(), head.id.as_bytes().to_vec()));
     Ok(request)
+}
+
+/// How long a long poll may take; what it says wrongly is for the server to refuse.
+fn patience(parts: &Parts) -> Duration {
+    let query = parts.uri.query().unwrap_or_default();
+    let wait = query.split('&').find_map(|piece| piece.strip_prefix("wait="));
+    wait.and_then(|text| parse_duration(text).ok()).map_or(Duration::ZERO, |wait| wait.min(LONGEST_WAIT))
 }
 
 /// The headers that `Connection` says are about this connection only.
@@ -104,6 +125,18 @@ fn number(headers: &HeaderMap, name: &'static str) -> Result<Option<u64>, Error>
             Err(Error::new(ErrorCode::InvalidHeader, detail))
         }
     }
+}
+
+/// Whether an answer goes on until somebody ends it.
+fn is_feed(answer: &ForwardResponse) -> bool {
+    answer.header("content-type").is_some_and(|kind| kind == EVENT_STREAM || kind == NDJSON)
+}
+
+/// A feed as it goes back: as long as the router goes on.
+fn feed_of(gateway: &Gateway, answer: ForwardResponse) -> Response {
+    let (head, body) = response_of(answer).into_parts();
+    let pieces = BodyStream::new(body).take_until(gateway.ending.clone().cancelled_owned());
+    Response::from_parts(head, StreamBody::new(pieces).boxed_unsync())
 }
 
 /// The answer of a server as it goes back.

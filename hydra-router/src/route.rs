@@ -17,6 +17,8 @@ pub(crate) enum Route {
     Problem(String),
     /// Registered policies, which every server has.
     Policies,
+    /// The changes of many swamps.
+    Events,
     /// Everything acknowledged, on every server.
     Flush,
     /// Operations on several names: each goes to the server that answers for it.
@@ -66,6 +68,7 @@ impl Route {
             "/metrics" => Ok(Route::Metrics),
             "/v1/probe" => Ok(Route::Probe),
             "/v1/map" => Ok(Route::Map),
+            "/v1/events" => Ok(Route::Events),
             "/v1/flush" => Ok(Route::Flush),
             "/v1/batch" => Ok(Route::BatchAcross),
             "/v1/policies" => Ok(Route::Policies),
@@ -91,7 +94,7 @@ impl Route {
 
     /// Whether the path is answered also while the router ends.
     pub(crate) fn is_service(&self) -> bool {
-        !matches!(self, Route::Policies | Route::Flush | Route::BatchAcross | Route::Named(..))
+        !matches!(self, Route::Policies | Route::Flush | Route::Events | Route::BatchAcross | Route::Named(..))
     }
 }
 
@@ -139,6 +142,7 @@ mod tests {
             ("/v1/swamps/a/b/c/locks/import", named("a/b/c", Place::Verb)),
             ("/v1/resolve/a/b/c", named("a/b/c", Place::Resolve)),
             ("/v1/policies/a/b*/*", Route::Policies),
+            ("/v1/events", Route::Events),
             ("/v1/batch", Route::BatchAcross),
             ("/", Route::Welcome),
         ] {

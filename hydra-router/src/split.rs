@@ -27,7 +27,7 @@ pub(crate) async fn batch(gateway: &Gateway, head: &Head, body: RequestBody) -> 
     let split = Split::of(&gateway.map(), read(&bytes)?);
     let mut requests = Vec::with_capacity(split.groups.len());
     for group in &split.groups {
-        requests.push((group.name.clone(), group.request(head)?));
+        requests.push((group.name.clone(), group.request(gateway, head)?));
     }
     let asked: Vec<_> = requests.into_iter().map(|(name, request)| ask(gateway, name, request)).collect();
     let said: Vec<Said> = stream::iter(asked).buffered(AT_ONCE).collect().await;
@@ -70,10 +70,10 @@ struct Group {
 }
 
 impl Group {
-    fn request(&self, head: &Head) -> Result<ForwardRequest, Refusal> {
+    fn request(&self, gateway: &Gateway, head: &Head) -> Result<ForwardRequest, Refusal> {
         let bytes = serde_json::to_vec(&serde_json::json!({ "ops": self.ops }))
             .map_err(|error| Error::new(ErrorCode::Internal, format!("the batch cannot be written: {error}")))?;
-        let mut request = request_of(head, class_of_batch(&bytes))?;
+        let mut request = request_of(gateway, head, class_of_batch(&bytes))?;
         request.body = whole(bytes.into());
         Ok(request)
     }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use hydra_core::{FolderId, Pattern, Policy, SwampName, folder_of};
 
+use crate::access::Given;
 use crate::cluster::{CallOptions, Cluster};
 use crate::connect::HydraBuilder;
 use crate::endpoint::Endpoint;
@@ -37,7 +38,7 @@ impl Hydra {
     ///
     /// | URL | what it is |
     /// | --- | --- |
-    /// | `http://host:4937` | one server, or a router. `?folders=100`: it refuses if it counts differently |
+    /// | `http://host:4937`, `https://…` | one server, or a router. `?folders=100`: it refuses if it counts differently |
     /// | `map:///etc/hydra/map.toml` | servers by a map file, read again when its content changes |
     /// | `file:///var/lib/hydra?folders=100` | a directory, opened in this process; created when missing |
     /// | `mem://` | a new data set in this process that is gone at the end |
@@ -62,7 +63,7 @@ impl Hydra {
     /// # Errors
     /// [`ErrorKind::Config`] when no HTTP client can be made.
     pub fn with_map(map: ClientMap) -> Result<Hydra> {
-        Ok(Hydra::new(Endpoint::Remote(Cluster::new(map)?)))
+        Ok(Hydra::new(Endpoint::Remote(Cluster::new(map, Given::default())?.into())))
     }
 
     pub(crate) fn new(endpoint: Endpoint) -> Hydra {
@@ -227,7 +228,12 @@ impl Hydra {
     /// may have carried out the same write before. [`ErrorKind::Invalid`] for a path that URL rules
     /// would change, and [`ErrorKind::Config`] for data in this process.
     pub async fn forward(&self, name: &SwampName, request: ForwardRequest) -> Result<ForwardResponse> {
-        let options = CallOptions { fallback: request.fallback, deadline: request.deadline, is_bulk: false };
+        let options = CallOptions {
+            fallback: request.fallback,
+            deadline: request.deadline,
+            patience: request.patience,
+            ..CallOptions::default()
+        };
         let request = request.into_request()?;
         let answered = self.cluster()?.call(name, &request, &options).await?;
         Ok(ForwardResponse::new(answered.answer, answered.server.id().to_owned(), answered.fell_back))

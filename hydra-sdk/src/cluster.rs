@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use hydra_core::{Applied, FolderId, SwampName};
 
+use crate::access::{Credentials, Given, authority, is_exposed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failback::{self, Settlement};
 use crate::failover::{Answered, Call, with_fallback};
@@ -19,7 +20,11 @@ use crate::settings::{Fallback, Settings};
 
 /// A remote data set: whatever map is in force now.
 #[derive(Debug)]
-pub(crate) struct Cluster(ArcSwap<State>);
+pub(crate) struct Cluster {
+    state: ArcSwap<State>,
+    /// What the program gave, whatever map is in force.
+    given: Given,
+}
 
 /// A map with its servers. A call keeps the one it began with.
 #[derive(Debug)]
@@ -27,6 +32,7 @@ pub(crate) struct State {
     map: Arc<ClientMap>,
     /// In the order of [`ClientMap::servers`].
     servers: Vec<Arc<Server>>,
+    credentials: Arc<Credentials>,
     origin: Origin,
     turn: AtomicUsize,
 }
@@ -55,17 +61,26 @@ pub(crate) struct CallOptions {
     pub(crate) deadline: Option<Duration>,
     /// Moves much data, so that it may take longer.
     pub(crate) is_bulk: bool,
+    /// How long a server is asked to wait before it answers; it may take so much longer.
+    pub(crate) patience: Duration,
+    /// Fallbacks are asked only in place of the primary, also where reads may go to anybody.
+    pub(crate) primary_first: bool,
 }
 
 impl Cluster {
     /// A cluster by its map.
-    pub(crate) fn new(map: ClientMap) -> Result<Cluster> {
-        Ok(Cluster(ArcSwap::from_pointee(State::new(map, Origin::Given, &[])?)))
+    pub(crate) fn new(map: ClientMap, given: Given) -> Result<Cluster> {
+        Cluster::of(map, Origin::Given, given)
+    }
+
+    fn of(map: ClientMap, origin: Origin, given: Given) -> Result<Cluster> {
+        let state = ArcSwap::from_pointee(State::new(map, origin, &given, None)?);
+        Ok(Cluster { state, given })
     }
 
     /// One server by its address. How many folders it has is for the server to know: with one
     /// server nothing is routed.
-    pub(crate) fn single(url: &str, folders: Option<u32>, settings: &Settings) -> Result<Cluster> {
+    pub(crate) fn single(url: &str, folders: Option<u32>, settings: &Settings, given: Given) -> Result<Cluster> {
         let count = folders.unwrap_or(1);
         let map = ClientMap::builder()
             .folders(count)
@@ -73,11 +88,11 @@ impl Cluster {
             .route(format!("0-{}", count.saturating_sub(1)), "server", [""; 0])
             .settings(settings.clone())
             .build()?;
-        Ok(Cluster(ArcSwap::from_pointee(State::new(map, Origin::Address { folders }, &[])?)))
+        Cluster::of(map, Origin::Address { folders }, given)
     }
 
     pub(crate) fn state(&self) -> Arc<State> {
-        self.0.load_full()
+        self.state.load_full()
     }
 
     /// Puts another map in force. Servers that both maps list alike keep their connections.
@@ -90,8 +105,8 @@ impl Cluster {
             ));
         }
         old.map.check_successor(&map)?;
-        let next = State::new(map, Origin::Given, &old.servers)?;
-        self.0.store(Arc::new(next));
+        let next = State::new(map, Origin::Given, &self.given, Some(&old))?;
+        self.state.store(Arc::new(next));
         Ok(())
     }
 
@@ -107,13 +122,22 @@ impl Cluster {
             route,
             class: request.class,
             fallback: options.fallback.unwrap_or(settings.fallback_mode.into()),
-            deadline: options.deadline.unwrap_or(usual),
-            timeout,
+            deadline: options.deadline.unwrap_or(usual) + options.patience,
+            timeout: timeout + options.patience,
+            primary_first: options.primary_first,
         };
         with_fallback(&call, request).await.map_err(|error| {
             let folder = state.folder_of(route).map(|folder| format!(" (folder {folder})"));
             error.about(format!("{name}{}", folder.unwrap_or_default()))
         })
+    }
+
+    /// Whether the primary of a name answers again, while another server is being asked in its place.
+    pub(crate) fn primary_is_back(&self, name: &SwampName, asked: &Server) -> bool {
+        let state = self.state();
+        let route = state.map.route(name);
+        let primary = &state.servers[route.indexes().0];
+        primary.id() != asked.id() && primary.health.is_up() && primary.stays.holder_of(route.folder()).is_none()
     }
 
     /// Sends a request to one server: one try.
@@ -168,18 +192,26 @@ impl State {
         server.ask(request, deadline, self.announce(server.pool())).await
     }
 
-    fn new(map: ClientMap, origin: Origin, known: &[Arc<Server>]) -> Result<State> {
+    fn new(map: ClientMap, origin: Origin, given: &Given, before: Option<&State>) -> Result<State> {
+        let needs_tls = map.servers().iter().any(|listed| listed.url.starts_with("https://"));
+        let had = before.map(|before| &before.credentials);
+        let credentials = Credentials::new(given, map.access(), needs_tls, had)?;
+        // Connections go with the credentials they were made with.
+        let known = before.filter(|before| Arc::ptr_eq(&before.credentials, &credentials));
+        let known = known.map_or(&[][..], |before| &before.servers);
         let servers = map.servers().iter().enumerate().map(|(index, listed)| {
             let (pool, settings) = map.pool_of(index);
             if let Some(same) = known.iter().find(|server| server.is_listed_as(listed, pool, settings)) {
                 return Ok(Arc::clone(same));
             }
-            let address = listed.url.trim_start_matches("http://").trim_end_matches('/');
-            let label = if origin == Origin::Given { &listed.id } else { address };
-            Server::new(listed, label.to_owned(), pool, settings).map(Arc::new)
+            let label = if origin == Origin::Given { &listed.id } else { authority(&listed.url) };
+            if is_exposed(&listed.url) && credentials.authorization().is_some() {
+                tracing::warn!(server = label, "the token goes over the network unencrypted; use https");
+            }
+            Server::new(listed, label.to_owned(), pool, settings, &credentials).map(Arc::new)
         });
         let servers = servers.collect::<Result<_>>()?;
-        Ok(State { map: Arc::new(map), servers, origin, turn: AtomicUsize::new(0) })
+        Ok(State { map: Arc::new(map), servers, credentials, origin, turn: AtomicUsize::new(0) })
     }
 
     /// The map, where there is one.

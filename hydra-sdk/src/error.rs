@@ -35,6 +35,10 @@ pub enum ErrorKind {
     TooLarge,
     /// The server does not own the folder: the map is not the one the servers go by.
     NotOwner,
+    /// The server wants a token, or does not know the one that was sent: correct it. Never asked elsewhere.
+    Unauthenticated,
+    /// The token does not allow this, or not for this name. Never asked elsewhere.
+    Denied,
     /// No server could be reached, or the answer was lost. The message lists every try.
     Network,
     /// No answer within the deadline. The message lists every try.
@@ -239,7 +243,9 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         | ErrorCode::UriTooLong
         | ErrorCode::HeadersTooLarge => ErrorKind::TooLarge,
         ErrorCode::NotOwner | ErrorCode::FolderFenced | ErrorCode::FolderMoved => ErrorKind::NotOwner,
-        ErrorCode::Overloaded | ErrorCode::Busy => ErrorKind::Overloaded,
+        ErrorCode::MissingToken | ErrorCode::InvalidToken => ErrorKind::Unauthenticated,
+        ErrorCode::ScopeDenied | ErrorCode::OriginDenied => ErrorKind::Denied,
+        ErrorCode::Overloaded | ErrorCode::Busy | ErrorCode::TooManyStreams => ErrorKind::Overloaded,
         ErrorCode::ServerUnreachable => ErrorKind::Network,
         ErrorCode::ServerTimeout => ErrorKind::Timeout,
         ErrorCode::CorruptSwamp
@@ -249,11 +255,9 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         | ErrorCode::Starting => ErrorKind::Unavailable,
         ErrorCode::Io | ErrorCode::DiskFull => ErrorKind::Storage,
         ErrorCode::InvalidConfig | ErrorCode::DataDirInUse => ErrorKind::Config,
-        ErrorCode::Internal
-        | ErrorCode::Unknown
-        | ErrorCode::NotFound
-        | ErrorCode::MethodNotAllowed
-        | ErrorCode::OriginRefused => ErrorKind::Protocol,
+        ErrorCode::Internal | ErrorCode::Unknown | ErrorCode::NotFound | ErrorCode::MethodNotAllowed => {
+            ErrorKind::Protocol
+        }
         _ => ErrorKind::Invalid,
     }
 }

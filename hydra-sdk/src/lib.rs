@@ -24,8 +24,9 @@
 //!
 //! Reading the source: `map` (name → folder → server), `failover` (primary → fallback), `failback`
 //! (and back again), `outcome` (what a network error is), `server` (one exchange), `endpoint` (remote and in process), `swamp`
-//! (the typed calls).
+//! (the typed calls), `event` (the stream of changes that survives broken connections).
 
+mod access;
 mod binary;
 mod client;
 mod cluster;
@@ -33,6 +34,7 @@ mod connect;
 mod delay;
 mod endpoint;
 mod error;
+mod event;
 mod failback;
 mod failover;
 mod forward;
@@ -47,20 +49,22 @@ mod swamp;
 mod treasure;
 mod watch;
 
+pub use access::Access;
 pub use client::{Hydra, Location};
 pub use connect::HydraBuilder;
 pub use error::{Attempt, Error, ErrorKind, Result, TryOutcome};
+pub use event::{Event, EventKind, EventStream, Waited};
 pub use failback::{Settlement, Staying};
 pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody};
 pub use health::ServerState;
 pub use hydra_core::{
-    Applied, Compression, CopyState, ErrorCode, FolderCount, FolderId, FolderSet, Number, Pattern, Policy, SwampName,
-    Timestamp, Value, Version, folder_of,
+    Applied, Compression, CopyState, ErrorCode, EventId, FolderCount, FolderId, FolderSet, Number, Pattern, Policy,
+    SwampName, Timestamp, Value, Version, folder_of,
 };
 pub use map::{ClientMap, Finding, MapBuilder, MapError, MapServer, PoolBuilder, Route, Severity};
 pub use operation::Done;
 pub use settings::{Failback, Fallback, FallbackMode, OpClass, ReadFrom, Settings};
-pub use swamp::{Amount, Batch, BatchAcross, Delete, Increment, List, Patch, Push, Put, Swamp, Write};
+pub use swamp::{Amount, Batch, BatchAcross, Delete, Increment, List, Patch, Push, Put, Subscribe, Swamp, Write};
 pub use treasure::{Cursor, Page, Pushed, SwampInfo, Treasure, Written};
 
 /// Handles are shared between threads and tasks; held by the compiler.

@@ -19,6 +19,7 @@ use draft::Draft;
 pub use draft::MapServer;
 pub use finding::{Finding, MapError, Severity};
 
+use crate::access::Access;
 use crate::settings::Settings;
 
 /// Which server answers for which folders of which pool; read from TOML or made with [`ClientMap::builder`].
@@ -146,6 +147,12 @@ impl ClientMap {
         let folder = folder_of(name, self.folders);
         let entry = &pool.routes[pool.by_folder[folder.get() as usize] as usize];
         Route { map: self, folder, pool, rule, entry }
+    }
+
+    /// Where the token of clients and the certificates they trust are. Never the token itself.
+    #[must_use]
+    pub fn access(&self) -> &Access {
+        &self.draft.access
     }
 
     /// The name of the cluster.

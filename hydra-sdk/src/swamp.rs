@@ -3,6 +3,7 @@
 mod across;
 mod batch;
 mod list;
+mod subscribe;
 mod write;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 pub use across::BatchAcross;
 pub use batch::Batch;
 pub use list::List;
+pub use subscribe::Subscribe;
 pub use write::{Amount, Delete, Increment, Patch, Push, Put, Write};
 
 use crate::client::Hydra;

@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::answer::{self, Response};
 use crate::app::{App, Call, by_size, unexpected};
+use crate::auth::Scope;
 use crate::conditions::{no_conditions, plain_body};
 use crate::operations::{BATCH_LIMIT, MAX_READ_BYTES, done, failed, operation, read_batch, read_bytes, refused};
 use crate::query::Query;
@@ -56,6 +57,18 @@ struct Part {
 }
 
 impl Part {
+    fn admit(&mut self, call: &Call, folder: FolderId) -> Result<(), Error> {
+        let writes = self.ops.iter().any(Op::is_write);
+        if writes {
+            call.may(&[Scope::Write], &self.name)?;
+        }
+        if self.ops.iter().any(|op| !op.is_write()) {
+            call.may(&[Scope::Read], &self.name)?;
+        }
+        self.standby = call.stands_in(folder)?;
+        if writes { call.may_write_to(self.standby) } else { Ok(()) }
+    }
+
     /// Carries it out, unless it was refused.
     async fn write(mut self, app: Arc<App>, sync: bool) -> Part {
         if self.refusal.is_some() {
@@ -136,17 +149,13 @@ impl Across {
         Ok(place)
     }
 
-    /// Refuses the parts whose folders are not here. An answer about one folder says which.
+    /// Refuses the parts whose folders are not here, or that the token does not allow. An answer about one folder
+    /// says which.
     fn admit(&mut self, call: &mut Call) {
         for part in &mut self.parts {
             let folder = call.app.engine.folder_of(&part.name);
             part.folder = Some(folder);
-            let writes = part.ops.iter().any(Op::is_write);
-            let admitted = call.stands_in(folder).and_then(|standby| {
-                part.standby = standby;
-                if writes { call.may_write_to(standby) } else { Ok(()) }
-            });
-            part.refusal = admitted.err();
+            part.refusal = part.admit(call, folder).err();
         }
         let first = self.parts.first().and_then(|part| Some((part.folder?, part.standby)));
         if let Some((folder, standby)) =

@@ -11,7 +11,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{ALLOW, CONTENT_LENGTH, ORIGIN};
+use http::header::{ALLOW, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderValue, Method};
 use hydra_core::wire::Problem;
@@ -22,13 +22,16 @@ use hydra_core::{
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::answer::{self, Response};
+use crate::auth::{Access, Need, Scope};
 use crate::body::{BodyMemory, Limit, RequestBody};
 use crate::conditions::{folders_header, idempotency_key, single};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
 use crate::metrics::Metrics;
 use crate::route::{Label, Route};
+use crate::streams::Streams;
 use crate::{
-    across, batches, conflicts, folders, lists, policies, service, swamps, takeover, treasures, upkeep, writes,
+    across, batches, conflicts, feeds, folders, lists, openapi, origin, policies, service, swamps, takeover, treasures,
+    upkeep, writes,
 };
 
 /// How long a request waits for the memory budget before it is refused, and how often it looks.
@@ -56,6 +59,9 @@ pub(crate) struct App {
     bodies: BodyMemory,
     server: HeaderValue,
     draining: AtomicBool,
+    pub(crate) streams: Streams,
+    /// Set aside by an operator, who may also take that back.
+    drained: AtomicBool,
     /// Makes the request ids of this process differ from those of the one before.
     started: u64,
     requests: AtomicU64,
@@ -68,6 +74,8 @@ impl App {
             bodies: BodyMemory::new(config.max_body_memory),
             server: answer::ascii(engine.server_id().to_owned()),
             draining: AtomicBool::new(false),
+            streams: Streams::new(config.streams()),
+            drained: AtomicBool::new(false),
             started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
             requests: AtomicU64::new(0),
             engine,
@@ -75,13 +83,19 @@ impl App {
         })
     }
 
-    /// From now on only service paths are answered; requests that have begun go on.
+    /// From now on only service paths are answered; requests that have begun go on, but for feeds and long polls.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.streams.end();
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.draining.load(Ordering::Acquire) || self.drained.load(Ordering::Acquire)
+    }
+
+    /// The same for an operator; ends nothing, and may be taken back.
+    pub(crate) fn set_drained(&self, drained: bool) {
+        self.drained.store(drained, Ordering::Release);
     }
 
     /// Answers one request. A panic is answered too, and costs nobody else anything.
@@ -134,6 +148,9 @@ impl App {
 async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Response, Error> {
     call.check_head()?;
     let route = route?;
+    if let Some(response) = origin::preflight(&call.head, route.allow(), &call.app.config)? {
+        return Ok(response);
+    }
     call.admit(&route)?;
     let reads = matches!(call.head.method, Method::GET | Method::HEAD);
     match route {
@@ -149,6 +166,8 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::FlushSwamp(name) => swamps::flush(call, &name).await,
         Route::SwampPolicy(name) => swamps::policy(call, &name).await,
         Route::Conflicts(name) => conflicts::list(call, &name).await,
+        Route::Events(name) => feeds::swamp(call, &name).await,
+        Route::AllEvents => feeds::many(call).await,
         Route::Policies => policies::list(call),
         Route::Policy(pattern) if reads => policies::get(call, &pattern),
         Route::Policy(pattern) if call.head.method == Method::PUT => policies::put(call, pattern).await,
@@ -168,6 +187,8 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Settle(folder) => takeover::settle(call, folder).await,
         Route::Probe => service::probe(call).await,
         Route::Metrics => service::metrics(call),
+        Route::OpenApi => openapi::document(call),
+        Route::Drain => service::drain(call).await,
         Route::Ready => service::ready(call),
         Route::Version => service::version(call),
         Route::Problem(code) => service::problem(call, &code),
@@ -181,6 +202,8 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
 pub(crate) struct Call {
     pub(crate) app: Arc<App>,
     pub(crate) head: Parts,
+    /// What the token of the request allows.
+    pub(crate) access: Access,
     id: HeaderValue,
     body: RequestBody,
     /// The folder the request is about.
@@ -199,6 +222,7 @@ impl Call {
             id: app.request_id(&head),
             app,
             head,
+            access: Access::Open,
             body: RequestBody::new(body),
             folder: None,
             standby: false,
@@ -232,11 +256,8 @@ impl Call {
             return Err(Error::new(ErrorCode::MethodNotAllowed, detail));
         }
         let reads = matches!(self.head.method, Method::GET | Method::HEAD);
-        if let Some(origin) = self.head.headers.get(ORIGIN).filter(|_| !reads) {
-            let detail = format!("a page from {origin:?} may not change anything here");
-            return Err(Error::new(ErrorCode::OriginRefused, detail)
-                .with_hint("browsers send Origin; programs that are no browser leave it out"));
-        }
+        origin::check(&self.head, &self.app.config)?;
+        self.authorize(route)?;
         if route.is_service() {
             return Ok(());
         }
@@ -248,6 +269,24 @@ impl Call {
             Some(name) => self.admit_folder(name, route, reads),
             None => Ok(()),
         }
+    }
+
+    /// Whether the token of the request allows what it asks for.
+    fn authorize(&mut self, route: &Route) -> Result<(), Error> {
+        let config = &self.app.config;
+        let Some(tokens) = &config.tokens else { return Ok(()) };
+        let need = match Need::of(route, &self.head.method) {
+            None if config.protect_metrics && *route == Route::Metrics => Need::METRICS,
+            None => return Ok(()),
+            Some(need) => need,
+        };
+        self.access = Access::of(&self.head.headers, &tokens.known())?;
+        self.access.check(&need)
+    }
+
+    /// Whether the token allows this on the swamp, where only the body of the request says what is to be done.
+    pub(crate) fn may(&self, scopes: &'static [Scope], name: &SwampName) -> Result<(), Error> {
+        self.access.check(&Need::on_swamp(scopes, name))
     }
 
     /// Whether the client counts the same folders and means the same pool.
@@ -265,6 +304,15 @@ impl Call {
                 Err(Error::new(ErrorCode::NotOwner, detail))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Whether the folder of a name is here, for requests about many.
+    pub(crate) fn has_folder_of(&self, name: &SwampName) -> Result<(), Error> {
+        let folder = self.app.engine.folder_of(name);
+        match self.app.engine.folder_state(folder) {
+            FolderState::Owned | FolderState::Standby => Ok(()),
+            _ => Err(not_owner(folder)),
         }
     }
 
@@ -391,8 +439,10 @@ impl Call {
 
     /// Completes the answer with what every answer carries, and counts it.
     fn finish(self, outcome: Result<Response, Error>, label: Label, begun: Instant) -> Response {
+        let code = outcome.as_ref().err().map(Error::code);
         let mut response = outcome.unwrap_or_else(|error| self.problem(&error));
         let headers = response.headers_mut();
+        origin::expose(&self.head, &self.app.config, headers);
         headers.insert(answer::SERVER, self.app.server.clone());
         headers.insert(answer::REQUEST_ID, self.id.clone());
         if let Some(folder) = self.folder {
@@ -419,7 +469,7 @@ impl Call {
         if self.head.method == Method::HEAD {
             without_body(&mut response);
         }
-        self.account(label, response.status().as_u16(), begun);
+        self.account(label, response.status().as_u16(), code, begun);
         if !self.head.headers.contains_key(http::header::EXPECT) {
             self.body.discard_rest();
         }
@@ -437,19 +487,54 @@ impl Call {
         answer::problem(error, &problem)
     }
 
-    /// Counts the request and writes one line about it: never names, keys or values.
-    fn account(&self, label: Label, status: u16, begun: Instant) {
+    /// Counts the request and writes one line about it: never names, keys, values or tokens.
+    fn account(&self, label: Label, status: u16, code: Option<ErrorCode>, begun: Instant) {
         let took = begun.elapsed();
-        self.app.metrics.count(&self.head.method, label, status, took);
-        tracing::debug!(
-            id = ?self.id,
-            method = %self.head.method,
-            route = label.name(),
-            folder = self.folder.map(FolderId::get),
-            status,
-            micros = took.as_micros() as u64,
-            "answered"
-        );
+        let metrics = &self.app.metrics;
+        metrics.count(&self.head.method, label, status, took);
+        if let Some(code) = code {
+            metrics.count_refusal(code);
+        }
+        macro_rules! line {
+            ($level:ident, $text:literal) => {
+                tracing::$level!(
+                    id = ?self.id,
+                    method = %self.head.method,
+                    route = label.name(),
+                    folder = self.folder.map(FolderId::get),
+                    token = self.access.name(),
+                    status,
+                    code = code.map(ErrorCode::as_str),
+                    micros = took.as_micros() as u64,
+                    $text
+                )
+            };
+        }
+        match code.map(Gravity::of) {
+            None | Some(Gravity::Ordinary) => line!(debug, "answered"),
+            Some(Gravity::Mistake) => line!(info, "refused"),
+            Some(Gravity::Grave) => line!(warn, "refused"),
+        }
+    }
+}
+
+/// How much an error answer matters to whoever runs the server.
+enum Gravity {
+    /// An answer like any other: nothing is there, or somebody else was first.
+    Ordinary,
+    /// The client did something wrong.
+    Mistake,
+    /// Somebody was kept out, or the server could not do it.
+    Grave,
+}
+
+impl Gravity {
+    fn of(code: ErrorCode) -> Gravity {
+        match code.status() {
+            404 | 412 => Gravity::Ordinary,
+            401 | 403 | 429 | 500.. => Gravity::Grave,
+            _ => Gravity::Mistake,
+        }
     }
 }
 

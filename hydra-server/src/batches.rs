@@ -10,6 +10,7 @@ use hydra_core::{Batch, Error, ErrorCode, Op, OpResult, SwampName};
 
 use crate::answer::{self, Response};
 use crate::app::{Call, by_size, unexpected};
+use crate::auth::Scope;
 use crate::conditions::{no_conditions, plain_body};
 use crate::operations::{BATCH_LIMIT, MAX_READ_BYTES, done, failed, operation, read_batch, read_bytes, refused};
 use crate::query::Query;
@@ -24,7 +25,11 @@ pub(crate) async fn batch(call: &mut Call, name: &SwampName) -> Result<Response,
     let length = bytes.len();
     let items = by_size(length, move || Items::read(&bytes)).await?;
     if items.write_something() {
+        call.may(&[Scope::Write], name)?;
         call.may_write()?;
+    }
+    if items.read_something() {
+        call.may(&[Scope::Read], name)?;
     }
     let batch = Batch { ops: items.ops()?, atomic: items.atomic, idempotency, sync, ..Batch::default() };
     let results = if batch.ops.is_empty() { Vec::new() } else { call.write(name, batch).await?.results };
@@ -52,6 +57,10 @@ impl Items {
 
     fn write_something(&self) -> bool {
         self.items.iter().any(|(_, op)| op.as_ref().is_ok_and(Op::is_write))
+    }
+
+    fn read_something(&self) -> bool {
+        self.items.iter().any(|(_, op)| op.as_ref().is_ok_and(|op| !op.is_write()))
     }
 
     /// What is left to do. With `atomic` one item that cannot be read refuses all.

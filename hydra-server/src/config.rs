@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::auth::Tokens;
+use crate::tls::Tls;
+
 /// The longest request target: 8 KiB.
 pub const MAX_URI_BYTES: usize = 8 << 10;
 /// The longest request head, names and values of all headers together: 32 KiB.
@@ -17,6 +20,15 @@ pub const MAX_LIST_LIMIT: usize = 10_000;
 /// How many treasures a page of a list has unless told otherwise.
 pub const DEFAULT_LIST_LIMIT: usize = 100;
 
+/// How often a feed gives a sign of life unless told otherwise: 15 s.
+pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often at most and at least: 1 s and 25 s, because routers give up answers that are silent for 30 s.
+pub const HEARTBEATS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(25)];
+/// The longest a long poll waits: 60 s.
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
+/// The most swamps one feed may name.
+pub const MAX_FEED_SWAMPS: usize = 1_000;
+
 /// Settings of a server in front of an engine. What the engine itself is told stands in
 /// [`hydra_core::EngineOptions`].
 #[derive(Debug, Clone)]
@@ -25,8 +37,11 @@ pub struct Config {
     pub pool: String,
     /// How long requests may take to finish after the shutdown began. Default 30 s.
     pub shutdown_grace: Duration,
-    /// How many connections are open at once; further ones wait to be accepted. Default 10 000.
+    /// How many connections are open at once; further ones wait to be accepted. Default 20 000.
     pub max_connections: usize,
+    /// How many feeds and long polls are open at once; further ones are refused with `too-many-streams`. At most three
+    /// quarters of [`Config::max_connections`], so that there is room for others. Default 10 000.
+    pub max_streams: usize,
     /// How long a peer may take to send a request head once it has begun, and to begin the first one.
     /// Default 10 s.
     pub header_timeout: Duration,
@@ -38,6 +53,24 @@ pub struct Config {
     /// How many bytes of request bodies may be in memory at once; beyond, large bodies are refused
     /// with `overloaded`. Default 1 GiB.
     pub max_body_memory: u64,
+    /// The tokens that requests need; without any, everybody may do everything. Default none.
+    pub tokens: Option<Tokens>,
+    /// Whether `/metrics` needs a token with the scope `r`, too. Default no.
+    pub protect_metrics: bool,
+    /// The certificate, where TLS is spoken. Default none: plain HTTP.
+    pub tls: Option<Tls>,
+    /// How long a peer may take to agree on TLS. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// Origins whose pages may change something here and read the answers, e.g. `https://app.example`; see
+    /// [`crate::check_origin`]. Default none.
+    pub allow_origins: Vec<String>,
+}
+
+impl Config {
+    /// How many feeds and long polls are open at once.
+    pub(crate) fn streams(&self) -> usize {
+        self.max_streams.min(self.max_connections / 4 * 3).max(1)
+    }
 }
 
 impl Default for Config {
@@ -45,11 +78,17 @@ impl Default for Config {
         Config {
             pool: "default".to_owned(),
             shutdown_grace: Duration::from_secs(30),
-            max_connections: 10_000,
+            max_connections: 20_000,
+            max_streams: 10_000,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
             max_body_memory: 1 << 30,
+            tokens: None,
+            protect_metrics: false,
+            tls: None,
+            handshake_timeout: Duration::from_secs(10),
+            allow_origins: Vec::new(),
         }
     }
 }

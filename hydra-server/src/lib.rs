@@ -4,38 +4,50 @@
 //! [`Server`] starts one in this process on a free port, for tests and examples.
 //!
 //! A request goes one way: `serve` (the connection) → `app` (what holds for every request) → `route` (what
-//! the path means) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders` or
+//! the path means) → `auth` (who may) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders` or
 //! `service` → the engine.
 
 mod across;
 mod activity;
 mod answer;
 mod app;
+mod auth;
 mod batches;
 mod body;
 mod conditions;
 pub mod config;
 mod conflicts;
 mod early;
+mod event;
+mod feeds;
 mod folders;
 mod lists;
 mod metrics;
+mod openapi;
 mod operations;
+mod origin;
 mod policies;
 mod query;
+mod reload;
 mod render;
 mod route;
 mod running;
 mod serve;
 mod service;
+mod streams;
 mod swamps;
 mod takeover;
+mod tls;
 mod treasures;
 mod upkeep;
 mod values;
+mod waits;
 mod writes;
 
 pub use app::app;
+pub use auth::{Scope, TokenEntry, Tokens};
 pub use config::Config;
+pub use origin::check_origin;
 pub use running::Server;
 pub use serve::run;
+pub use tls::Tls;

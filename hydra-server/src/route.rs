@@ -15,8 +15,10 @@ pub(crate) enum Route {
     Ready,
     Version,
     Metrics,
+    OpenApi,
     Probe,
     Problem(String),
+    Drain,
     List(SwampName),
     Treasure(SwampName, String),
     Swamp(SwampName),
@@ -25,6 +27,8 @@ pub(crate) enum Route {
     FlushSwamp(SwampName),
     SwampPolicy(SwampName),
     Conflicts(SwampName),
+    Events(SwampName),
+    AllEvents,
     Policies,
     Policy(Pattern),
     Resolve(SwampName),
@@ -63,8 +67,11 @@ impl Route {
             [Some("ready"), None, ..] => Ok(Route::Ready),
             [Some("version"), None, ..] => Ok(Route::Version),
             [Some("metrics"), None, ..] => Ok(Route::Metrics),
+            [Some("openapi.json"), None, ..] => Ok(Route::OpenApi),
             [Some("problems"), Some(code), None, _] => Ok(Route::Problem(code.to_owned())),
             [Some("v1"), Some("probe"), None, _] => Ok(Route::Probe),
+            [Some("v1"), Some("events"), None, _] => Ok(Route::AllEvents),
+            [Some("v1"), Some("admin"), Some("drain"), None] => Ok(Route::Drain),
             [Some("v1"), Some("batch"), None, _] => Ok(Route::BatchAcross),
             [Some("v1"), Some("flush"), None, _] => Ok(Route::FlushAll),
             [Some("v1"), Some("policies"), None, _] => Ok(Route::Policies),
@@ -90,7 +97,7 @@ impl Route {
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
             Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
-            Route::HoldFolder(_) => "POST, DELETE",
+            Route::HoldFolder(_) | Route::Drain => "POST, DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -110,6 +117,7 @@ impl Route {
             | Route::FlushSwamp(name)
             | Route::SwampPolicy(name)
             | Route::Conflicts(name)
+            | Route::Events(name)
             | Route::Resolve(name) => Some(name),
             _ => None,
         }
@@ -124,6 +132,8 @@ impl Route {
                 | Route::Ready
                 | Route::Version
                 | Route::Metrics
+                | Route::OpenApi
+                | Route::Drain
                 | Route::Probe
                 | Route::Problem(_)
         )
@@ -135,6 +145,7 @@ impl Route {
             Route::List(_) => Label::List,
             Route::Treasure(..) => Label::Treasure,
             Route::Swamp(_) | Route::SwampPolicy(_) | Route::Conflicts(_) => Label::Swamp,
+            Route::Events(_) | Route::AllEvents => Label::Events,
             Route::Batch(_) | Route::BatchAcross => Label::Batch,
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => Label::Flush,
             Route::Policies | Route::Policy(_) => Label::Policies,
@@ -166,12 +177,13 @@ pub(crate) enum Label {
     Folders,
     Takeover,
     Upkeep,
+    Events,
 }
 
 impl Label {
-    pub(crate) const NAMES: [&str; 12] = [
+    pub(crate) const NAMES: [&str; 13] = [
         "none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders", "takeover",
-        "upkeep",
+        "upkeep", "events",
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -197,6 +209,7 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
         Some("flush") => Ok(Route::FlushSwamp(name)),
         Some("policy") => Ok(Route::SwampPolicy(name)),
         Some("conflicts") => Ok(Route::Conflicts(name)),
+        Some("events") => Ok(Route::Events(name)),
         Some(_) => Err(not_found(path)),
     }
 }
@@ -352,7 +365,15 @@ mod tests {
         {
             Route::parse(path).expect(path);
         }
-        for path in ["/v1/policies", "/v1/policies/a/b*/*", "/v1/resolve/a/b/c", "/v1/folders", "/v1/folders/50-74"] {
+        for path in [
+            "/openapi.json",
+            "/v1/admin/drain",
+            "/v1/policies",
+            "/v1/policies/a/b*/*",
+            "/v1/resolve/a/b/c",
+            "/v1/folders",
+            "/v1/folders/50-74",
+        ] {
             Route::parse(path).expect(path);
         }
         for path in [
@@ -364,7 +385,9 @@ mod tests {
         ] {
             Route::parse(path).expect(path);
         }
-        Route::parse("/v1/swamps/a/b/c/conflicts").expect("conflicts");
+        for path in ["/v1/swamps/a/b/c/conflicts", "/v1/swamps/a/b/c/events", "/v1/events"] {
+            Route::parse(path).expect(path);
+        }
         for path in ["/takeover", "/takeover/settle", "/holds", "/hold", "/gc", "/compact", "/verify"] {
             Route::parse(&format!("/v1/folders/7{path}")).expect(path);
         }

@@ -1,6 +1,6 @@
 //! Reading one treasure: `GET` and `HEAD` on `/v1/kv/{S}/{key}`.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
@@ -17,14 +17,21 @@ use crate::app::{Call, by_size};
 use crate::conditions::Tags;
 use crate::query::{Query, invalid};
 use crate::render::{Include, write_treasure};
+use crate::waits::{self, Changed};
 
 /// The value of a key, with everything known about it in the headers.
 pub(crate) async fn get(call: &mut Call, name: &SwampName, key: &str) -> Result<Response, Error> {
     let view = View::of(&call.head)?;
     let if_match = Tags::read(&call.head.headers, &IF_MATCH)?;
     let if_none_match = Tags::read(&call.head.headers, &IF_NONE_MATCH)?;
-    let swamp = call.swamp(name).await?;
-    let found = if view.with_expired { swamp.get_with_expired(key)? } else { swamp.get(key)? };
+    let found = match view.wait {
+        Some(wait) => match waits::until_changed(call, name, key, wait).await? {
+            Changed::To(found) => found,
+            Changed::StillAbsent => return Ok(answer::empty(StatusCode::NOT_MODIFIED)),
+        },
+        None if view.with_expired => call.swamp(name).await?.get_with_expired(key)?,
+        None => call.swamp(name).await?.get(key)?,
+    };
     let treasure = found.ok_or_else(|| absent(name, key))?;
     if if_match.is_some_and(|tags| !tags.matches(&treasure.version)) {
         let detail = format!("the treasure {key:?} in {name} is at another version than the one demanded");
@@ -48,17 +55,23 @@ struct View {
     /// The part of the value that is shown; the whole value unless asked for.
     path: Pointer,
     with_expired: bool,
+    /// How long a change is waited for.
+    wait: Option<Duration>,
 }
 
 impl View {
     fn of(head: &Parts) -> Result<View, Error> {
-        let query = Query::parse(head.uri.query(), &["envelope", "raw", "path", "expired"])?;
+        let query = Query::parse(head.uri.query(), &["envelope", "raw", "path", "expired", "wait"])?;
         let with_expired = match query.text("expired") {
             None | Some("exclude") => false,
             Some("include") => true,
             Some(_) => return Err(invalid("expired", "is wrong; allowed are include and exclude")),
         };
-        Ok(View { shape: Shape::of(&query, &head.headers)?, path: path_of(&query)?, with_expired })
+        let wait = waits::wait_of(&query)?;
+        if with_expired && wait.is_some() {
+            return Err(invalid("wait", "came together with expired=include; send one of them"));
+        }
+        Ok(View { shape: Shape::of(&query, &head.headers)?, path: path_of(&query)?, with_expired, wait })
     }
 
     /// The treasure with the part of its value that is shown in place of the whole.

@@ -1,9 +1,13 @@
 //! The promises of the router, tried over real sockets in front of real servers.
 
+/// Tokens: those of requests go on to the servers, the router's own only when that is meant.
+mod auth;
 /// `explain` and `map check` on good and broken maps, and the program as a process.
 mod commands;
 /// Servers that are down, silent or not the owner.
 mod failover;
+/// Feeds and long polls.
+mod feeds;
 /// What passes through: values, conditions, names, large bodies, errors; what goes to every server.
 mod gateway;
 /// Every limit from both sides, and peers that are slow or silent.

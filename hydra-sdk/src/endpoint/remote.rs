@@ -275,13 +275,13 @@ fn is_read_as_json(value: &Value) -> bool {
 }
 
 /// Whether a success found what it was about. Absence is no error.
-enum Found {
+pub(super) enum Found {
     Something,
     Nothing,
 }
 
 impl Found {
-    fn of(answer: &Answer) -> Result<Found> {
+    pub(super) fn of(answer: &Answer) -> Result<Found> {
         let lost = matches!(answer.body, AnswerBody::Lost(_));
         match answer.status {
             200..=299 if !lost => Ok(Found::Something),
@@ -316,7 +316,7 @@ pub(super) fn unreadable(what: &str) -> Error {
 }
 
 /// A treasure from the headers and the body of a GET.
-fn treasure_of(key: &str, answer: &Answer) -> Result<Treasure<Value>> {
+pub(super) fn treasure_of(key: &str, answer: &Answer) -> Result<Treasure<Value>> {
     let time = |name: &str| answer.header(name).and_then(|text| text.parse::<Timestamp>().ok());
     let tag = answer.header("etag").map(|tag| tag.trim_start_matches("W/").trim_matches('"'));
     let version = tag.and_then(|tag| tag.parse::<Version>().ok()).ok_or_else(|| unreadable("no usable ETag"))?;
@@ -336,7 +336,7 @@ fn treasure_of(key: &str, answer: &Answer) -> Result<Treasure<Value>> {
     })
 }
 
-fn from_body(body: TreasureBody, stale: bool) -> Result<Treasure<Value>> {
+pub(super) fn from_body(body: TreasureBody, stale: bool) -> Result<Treasure<Value>> {
     let raw = body.value.ok_or_else(|| unreadable("a treasure without a value"))?;
     Ok(Treasure {
         key: body.key,

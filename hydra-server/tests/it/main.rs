@@ -1,5 +1,7 @@
 //! The promises of the server, tried over real sockets and with real processes.
 
+/// Who may do what: tokens, scopes, patterns, origins, and what an operator sees of it.
+mod auth;
 /// Batches, on one swamp and across several: every kind of operation, and what fails alone.
 mod batches;
 /// The command line: flags, settings, exit codes, and the commands that need no server.
@@ -8,6 +10,8 @@ mod cli;
 mod conflicts;
 /// What was acknowledged survives: kill -9, SIGTERM under load, restarts.
 mod durability;
+/// Change feeds and long polls: nothing missed, nothing twice, nobody slowed down, over restarts.
+mod feeds;
 /// Whose folder it is: 409 for another folder count, 421 for another server, copies and fallback.
 mod folders;
 /// The contract of every path: statuses, headers, bodies, conditions.
@@ -18,6 +22,8 @@ mod idle;
 mod limits;
 /// Every rule of names and keys, before and after percent-decoding, as raw bytes.
 mod names;
+/// The OpenAPI document, held against the answers of a server.
+mod openapi;
 /// Too little memory, too few files, a full disk: refused while it lasts, and nothing lost.
 mod resources;
 /// The real client, against the server and in its own process.
@@ -26,6 +32,8 @@ mod sdk;
 mod support;
 /// Two servers and copied files: what the fallback took over is noted, asked for at the owner, and settled.
 mod takeover;
+/// TLS: certificates, their change, and peers that are slow or speak something else.
+mod tls;
 /// The offline commands, on directories in every state.
 mod tools;
 /// One treasure: parts of it, patches, increments with bounds, pushed values, and every way to ask again.
