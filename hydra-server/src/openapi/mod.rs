@@ -26,6 +26,7 @@ const BLOCKS: &[&str] = &[
     include_str!("blocks/list.json"),
     include_str!("blocks/swamp.json"),
     include_str!("blocks/swamp-batch.json"),
+    include_str!("blocks/batch.json"),
     include_str!("blocks/swamp-flush.json"),
     include_str!("blocks/swamp-policy.json"),
     include_str!("blocks/swamp-conflicts.json"),
