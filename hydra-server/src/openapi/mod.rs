@@ -24,9 +24,12 @@ use crate::service::VERSION;
 const BLOCKS: &[&str] = &[
     include_str!("blocks/treasure.json"),
     include_str!("blocks/list.json"),
+    include_str!("blocks/swamps.json"),
+    include_str!("blocks/swamps-sanctuary.json"),
+    include_str!("blocks/swamps-realm.json"),
+    include_str!("blocks/swamp-query.json"),
     include_str!("blocks/swamp.json"),
     include_str!("blocks/swamp-batch.json"),
-    include_str!("blocks/batch.json"),
     include_str!("blocks/swamp-flush.json"),
     include_str!("blocks/swamp-policy.json"),
     include_str!("blocks/swamp-conflicts.json"),
