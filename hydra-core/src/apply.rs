@@ -15,6 +15,7 @@ use crate::format::record::{Record, StampCode, Write};
 use crate::hashing::hash_key;
 use crate::merge::{KeyMemory, Positions, RememberedAdd};
 use crate::name::check_key;
+use crate::news::News;
 use crate::outcome::{self, Done};
 use crate::policy::Policy;
 use crate::slot::{Facts, Slot};
@@ -86,6 +87,8 @@ pub(crate) struct Stage {
     touched: Touched,
     keys: Vec<(u128, KeyMemory)>,
     last: Stamp,
+    /// Nothing is left behind it: those who listen are told so at once, and not key by key.
+    pub(crate) destroys: bool,
 }
 
 impl Stage {
@@ -108,9 +111,18 @@ impl Stage {
         self.last = self.last.max(other.last);
     }
 
-    /// Makes the changes visible.
+    /// Makes the changes visible, and tells those who listen.
     pub(crate) fn publish(self, state: &mut State, now: Timestamp) {
-        self.touched.give(|key_state| state.set_key_state(key_state));
+        let mut news = state.audience.as_ref().filter(|audience| audience.listens()).map(|_| News::default());
+        self.touched.give(|key_state| {
+            if let Some(news) = &mut news {
+                news.note(state.known(key_state.slot.key()), key_state.as_known(), now);
+            }
+            state.set_key_state(key_state);
+        });
+        if let (Some(news), Some(audience)) = (news, &state.audience) {
+            if self.destroys { audience.tell_destroyed() } else { audience.tell(news) }
+        }
         for (key, memory) in self.keys {
             state.remember(key, memory, now);
         }

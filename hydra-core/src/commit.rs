@@ -353,7 +353,8 @@ impl Resident {
         self.desk.lock().adopt = hydrated.adopt;
         *self.watch.lock() = hydrated.watch;
         let mut state = self.state.write();
-        *state = hydrated.state;
+        let before = std::mem::replace(&mut *state, hydrated.state);
+        state.take_audience_of(before, Timestamp::now());
         self.account(&state, 0);
         Ok(())
     }
@@ -401,6 +402,7 @@ impl Resident {
             let scene = Scene { policy: &unconditional, ..scene };
             let Carried { frame, .. } =
                 carry_out(scene, &self.state.read(), &mut stage, &Batch { ops, ..Batch::default() })?;
+            stage.destroys = keys.peek().is_none();
             let frames: Vec<FrameRef<'_>> = frame.iter().map(Frame::as_ref).collect();
             match self.append(policy, &frames) {
                 Ok(()) => stage.publish(&mut self.state.write(), scene.now),

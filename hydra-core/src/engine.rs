@@ -13,9 +13,11 @@ use crate::conflict::Conflict;
 use crate::directories::Directories;
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Applied, Error, ErrorCode, Result};
+use crate::feed::{Changed, Feed, FeedOptions};
 use crate::folder::{FolderCount, FolderId, FolderSet, folder_of};
 use crate::handles::Handles;
 use crate::hold::Holds;
+use crate::hub::Hub;
 use crate::layout::{self, ChunkName};
 use crate::memory::{Memory, PATIENCE, default_budget};
 use crate::name::SwampName;
@@ -175,6 +177,7 @@ impl Engine {
             policies: Policies::open(&root, options.default_policy)?,
             folders: Folders::open(&root, owned, standby, options.copied)?,
             takeovers: Takeovers::open(&root)?,
+            hub: Hub::new(),
             disk: Arc::new(StraitDisk { disk, handles: Arc::clone(&handles), ballast: Arc::clone(&ballast) }),
             directories: Directories::new(),
             handles,
@@ -316,6 +319,26 @@ impl Engine {
         }
     }
 
+    /// Subscribes to what changes in a swamp, see [`Swamp::subscribe`]. Blocks while the swamp is read from disk.
+    ///
+    /// # Errors
+    /// Those of [`Engine::hydrate`].
+    pub fn subscribe(&self, name: &SwampName, options: &FeedOptions) -> Result<Feed> {
+        self.swamp(name)?.subscribe(options)
+    }
+
+    /// Subscribes to what changes through this engine in all swamps that match a pattern, also in those that come
+    /// into being later. What copies change in a swamp that is not in memory, and what expires in one that was not
+    /// since the feed began, is not told. A feed that nobody reads any more can be gone on with for a minute. Takes
+    /// time with the number of swamps in memory.
+    ///
+    /// # Errors
+    /// `invalid-parameter` for a snapshot, `draining` when the engine is closed.
+    pub fn subscribe_pattern(&self, pattern: &Pattern, options: &FeedOptions) -> Result<Feed> {
+        self.shared().check_open()?;
+        Feed::open_pattern(self.shared(), pattern, options)
+    }
+
     /// Everything acknowledged before is on disk when this returns. With a folder, only what is in it.
     ///
     /// # Errors
@@ -399,7 +422,9 @@ impl Engine {
     /// `invalid-config` when there is no such folder; those of the disk.
     pub fn mark_copied(&self, folders: &FolderSet) -> Result<()> {
         folders.check(self.folder_count())?;
-        self.shared().folders.mark_copied(folders)
+        self.shared().folders.mark_copied(folders)?;
+        self.shared().hub.poll_soon(self.shared());
+        Ok(())
     }
 
     /// Counts what a folder holds by walking it. Blocks on the disk; for operators.
@@ -448,6 +473,7 @@ impl Engine {
         let missing = takeover::missing(self.shared(), folder, files)?;
         // Whoever asks sends its readers here next: they are not to wait until files are looked for anyway.
         self.shared().folders.set_copied(folder)?;
+        self.shared().hub.poll_soon(self.shared());
         files
             .iter()
             .filter_map(|file| self.shared().residents.get(&file.swamp))
@@ -586,6 +612,7 @@ impl Inner {
         }
         let shared = &self.shared;
         shared.closing.store(true, Ordering::Release);
+        shared.hub.close();
         shared.residents.wait_for_hydrations(CLOSE_WAITS);
         let residents = shared.residents.all();
         let flushed = wait_all(residents.iter().map(|resident| resident.ask(Job::Flush)));
@@ -780,6 +807,24 @@ impl Swamp {
             None if !state.knows(key) => doubtful_absence(&state, key).map(|()| None),
             found => Ok(found),
         }
+    }
+
+    /// Subscribes to what changes, in order and without a gap, also while the swamp is not in memory, and before it
+    /// exists. As many events as its policy says ([`Policy::change_log`]), and at most 64 MiB of them, are kept for
+    /// feeds that go on, from the first subscription until the swamp leaves memory.
+    ///
+    /// # Errors
+    /// `draining` when the engine is closed.
+    pub fn subscribe(&self, options: &FeedOptions) -> Result<Feed> {
+        Feed::open(&self.0, options)
+    }
+
+    /// A future that is done when something changes from now on: see [`Changed`].
+    ///
+    /// # Errors
+    /// `draining` when the engine is closed.
+    pub fn changed(&self) -> Result<Changed> {
+        Changed::of(&self.0)
     }
 
     /// Takes a batch in. Never blocks longer than a lock; the ticket is done when the batch is acknowledged:

@@ -88,7 +88,7 @@ impl Watch {
     }
 
     /// Whether the directory looks as it did. Chunks of this server grow without changing this.
-    fn is_unchanged(&self, shared: &Shared, dir: &Path) -> bool {
+    pub(crate) fn is_unchanged(&self, shared: &Shared, dir: &Path) -> bool {
         let same = |path: &Path, before: &Option<Identity>| shared.disk.identity(path).ok() == *before;
         same(dir, &self.directory) && self.foreign.iter().all(|(name, before)| same(&dir.join(name), before))
     }

@@ -54,6 +54,7 @@ mod vector;
 // In memory: the content of a swamp, and carrying out requests on it. No I/O.
 mod apply;
 mod hashing;
+mod news;
 mod outcome;
 mod slot;
 mod state;
@@ -73,9 +74,12 @@ mod takeover;
 mod walk;
 
 // What the swamps of an engine share.
+mod channel;
 mod clock;
 mod engine;
+mod feed;
 mod hold;
+mod hub;
 mod memory;
 mod pool;
 mod residents;
@@ -101,6 +105,7 @@ pub use engine::{
     Swamp, SwampInfo,
 };
 pub use error::{Applied, Error, ErrorCode, Result};
+pub use feed::{Changed, EventId, EventKind, Feed, FeedEvent, FeedOptions};
 pub use folder::{FolderCount, FolderId, FolderSet, folder_of};
 pub use layout::swamp_dir;
 pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::folder::{FolderId, FolderSet};
 use crate::handles::Handles;
 use crate::hold::Holds;
+use crate::hub::Hub;
 use crate::layout;
 use crate::memory::Memory;
 use crate::name::SwampName;
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) policies: Policies,
     pub(crate) folders: Folders,
     pub(crate) takeovers: Takeovers,
+    /// Who listens to what.
+    pub(crate) hub: Hub,
     pub(crate) directories: Directories,
     pub(crate) handles: Arc<Handles>,
     /// Snapshots whose sync failed and that could not be removed: this process takes them for absent.
@@ -124,6 +127,11 @@ impl Folders {
     pub(crate) fn is_copied(&self, folder: FolderId) -> bool {
         let is_noted = || self.has_copied.load(Ordering::Acquire) && self.copied.read().contains(folder);
         self.all_copied || self.standby.contains(folder) || is_noted()
+    }
+
+    /// Whether there is any folder of which another machine has or may have copies.
+    pub(crate) fn has_any_copied(&self) -> bool {
+        self.all_copied || !self.standby.is_empty() || self.has_copied.load(Ordering::Acquire)
     }
 
     /// Notes, durably, that another machine has or may have copies of a folder.

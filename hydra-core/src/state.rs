@@ -1,7 +1,9 @@
 //! What a swamp holds in memory: its records, counters and remembered requests.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::BuildHasher;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -10,7 +12,9 @@ use crate::conflict::Lost;
 use crate::counter::{Counter, Sum};
 use crate::engine::CopyState;
 use crate::hashing::{KeyHashing, hash_key};
+use crate::hub::Audience;
 use crate::merge::{KeyMemory, Merged, later_twins};
+use crate::news::News;
 use crate::slot::{Ordered, Slot, Slots};
 use crate::stamp::{Stamp, Timestamp, Version};
 use crate::value::{Treasure, Value};
@@ -45,6 +49,18 @@ pub(crate) struct Known<'a> {
 }
 
 impl Known<'_> {
+    /// The same, held by itself; `None` where nothing is known.
+    pub(crate) fn cloned(&self) -> Option<KeyState> {
+        Some(KeyState { slot: self.slot?.clone(), counter: self.counter.cloned() })
+    }
+
+    /// The clock value of the last write that counts.
+    pub(crate) fn last_hlc(&self) -> u64 {
+        let base = self.base();
+        let added = self.counter.and_then(|counter| counter.span(base)).map_or(0, |(_, last)| last);
+        base.hlc.max(added)
+    }
+
     /// The stamp increments of this key name as their base.
     pub(crate) fn base(&self) -> Stamp {
         self.slot.map_or(Stamp::ZERO, Slot::stamp)
@@ -169,6 +185,8 @@ pub(crate) struct State {
     pub(crate) findings: Vec<String>,
     /// Writes that lost unseen, the newest first. Writes of this process add none: it has seen all that is here.
     conflicts: Vec<Lost>,
+    /// Who has to be told what changes.
+    pub(crate) audience: Option<Box<Audience>>,
 }
 
 impl State {
@@ -192,6 +210,7 @@ impl State {
             copy,
             findings,
             conflicts: merged.conflicts,
+            audience: None,
         };
         state.counters.extend(merged.counters.into_iter().map(|(key, counter)| (key.into(), counter)));
         let counts_alone = |slot: &Slot| slot.is_tombstone() && state.is_live(slot);
@@ -245,8 +264,17 @@ impl State {
     /// Forgets everything but the requests: the files are gone, and stamps go on from here.
     pub(crate) fn forget_files(&mut self) {
         let keys = std::mem::take(&mut self.keys);
-        let max_hlc = self.max_hlc;
-        *self = State { keys, max_hlc, ..State::empty() };
+        let (max_hlc, audience) = (self.max_hlc, self.audience.take());
+        *self = State { keys, max_hlc, audience, ..State::empty() };
+    }
+
+    /// Takes the place of another state; those who listened to that one are told what is different.
+    pub(crate) fn take_audience_of(&mut self, mut before: State, now: Timestamp) {
+        let Some(audience) = before.audience.take() else { return };
+        if audience.listens() {
+            audience.tell(News::between(&before, self, now));
+        }
+        self.audience = Some(audience);
     }
 
     /// Replaces everything about one key.
@@ -336,6 +364,35 @@ impl State {
     /// The keys that have a value, expired or not.
     pub(crate) fn live_keys(&self) -> Vec<String> {
         self.slots.iter().filter(|slot| self.is_live(slot)).map(|slot| slot.key().to_owned()).collect()
+    }
+
+    /// Everything that has a value, expired or not, in the order of keys.
+    pub(crate) fn live(&self) -> Arc<[KeyState]> {
+        let live = self.slots.iter().filter(|slot| self.is_live(slot));
+        let held = |slot: &Slot| KeyState { slot: slot.clone(), counter: self.counter(slot.key()).cloned() };
+        let mut live: Vec<KeyState> = live.map(held).collect();
+        live.sort_unstable_by(|a, b| a.slot.key_bytes().cmp(b.slot.key_bytes()));
+        live.into()
+    }
+
+    /// Tells contents of this swamp apart that readers would see differently, but for what has expired.
+    pub(crate) fn digest(&self) -> u64 {
+        let of = |slot: &Slot| {
+            let version = sight(slot, self.counter(slot.key()), Timestamp::default()).map(|sight| sight.version);
+            KeyHashing.hash_one((slot.key_bytes(), version))
+        };
+        self.slots.iter().filter(|slot| self.is_live(slot)).map(of).fold(0, u64::wrapping_add)
+    }
+
+    /// What has a value and a time when it expires.
+    pub(crate) fn expiring(&self) -> impl Iterator<Item = &Slot> {
+        let some = if self.tally.expiring == 0 { None } else { Some(self.slots.iter()) };
+        some.into_iter().flatten().filter(|slot| slot.expires().is_some() && self.is_live(slot))
+    }
+
+    /// Every key of which something is known.
+    pub(crate) fn known_slots(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter()
     }
 
     /// Whether there are increments of a key.

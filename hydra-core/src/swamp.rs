@@ -150,10 +150,11 @@ impl Resident {
     ) -> Result<Arc<Resident>> {
         let folder = folder_of(name, shared.root.folders);
         shared.folders.search(&shared.root, folder)?;
-        let Hydrated { state, names, pile, written, adopt, settings, has_foreign, has_torn_tail, is_newer, watch } =
+        let Hydrated { mut state, names, pile, written, adopt, settings, has_foreign, has_torn_tail, is_newer, watch } =
             hydrate(shared, name, folder)?;
         if has_foreign {
             shared.folders.set_copied(folder)?;
+            shared.hub.poll_soon(shared);
         }
         let mut log = Log::new(shared, name, folder);
         log.found(shared, &names, pile, written, remembered);
@@ -177,6 +178,7 @@ impl Resident {
         } else {
             desk.settings.policy.idle_evict
         };
+        shared.hub.attach(shared, name, &mut state);
         let resident = Arc::new(Resident {
             shared: Arc::clone(shared),
             name: name.clone(),
@@ -250,15 +252,20 @@ impl Resident {
 
     /// Looks for files of others and reads them in.
     pub(crate) fn refresh(self: &Arc<Self>) -> Result<()> {
+        self.refresh_soon()?.wait()
+    }
+
+    /// Looks for files of others; those there are have been read in when the ticket is done.
+    pub(crate) fn refresh_soon(self: &Arc<Self>) -> Result<Ticket<Result<()>>> {
         let watch = self.watch.lock().clone();
         let dir = crate::layout::swamp_path(&self.shared.root.path, self.folder, &self.name);
         self.poll_ms.store(self.shared.uptime_ms() + millis(self.shared.foreign_poll), Ordering::Relaxed);
         let (now, news) = watch.again(&self.shared, &dir, || self.log.lock().own.clone())?;
         if news {
-            return self.ask(Job::Refresh).wait();
+            return Ok(self.ask(Job::Refresh));
         }
         *self.watch.lock() = now;
-        Ok(())
+        Ok(Ticket::ready(Ok(())))
     }
 
     /// Takes a write in.
@@ -415,7 +422,11 @@ impl Resident {
             return None;
         }
         let log = self.log.lock();
-        (!log.is_touched()).then(|| log.remember())
+        if log.is_touched() {
+            return None;
+        }
+        self.shared.hub.part(&self.name, &mut self.state.write(), || self.watch.lock().clone());
+        Some(log.remember())
     }
 
     /// Whether a flush is all that is missing for it to leave.

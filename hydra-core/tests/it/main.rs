@@ -6,6 +6,7 @@ mod common; // directories, names, short cuts
 mod compaction; // snapshots, what they supersede, holds, the sweep
 mod copies; // chunks of other servers: merge, increments, retries on two servers
 mod damage; // cut, flipped and missing bytes
+mod feeds; // what changes is told: in order, without a gap, whatever leaves memory
 mod folders; // the vectors every implementation has to agree with
 mod golden; // directories that earlier versions wrote
 mod linearizable; // many threads on few keys, checked call by call
