@@ -36,6 +36,7 @@ mod folder;
 mod name;
 mod pattern;
 mod policy;
+mod query;
 mod stamp;
 mod value;
 mod write;
@@ -54,6 +55,7 @@ mod vector;
 // In memory: the content of a swamp, and carrying out requests on it. No I/O.
 mod apply;
 mod hashing;
+mod index;
 mod news;
 mod outcome;
 mod slot;
@@ -67,6 +69,7 @@ mod directories;
 mod disk;
 mod handles;
 mod hydrate;
+mod list;
 mod log;
 mod strait;
 mod swamp;
@@ -101,8 +104,7 @@ mod merge_model;
 
 pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use engine::{
-    Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, ListQuery, Page,
-    Swamp, SwampInfo,
+    Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, Swamp, SwampInfo,
 };
 pub use error::{Applied, Error, ErrorCode, Result};
 pub use feed::{Changed, EventId, EventKind, Feed, FeedEvent, FeedOptions};
@@ -111,6 +113,10 @@ pub use layout::swamp_dir;
 pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};
 pub use pattern::Pattern;
 pub use policy::{Compression, MAX_VALUE_BYTES, Policy, PolicyTable};
+pub use query::{
+    Expired, Filter, ListQuery, MAX_FILTER_DEPTH, MAX_FILTER_TESTS, MAX_FILTER_VALUES, MAX_POINTER_BYTES, Order, Page,
+    Pointer,
+};
 pub use stamp::{Stamp, Timestamp, Version};
 pub use takeover::{MAX_HOLDS_FILES, MissingFile, Takeover, TakeoverFile};
 pub use value::{Treasure, Value};

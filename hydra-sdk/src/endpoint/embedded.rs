@@ -83,14 +83,13 @@ impl Embedded {
     }
 
     pub(super) async fn list(&self, name: &SwampName, listing: &Listing, _: &CallOptions) -> Result<Page<Value>> {
-        let after = listing.cursor.as_ref().map(|cursor| cursor.0.clone());
         let mut query = ListQuery::default();
-        (query.prefix, query.after) = (listing.prefix.clone(), after);
+        query.prefix.clone_from(&listing.prefix);
+        query.cursor = listing.cursor.as_ref().map(|cursor| cursor.0.clone());
         (query.descending, query.limit) = (listing.descending, listing.limit);
         let page = self.swamp(name).await?.list(&query)?;
-        let last = page.treasures.last().map(|treasure| Cursor(treasure.key.clone()));
-        let next = last.filter(|_| page.more);
-        Ok(Page { treasures: page.treasures.into_iter().map(Treasure::from).collect(), next })
+        let treasures = page.treasures.into_iter().map(Treasure::from).collect();
+        Ok(Page { treasures, next: page.next.map(Cursor) })
     }
 
     pub(super) async fn count(&self, name: &SwampName, _: &CallOptions) -> Result<u64> {
