@@ -1,6 +1,10 @@
 //! Carrying out requests in memory: conditions, results, and the records that make them last. No I/O.
 
+mod locks;
+mod shift;
+
 use std::borrow::Cow;
+use std::cell::OnceCell;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -70,6 +74,10 @@ impl Touched {
 
     fn is_empty(&self) -> bool {
         self.first.is_none()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &KeyState> {
+        self.first.iter().chain(&self.more)
     }
 
     /// Gives every state away, the first one first.
@@ -150,6 +158,9 @@ pub(crate) fn carry_out(scene: Scene<'_>, state: &State, stage: &mut Stage, batc
     if let Some(replay) = replay(scene, state, stage, batch)? {
         return Ok(Carried { committed: replay, frame: None });
     }
+    // What is made here has to outlive the records that are made of it.
+    let makes = |op: &Op| matches!(op, Op::Shift(_) | Op::Lock(_));
+    let made: Vec<Made> = if batch.ops.iter().any(makes) { vec![OnceCell::new(); batch.ops.len()] } else { Vec::new() };
     let mut run = Run {
         scene,
         state,
@@ -159,8 +170,10 @@ pub(crate) fn carry_out(scene: Scene<'_>, state: &State, stage: &mut Stage, batc
         done: batch.idempotency.map(|_| Vec::new()),
         adds: Vec::new(),
         positions: Positions::default(),
+        request: batch.idempotency,
     };
-    let results: Vec<Result<OpResult>> = batch.ops.iter().map(|op| run.one(op, batch.mark_deletes)).collect();
+    let ops = batch.ops.iter().enumerate();
+    let results: Vec<Result<OpResult>> = ops.map(|(at, op)| run.one(op, batch.mark_deletes, made.get(at))).collect();
     if batch.atomic {
         refuse_partly_failed(&results)?;
     }
@@ -194,7 +207,12 @@ fn replay(scene: Scene<'_>, state: &State, stage: &Stage, batch: &Batch) -> Resu
     }
     let remembered =
         outcome::decode(&memory.outcome, memory.stamp).filter(|r| r.len() == batch.ops.len()).ok_or_else(reused)?;
-    let read = |op: &Op| Ok(OpResult::Got(stage.known(state, op.key()).treasure(scene.now)));
+    let known = |key: &str| stage.known(state, key);
+    let read = |op: &Op| match op {
+        Op::Shift(_) => shift::again(known, idempotency.key, scene.now),
+        Op::Lock(lock) => locks::again(lock, known(&lock.key), idempotency.key, scene.now),
+        op => Ok(OpResult::Got(known(op.key()).treasure(scene.now))),
+    };
     let results =
         remembered.into_iter().zip(&batch.ops).map(|(result, op)| result.unwrap_or_else(|| read(op))).collect();
     Ok(Some(Committed { results, durability: Durability::Buffered, replayed: true }))
@@ -239,15 +257,25 @@ struct Run<'a> {
     done: Option<Vec<Done>>,
     adds: Vec<RememberedAdd>,
     positions: Positions<'a>,
+    /// What recognises the request when it comes again.
+    request: Option<Idempotency>,
 }
 
+/// Slots that one operation makes.
+type Made = OnceCell<Vec<Slot>>;
+
 impl<'a> Run<'a> {
-    fn one(&mut self, op: &'a Op, mark_deletes: bool) -> Result<OpResult> {
-        let result = check_key(op.key()).and_then(|()| match op {
+    /// `made` keeps what the operation makes, if it makes something.
+    fn one(&mut self, op: &'a Op, mark_deletes: bool, made: Option<&'a Made>) -> Result<OpResult> {
+        let is_of_key = !matches!(op, Op::Shift(_) | Op::Lock(_));
+        let checked = if is_of_key { check_key(op.key()) } else { Ok(()) };
+        let result = checked.and_then(|()| match op {
             Op::Put { key, value, expires_at, condition } => self.put(key, value, *expires_at, condition),
             Op::Delete { key, condition } => self.delete(key, condition, mark_deletes),
             Op::Increment { key, by } => self.increment(key, *by),
             Op::Get { key } => self.get(key),
+            Op::Shift(shift) => self.shift(shift, made),
+            Op::Lock(lock) => self.lock(lock, made),
         });
         if let Err(error) = &result {
             self.note(Done::Failed(error.code()));
@@ -270,6 +298,16 @@ impl<'a> Run<'a> {
         let stamp = Stamp { hlc: self.scene.clock.next(self.scene.now, floor)?, incarnation: self.scene.incarnation };
         self.own.last = stamp;
         Ok(stamp)
+    }
+
+    /// Takes in slots that were made here, with the records that make them last.
+    fn keep(&mut self, slots: Vec<Slot>, made: Option<&'a Made>) -> Result<()> {
+        let made = made.ok_or_else(|| Error::new(ErrorCode::Internal, "there is no room for what is made"))?;
+        for slot in made.get_or_init(|| slots) {
+            self.records.push((slot.stamp(), slot.write()));
+            self.own.touched.set(KeyState { slot: slot.clone(), counter: None });
+        }
+        Ok(())
     }
 
     fn put(

@@ -55,6 +55,7 @@ mod vector;
 // In memory: the content of a swamp, and carrying out requests on it. No I/O.
 mod apply;
 mod hashing;
+mod hidden;
 mod index;
 mod news;
 mod outcome;
@@ -83,15 +84,19 @@ mod engine;
 mod feed;
 mod hold;
 mod hub;
+mod lines;
+mod locks;
 mod memory;
 mod pool;
 mod residents;
 mod root;
 mod shared;
+mod shift;
 mod space;
 mod stats;
 mod sweep;
 mod timer;
+mod waiting;
 
 #[cfg(test)]
 mod corruption;
@@ -110,6 +115,7 @@ pub use error::{Applied, Error, ErrorCode, Result};
 pub use feed::{Changed, EventId, EventKind, Feed, FeedEvent, FeedOptions};
 pub use folder::{FolderCount, FolderId, FolderSet, folder_of};
 pub use layout::swamp_dir;
+pub use locks::{Granted, Lock, LockInfo, LockOp, LockRequest, MAX_LOCK_NAME_BYTES, MAX_LOCK_TTL, MAX_OWNER_BYTES};
 pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};
 pub use pattern::Pattern;
 pub use policy::{Compression, MAX_VALUE_BYTES, Policy, PolicyTable};
@@ -117,9 +123,11 @@ pub use query::{
     Expired, Filter, ListQuery, MAX_FILTER_DEPTH, MAX_FILTER_TESTS, MAX_FILTER_VALUES, MAX_POINTER_BYTES, Order, Page,
     Pointer,
 };
+pub use shift::{MAX_LEASE, MAX_SHIFT, MAX_SHIFT_BYTES, Shift, ShiftRequest, Shifted};
 pub use stamp::{Stamp, Timestamp, Version};
 pub use takeover::{MAX_HOLDS_FILES, MissingFile, Takeover, TakeoverFile};
 pub use value::{Treasure, Value};
+pub use waiting::{MAX_WAIT, Waiting};
 pub use write::{
     Batch, Committed, Condition, Durability, Idempotency, MAX_BATCH_BYTES, MAX_BATCH_OPS, Op, OpResult, Ticket,
 };
