@@ -53,7 +53,6 @@ impl LockRequest {
 
 /// A lock that the caller holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Lock {
     /// What proves that: needed to renew and to give it back. Nobody else is told.
     pub token: String,
@@ -65,7 +64,6 @@ pub struct Lock {
 
 /// A lock as others see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct LockInfo {
     /// Who holds it, if that was said.
     pub owner: Option<String>,
@@ -226,37 +224,53 @@ impl Engine {
         Waiting::new(async move { acquire(&shared, &name, op?, wait, idempotency).await })
     }
 
-    /// Holds a lock for longer: from now on for `ttl`.
+    /// Holds a lock for longer: from now on for `ttl`. With an idempotency key a request that comes again is
+    /// answered with what it did.
     ///
     /// # Errors
     /// `lock-token-mismatch` when it is not held with this token, or not any more; those of [`Engine::lock`].
-    pub fn renew_lock(&self, name: &SwampName, lock: &str, token: &str, ttl: Duration) -> Waiting<Lock> {
-        self.change_lock(name, LockOp::renew(lock, token, ttl), |result| match result {
+    pub fn renew_lock(
+        &self,
+        name: &SwampName,
+        lock: &str,
+        token: &str,
+        ttl: Duration,
+        idempotency: Option<Idempotency>,
+    ) -> Waiting<Lock> {
+        self.change_lock(name, LockOp::renew(lock, token, ttl), idempotency, |result| match result {
             OpResult::Locked(lock) => Some(lock),
             _ => None,
         })
     }
 
-    /// Gives a lock back; whoever waits for it holds it next.
+    /// Gives a lock back; whoever waits for it holds it next. With an idempotency key as with
+    /// [`Engine::renew_lock`].
     ///
     /// # Errors
     /// `lock-token-mismatch` when it is not held with this token, or not any more; those of [`Engine::lock`].
-    pub fn release_lock(&self, name: &SwampName, lock: &str, token: &str) -> Waiting<()> {
-        self.change_lock(name, LockOp::release(lock, token), |result| {
-            matches!(result, OpResult::Released).then_some(())
-        })
+    pub fn release_lock(
+        &self,
+        name: &SwampName,
+        lock: &str,
+        token: &str,
+        idempotency: Option<Idempotency>,
+    ) -> Waiting<()> {
+        let read = |result| matches!(result, OpResult::Released).then_some(());
+        self.change_lock(name, LockOp::release(lock, token), idempotency, read)
     }
 
     fn change_lock<T: 'static>(
         &self,
         name: &SwampName,
         op: Result<LockOp>,
+        idempotency: Option<Idempotency>,
         read: fn(OpResult) -> Option<T>,
     ) -> Waiting<T> {
         let (shared, name) = (Arc::clone(self.shared()), name.clone());
         Waiting::new(async move {
+            let op = op?;
             let swamp = swamp_with_room(&shared, &name).await?;
-            let (result, _) = attempt(&swamp, op?, None).await?;
+            let (result, _) = attempt(&swamp, op, idempotency).await?;
             read(result).ok_or_else(unexpected)
         })
     }

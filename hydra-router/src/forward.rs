@@ -19,6 +19,7 @@ use crate::body::{RequestBody, Taken};
 use crate::classify::{class_of, class_of_batch};
 use crate::config::MAX_HOPS;
 use crate::gateway::{Gateway, Head};
+use crate::patience::{wait_of_lock, wait_of_query};
 use crate::route::Place;
 
 /// Passes a request on to the server of its name, or a fallback.
@@ -32,8 +33,12 @@ pub(crate) async fn forward(
     let mut request = request_of(head, class_of(&head.parts, place))?;
     // The permit is held until the answer begins.
     let _room;
+    request.wait = wait_of_query(&head.parts);
     match body.take(&gateway.kept).await? {
         Taken::Whole(bytes, room) => {
+            if *place == Place::Lock {
+                request.wait = wait_of_lock(&bytes);
+            }
             if *place == Place::Batch && request.class != OpClass::Read {
                 request.class = class_of_batch(&bytes);
             }

@@ -17,6 +17,7 @@ mod fan_out;
 mod forward;
 mod gateway;
 mod metrics;
+mod patience;
 mod peer;
 mod route;
 mod serve;

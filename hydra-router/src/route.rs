@@ -32,6 +32,7 @@ pub(crate) enum Place {
     Batch,
     Flush,
     Resolve,
+    Lock,
     /// Any other verb of a swamp.
     Verb,
 }
@@ -97,6 +98,7 @@ fn place_of(verb: Option<&str>) -> Place {
         None => Place::Swamp,
         Some("batch") => Place::Batch,
         Some("flush") => Place::Flush,
+        Some(verb) if verb.starts_with("locks/") => Place::Lock,
         Some(_) => Place::Verb,
     }
 }

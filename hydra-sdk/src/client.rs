@@ -222,7 +222,12 @@ impl Hydra {
     /// may have carried out the same write before. [`ErrorKind::Invalid`] for a path that URL rules
     /// would change, and [`ErrorKind::Config`] for data in this process.
     pub async fn forward(&self, name: &SwampName, request: ForwardRequest) -> Result<ForwardResponse> {
-        let options = CallOptions { fallback: request.fallback, deadline: request.deadline, is_bulk: false };
+        let options = CallOptions {
+            fallback: request.fallback,
+            deadline: request.deadline,
+            wait: request.wait,
+            ..CallOptions::default()
+        };
         let request = request.into_request()?;
         let answered = self.cluster()?.call(name, &request, &options).await?;
         Ok(ForwardResponse::new(answered.answer, answered.server.id().to_owned(), answered.fell_back))

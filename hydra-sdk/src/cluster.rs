@@ -55,6 +55,8 @@ pub(crate) struct CallOptions {
     pub(crate) deadline: Option<Duration>,
     /// Moves much data, so that it may take longer.
     pub(crate) is_bulk: bool,
+    /// How long the server may wait before it answers.
+    pub(crate) wait: Duration,
 }
 
 impl Cluster {
@@ -107,8 +109,8 @@ impl Cluster {
             route,
             class: request.class,
             fallback: options.fallback.unwrap_or(settings.fallback_mode.into()),
-            deadline: options.deadline.unwrap_or(usual),
-            timeout,
+            deadline: options.deadline.unwrap_or(usual + options.wait),
+            timeout: timeout + options.wait,
         };
         with_fallback(&call, request).await.map_err(|error| {
             let folder = state.folder_of(route).map(|folder| format!(" (folder {folder})"));

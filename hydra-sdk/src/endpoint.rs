@@ -1,9 +1,12 @@
 //! Where a data set lives: on servers behind a map, or in this process. The same operations on both.
 
 mod embedded;
+mod queues;
 mod remote;
 
-use hydra_core::{Pattern, Policy, SwampName, Value};
+use std::time::Duration;
+
+use hydra_core::{Lock, LockInfo, Pattern, Policy, Shift, SwampName, Value};
 
 pub(crate) use embedded::{Embedded, Scratch};
 
@@ -50,6 +53,14 @@ pub(crate) struct Listing {
     pub(crate) cursor: Option<Cursor>,
     pub(crate) descending: bool,
     pub(crate) limit: usize,
+}
+
+/// What a lock is asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Locking {
+    pub(crate) ttl: Duration,
+    pub(crate) wait: Duration,
+    pub(crate) owner: Option<String>,
 }
 
 /// The same call on either endpoint; an error says which name it is about, where there is one.
@@ -101,6 +112,64 @@ impl Endpoint {
             return Ok(Vec::new());
         }
         either!(self, name, to => to.batch(name, operations, atomic, options))
+    }
+
+    pub(crate) async fn shift(
+        &self,
+        name: &SwampName,
+        shift: &Shift,
+        wait: Duration,
+        options: &WriteOptions,
+    ) -> Result<Vec<Treasure<Value>>> {
+        shift.check()?;
+        options.check()?;
+        either!(self, name, to => to.shift(name, shift, wait, options))
+    }
+
+    /// `None` when somebody else holds it to the end of the wait.
+    pub(crate) async fn lock(
+        &self,
+        name: &SwampName,
+        lock: &str,
+        locking: &Locking,
+        options: &WriteOptions,
+    ) -> Result<Option<Lock>> {
+        hydra_core::check_key(lock)?;
+        options.check()?;
+        either!(self, name, to => to.lock(name, lock, locking, options))
+    }
+
+    /// `None` when it is not held with this token any more.
+    pub(crate) async fn renew_lock(
+        &self,
+        name: &SwampName,
+        lock: &str,
+        token: &str,
+        ttl: Duration,
+        options: &CallOptions,
+    ) -> Result<Option<Lock>> {
+        either!(self, name, to => to.renew_lock(name, lock, token, ttl, options))
+    }
+
+    /// Whether it was still held with this token.
+    pub(crate) async fn release_lock(
+        &self,
+        name: &SwampName,
+        lock: &str,
+        token: &str,
+        options: &CallOptions,
+    ) -> Result<bool> {
+        either!(self, name, to => to.release_lock(name, lock, token, options))
+    }
+
+    pub(crate) async fn lock_info(
+        &self,
+        name: &SwampName,
+        lock: &str,
+        options: &CallOptions,
+    ) -> Result<Option<LockInfo>> {
+        hydra_core::check_key(lock)?;
+        either!(self, name, to => to.lock_info(name, lock, options))
     }
 
     pub(crate) async fn list(&self, name: &SwampName, listing: &Listing, options: &CallOptions) -> Result<Page<Value>> {

@@ -22,7 +22,7 @@ pub enum ErrorKind {
     /// The treasure exists although it must not.
     AlreadyExists,
     /// Something else stands against it: an atomic batch with a failed item, an idempotency key
-    /// that belongs to another request, clients that count different folders.
+    /// that belongs to another request, a lock of somebody else, clients that count different folders.
     Conflict,
     /// The value under the key is no integer, or the sum leaves the range of one.
     OutOfRange,
@@ -208,7 +208,9 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         ErrorCode::FolderCountMismatch
         | ErrorCode::BatchAborted
         | ErrorCode::IdempotencyInProgress
-        | ErrorCode::IdempotencyReuse => ErrorKind::Conflict,
+        | ErrorCode::IdempotencyReuse
+        | ErrorCode::LockHeld
+        | ErrorCode::LockTokenMismatch => ErrorKind::Conflict,
         ErrorCode::NotANumber | ErrorCode::OutOfBounds => ErrorKind::OutOfRange,
         ErrorCode::ValueTooLarge
         | ErrorCode::BodyTooLarge

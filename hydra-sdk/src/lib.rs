@@ -54,13 +54,13 @@ pub use failback::{Settlement, Staying};
 pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody};
 pub use health::ServerState;
 pub use hydra_core::{
-    Applied, Compression, CopyState, ErrorCode, FolderCount, FolderId, FolderSet, Pattern, Policy, SwampName,
-    Timestamp, Value, Version, folder_of,
+    Applied, Compression, CopyState, ErrorCode, FolderCount, FolderId, FolderSet, LockInfo, Order, Pattern, Policy,
+    SwampName, Timestamp, Value, Version, folder_of,
 };
 pub use map::{ClientMap, Finding, MapBuilder, MapError, MapServer, PoolBuilder, Route, Severity};
 pub use operation::Done;
 pub use settings::{Failback, Fallback, FallbackMode, OpClass, ReadFrom, Settings};
-pub use swamp::{Batch, Delete, Increment, List, Put, Swamp};
+pub use swamp::{Batch, Delete, Increment, List, LockCall, LockGuard, Put, ShiftCall, Swamp, Taken};
 pub use treasure::{Cursor, Page, SwampInfo, Treasure, Written};
 
 /// Handles are shared between threads and tasks; held by the compiler.

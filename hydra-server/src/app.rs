@@ -27,7 +27,7 @@ use crate::conditions::{folders_header, idempotency_key, single};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
 use crate::metrics::Metrics;
 use crate::route::{Label, Route};
-use crate::{batches, conflicts, folders, lists, policies, service, swamps, takeover, treasures, upkeep};
+use crate::{batches, conflicts, folders, lists, locks, policies, service, shift, swamps, takeover, treasures, upkeep};
 
 /// How long a request waits for the memory budget before it is refused, and how often it looks.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(2);
@@ -73,9 +73,10 @@ impl App {
         })
     }
 
-    /// From now on only service paths are answered; requests that have begun go on.
+    /// From now on only service paths are answered; requests that have begun go on, but wait no longer.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.engine.end_waits();
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -122,6 +123,11 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::FlushSwamp(name) => swamps::flush(call, &name).await,
         Route::SwampPolicy(name) => swamps::policy(call, &name).await,
         Route::Conflicts(name) => conflicts::list(call, &name).await,
+        Route::Shift(name) => shift::shift(call, &name).await,
+        Route::Lock(name, lock) if reads => locks::get(call, &name, &lock).await,
+        Route::Lock(name, lock) if call.head.method == Method::POST => locks::acquire(call, &name, &lock).await,
+        Route::Lock(name, lock) if call.head.method == Method::PUT => locks::renew(call, &name, &lock).await,
+        Route::Lock(name, lock) => locks::release(call, &name, &lock).await,
         Route::Policies => policies::list(call),
         Route::Policy(pattern) if reads => policies::get(call, &pattern),
         Route::Policy(pattern) if call.head.method == Method::PUT => policies::put(call, pattern).await,
@@ -330,6 +336,12 @@ impl Call {
     pub(crate) async fn write_one(&mut self, name: &SwampName, batch: Batch) -> Result<OpResult, Error> {
         let committed = self.write(name, batch).await?;
         committed.results.into_iter().next().unwrap_or_else(|| Err(unexpected("a write had no result")))
+    }
+
+    /// Says where what was done is, and whether it was done before.
+    pub(crate) fn mark_written(&mut self, durability: Option<Durability>, replayed: bool) {
+        self.durability = durability;
+        self.replayed = replayed;
     }
 
     /// Says that what was done is on disk.

@@ -24,6 +24,8 @@ pub(crate) enum Route {
     FlushSwamp(SwampName),
     SwampPolicy(SwampName),
     Conflicts(SwampName),
+    Shift(SwampName),
+    Lock(SwampName, String),
     Policies,
     Policy(Pattern),
     Resolve(SwampName),
@@ -83,7 +85,10 @@ impl Route {
             Route::Treasure(..) => "GET, HEAD, PUT, DELETE, POST",
             Route::Swamp(_) => "GET, HEAD, DELETE",
             Route::Policy(_) => "GET, HEAD, PUT, DELETE",
-            Route::Batch(_) | Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
+            Route::Lock(..) => "GET, HEAD, POST, PUT, DELETE",
+            Route::Batch(_) | Route::Shift(_) | Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => {
+                "POST"
+            }
             Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
             Route::HoldFolder(_) => "POST, DELETE",
@@ -106,6 +111,8 @@ impl Route {
             | Route::FlushSwamp(name)
             | Route::SwampPolicy(name)
             | Route::Conflicts(name)
+            | Route::Shift(name)
+            | Route::Lock(name, _)
             | Route::Resolve(name) => Some(name),
             _ => None,
         }
@@ -132,6 +139,8 @@ impl Route {
             Route::Treasure(..) => Label::Treasure,
             Route::Swamp(_) | Route::SwampPolicy(_) | Route::Conflicts(_) => Label::Swamp,
             Route::Batch(_) => Label::Batch,
+            Route::Shift(_) => Label::Shift,
+            Route::Lock(..) => Label::Lock,
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => Label::Flush,
             Route::Policies | Route::Policy(_) => Label::Policies,
             Route::Resolve(_) => Label::Resolve,
@@ -162,12 +171,14 @@ pub(crate) enum Label {
     Folders,
     Takeover,
     Upkeep,
+    Shift,
+    Lock,
 }
 
 impl Label {
-    pub(crate) const NAMES: [&str; 12] = [
+    pub(crate) const NAMES: [&str; 14] = [
         "none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders", "takeover",
-        "upkeep",
+        "upkeep", "shift", "lock",
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -193,7 +204,11 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
         Some("flush") => Ok(Route::FlushSwamp(name)),
         Some("policy") => Ok(Route::SwampPolicy(name)),
         Some("conflicts") => Ok(Route::Conflicts(name)),
-        Some(_) => Err(not_found(path)),
+        Some("shift") => Ok(Route::Shift(name)),
+        Some(verb) => match verb.strip_prefix("locks/") {
+            Some(lock) => Ok(Route::Lock(name, key_of(lock)?)),
+            None => Err(not_found(path)),
+        },
     }
 }
 
@@ -355,6 +370,11 @@ mod tests {
             Route::parse(path).expect(path);
         }
         Route::parse("/v1/swamps/a/b/c/conflicts").expect("conflicts");
+        Route::parse("/v1/swamps/a/b/c/shift").expect("shift");
+        let lock = Route::parse("/v1/swamps/a/b/c/locks/im%20port").expect("a lock");
+        assert_eq!(lock, Route::Lock(name("a/b/c"), "im port".into()));
+        assert_eq!(Route::parse("/v1/swamps/a/b/c/locks/%00").expect_err("hidden").code(), ErrorCode::InvalidKey);
+        assert_eq!(Route::parse("/v1/swamps/a/b/c/locks").expect_err("no name").code(), ErrorCode::NotFound);
         for path in ["/takeover", "/takeover/settle", "/holds", "/hold", "/gc", "/compact", "/verify"] {
             Route::parse(&format!("/v1/folders/7{path}")).expect(path);
         }

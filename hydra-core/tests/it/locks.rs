@@ -23,7 +23,7 @@ fn take(engine: &Engine, ttl: u64) -> Lock {
 }
 
 fn release(engine: &Engine, lock: &Lock) -> Result<(), Error> {
-    engine.release_lock(&name(SWAMP), "import", &lock.token).wait()
+    engine.release_lock(&name(SWAMP), "import", &lock.token, None).wait()
 }
 
 #[test]
@@ -44,7 +44,8 @@ fn a_lock_has_one_holder_who_renews_it_and_gives_it_back() {
         assert_eq!((info.owner.as_deref(), info.fence, info.expires_at), (Some("w1"), lock.fence, lock.expires_at));
         assert_eq!(swamp.lock_info("other").unwrap(), None);
 
-        let renew = |token: &str| engine.renew_lock(&name(SWAMP), "import", token, Duration::from_secs(60)).wait();
+        let renew =
+            |token: &str| engine.renew_lock(&name(SWAMP), "import", token, Duration::from_secs(60), None).wait();
         assert_eq!(renew("wrong").unwrap_err().code(), ErrorCode::LockTokenMismatch);
         let renewed = renew(&lock.token).unwrap();
         assert_eq!((renewed.fence, &renewed.token), (lock.fence, &lock.token), "it is the same grant");
@@ -157,7 +158,7 @@ fn locks_are_seen_nowhere_and_hold_up_nothing() {
     let swamp = engine.hydrate(&name(SWAMP)).unwrap();
     let mut feed = swamp.subscribe(&FeedOptions::default()).unwrap();
     let lock = take(&engine, 60_000);
-    engine.renew_lock(&name(SWAMP), "import", &lock.token, Duration::from_secs(60)).wait().unwrap();
+    engine.renew_lock(&name(SWAMP), "import", &lock.token, Duration::from_secs(60), None).wait().unwrap();
     let mut told = Vec::new();
     while let Some(event) = feed.wait(Duration::from_millis(200)) {
         told.push(event.kind.as_str());

@@ -19,7 +19,7 @@ use crate::request::{Request, with_query};
 use crate::settings::{Fallback, OpClass};
 use crate::treasure::{Cursor, Page, SwampInfo, Treasure, Written};
 
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 
 impl Cluster {
     pub(super) async fn get(
@@ -206,11 +206,11 @@ fn request_of(name: &SwampName, operation: &Operation, options: &WriteOptions) -
     }
 }
 
-fn sync_of(options: &WriteOptions) -> Vec<(&'static str, String)> {
+pub(super) fn sync_of(options: &WriteOptions) -> Vec<(&'static str, String)> {
     options.sync.then(|| ("sync", "true".to_owned())).into_iter().collect()
 }
 
-fn keyed(request: Request, options: &WriteOptions) -> Request {
+pub(super) fn keyed(request: Request, options: &WriteOptions) -> Request {
     match &options.idempotency_key {
         Some(key) if request.class.is_write() => request.header(header::IDEMPOTENCY_KEY, key),
         Some(_) | None => request,
@@ -225,19 +225,24 @@ fn is_read_as_json(value: &Value) -> bool {
 }
 
 /// Whether a success found what it was about. Absence is no error.
-enum Found {
+pub(super) enum Found {
     Something,
     Nothing,
 }
 
 impl Found {
-    fn of(answer: &Answer) -> Result<Found> {
+    pub(super) fn of(answer: &Answer) -> Result<Found> {
         let lost = matches!(answer.body, AnswerBody::Lost(_));
         match answer.status {
             200..=299 if !lost => Ok(Found::Something),
             404 if matches!(
                 answer.code(),
-                Some(ErrorCode::TreasureNotFound | ErrorCode::SwampNotFound | ErrorCode::PolicyNotFound)
+                Some(
+                    ErrorCode::TreasureNotFound
+                        | ErrorCode::SwampNotFound
+                        | ErrorCode::PolicyNotFound
+                        | ErrorCode::LockNotFound
+                )
             ) =>
             {
                 Ok(Found::Nothing)
@@ -248,7 +253,7 @@ impl Found {
 }
 
 /// The body of a success.
-fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T> {
+pub(super) fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T> {
     if !answer.is_success() {
         return Err(answer.to_error());
     }
@@ -256,7 +261,7 @@ fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T> {
         .map_err(|error| unreadable(&error.to_string()).with_applied(answer.applied()))
 }
 
-fn unreadable(what: &str) -> Error {
+pub(super) fn unreadable(what: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("the server's answer is not understood: {what}"))
 }
 
@@ -281,7 +286,7 @@ fn treasure_of(key: &str, answer: &Answer) -> Result<Treasure<Value>> {
     })
 }
 
-fn from_body(body: TreasureBody, stale: bool) -> Result<Treasure<Value>> {
+pub(super) fn from_body(body: TreasureBody, stale: bool) -> Result<Treasure<Value>> {
     let raw = body.value.ok_or_else(|| unreadable("a treasure without a value"))?;
     Ok(Treasure {
         key: body.key,
