@@ -16,6 +16,8 @@ mod idle;
 mod limits;
 /// Every rule of names and keys, before and after percent-decoding, as raw bytes.
 mod names;
+/// Queues and locks: workers, leases, waits, retries, and a server that is killed meanwhile.
+mod queues;
 /// Too little memory, too few files, a full disk: refused while it lasts, and nothing lost.
 mod resources;
 /// The real client, against the server and in its own process.
