@@ -69,6 +69,14 @@ impl Directories {
         Ok(())
     }
 
+    /// Takes note that everything is durable that was made before.
+    pub(crate) fn are_synced(&self, root: &Path, dir: &Path) {
+        let mut fresh = self.fresh.lock();
+        for ancestor in below(root, dir) {
+            fresh.remove(&ancestor);
+        }
+    }
+
     /// Removes the directory of a swamp, its realm and its sanctuary, as far as they are empty.
     pub(crate) fn remove_empty(&self, disk: &dyn Disk, root: &Path, dir: &Path) -> Result<()> {
         let _held = self.lane(root, dir).lock();

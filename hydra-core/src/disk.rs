@@ -26,8 +26,8 @@ pub(crate) trait Disk: Debug + Send + Sync {
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Makes the entries of a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Makes everything durable that was ever written to the file system of a directory, by whom ever.
-    fn sync_all(&self, dir: &Path) -> io::Result<()>;
+    /// The file system a directory is on.
+    fn file_system(&self, dir: &Path) -> io::Result<Box<dyn FileSystem>>;
     /// Removes a file; fine when it is gone.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory; answers whether it is gone.
@@ -37,6 +37,17 @@ pub(crate) trait Disk: Debug + Send + Sync {
     /// Free and total inodes of the file system below a path; none in all where they are not counted.
     fn inodes(&self, _: &Path) -> io::Result<Inodes> {
         Ok(Inodes::default())
+    }
+}
+
+/// A file system, held open so that none of its errors goes unheard.
+pub(crate) trait FileSystem: Send + Sync {
+    /// Makes everything durable that was ever written to it, by whom ever. Fails when something could not be
+    /// written since it was opened or since the last call.
+    fn sync(&self) -> io::Result<()>;
+    /// Whether it tells of such errors.
+    fn reports_errors(&self) -> bool {
+        true
     }
 }
 
@@ -52,6 +63,8 @@ pub(crate) trait DiskFile: Debug + Send + Sync {
     /// Makes everything appended durable, with the length of the file. Comes after the syncs of the
     /// directories it depends on: it also finds out that the file system stopped while those were made.
     fn sync(&mut self) -> io::Result<()>;
+    /// Fails when the file system has stopped; does nothing else.
+    fn probe(&mut self) -> io::Result<()>;
     /// Which file this is.
     fn identity(&self) -> io::Result<Identity>;
 }
@@ -152,8 +165,8 @@ impl Disk for RealDisk {
         File::open(dir)?.sync_all()
     }
 
-    fn sync_all(&self, dir: &Path) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(File::open(dir)?)?)
+    fn file_system(&self, dir: &Path) -> io::Result<Box<dyn FileSystem>> {
+        Ok(Box::new(RealFileSystem { dir: File::open(dir)?, reports_errors: syncfs_reports_errors() }))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -183,6 +196,29 @@ impl Disk for RealDisk {
     }
 }
 
+struct RealFileSystem {
+    dir: File,
+    reports_errors: bool,
+}
+
+impl FileSystem for RealFileSystem {
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.dir)?)
+    }
+
+    fn reports_errors(&self) -> bool {
+        self.reports_errors
+    }
+}
+
+/// Linux tells of errors in syncfs since 5.8 (syncfs(2)).
+fn syncfs_reports_errors() -> bool {
+    let system = rustix::system::uname();
+    let release = system.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map(|piece| piece.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(5), Some(8))
+}
+
 #[derive(Debug)]
 struct RealFile(File);
 
@@ -207,6 +243,10 @@ impl DiskFile for RealFile {
 
     fn sync(&mut self) -> io::Result<()> {
         self.0.sync_data()?;
+        self.probe()
+    }
+
+    fn probe(&mut self) -> io::Result<()> {
         // On ext4 an fdatasync that is under way while the journal is aborted may answer that all is well:
         // it finds its transaction gone and takes it for committed (seen on Linux 6.18 in every fifth
         // shutdown under load). A file system that stopped refuses any write, also one of nothing.

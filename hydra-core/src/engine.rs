@@ -32,6 +32,7 @@ use crate::stats::{Stats, count, read};
 use crate::strait::StraitDisk;
 use crate::swamp::{Job, Resident};
 use crate::sweep::Sweeper;
+use crate::syncs::Syncs;
 use crate::takeover::{self, MissingFile, Takeover, TakeoverFile, Takeovers};
 use crate::timer::Timer;
 use crate::value::{Treasure, Value};
@@ -168,7 +169,8 @@ impl Engine {
         let ballast = Arc::new(Ballast::open(root.local(layout::BALLAST_FILE), BALLAST_MOST));
         // A process that was killed leaves directories and records that can be read and are not durable. Whatever is
         // built upon them from here on must not lose its ground when the power goes.
-        disk.sync_all(&root.path).map_err(|error| Error::io("sync", &root.path, error))?;
+        let file_system = disk.file_system(&root.path).map_err(|error| Error::io("open", &root.path, error))?;
+        file_system.sync().map_err(|error| Error::io("sync", &root.path, error))?;
         let clock = Clock::open(root.local(layout::CLOCK_FILE), Arc::clone(&ballast));
         let shared = Shared {
             base_hlc: clock.next(Timestamp::now(), 0)?,
@@ -180,6 +182,7 @@ impl Engine {
             lines: Arc::default(),
             disk: Arc::new(StraitDisk { disk, handles: Arc::clone(&handles), ballast: Arc::clone(&ballast) }),
             directories: Directories::new(),
+            syncs: Syncs::new(file_system),
             handles,
             doubtful: parking_lot::Mutex::default(),
             stats: Stats::default(),
@@ -585,6 +588,7 @@ impl Engine {
             collected_bytes: read(&shared.stats.collected_bytes),
             sweeps: read(&shared.stats.sweeps),
             kept_files: shared.handles.kept(),
+            listeners: shared.hub.listening(),
             free_bytes: space.map_or(0, |space| space.free),
             free_inodes: inodes.filter(|inodes| inodes.total > 0).map(|inodes| inodes.free),
             ballast: shared.space.ballast.is_present(),
@@ -776,6 +780,8 @@ pub struct EngineStats {
     pub conflicts: u64,
     /// Free inodes of the file system; `None` where they are not counted.
     pub free_inodes: Option<u64>,
+    /// Feeds and waits for changes that are open; a feed of many swamps counts for each.
+    pub listeners: u64,
     /// Whether there is room enough for the reserve that lets a full disk take what it has to.
     pub ballast: bool,
 }

@@ -128,6 +128,8 @@ error_codes! {
     VersionRequired => "version-required", 428, "This swamp demands a version";
     /// Too much at once.
     Overloaded => "overloaded", 429, "The server is overloaded";
+    /// More feeds and long polls than the limit.
+    TooManyStreams => "too-many-streams", 429, "Too many feeds are open";
     /// A request head larger than the limit.
     HeadersTooLarge => "headers-too-large", 431, "The request headers are too large";
     /// A defect of the server; details are in its log.

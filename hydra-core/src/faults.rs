@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::collect::collect;
 use crate::crash::disk::{Lie, Random, RecordingDisk, Store};
-use crate::disk::{Disk, DiskFile, Identity, RealDisk, Space};
+use crate::disk::{Disk, DiskFile, FileSystem, Identity, RealDisk, Space};
 use crate::engine::{CopyState, Engine, EngineOptions};
 use crate::error::{Applied, Error, ErrorCode, Result};
 use crate::folder::{FolderCount, folder_of};
@@ -57,7 +57,7 @@ impl Plan {
 struct Faults {
     plan: Plan,
     operations: AtomicUsize,
-    healed: std::sync::atomic::AtomicBool,
+    healed: AtomicBool,
     /// Files of which a sync failed: the system holds their bytes for written and syncs them never again.
     spoilt: Mutex<HashSet<u64>>,
 }
@@ -152,8 +152,9 @@ impl Disk for FaultyDisk {
         self.below.sync_dir(dir)
     }
 
-    fn sync_all(&self, dir: &Path) -> io::Result<()> {
-        self.below.sync_all(dir)
+    fn file_system(&self, dir: &Path) -> io::Result<Box<dyn FileSystem>> {
+        let below = self.below.file_system(dir)?;
+        Ok(Box::new(FaultyFileSystem { below, faults: Arc::clone(&self.faults), is_used: AtomicBool::new(false) }))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -168,6 +169,22 @@ impl Disk for FaultyDisk {
 
     fn space(&self, _: &Path) -> io::Result<Space> {
         Ok(Space { free: 1 << 40, total: 1 << 40 })
+    }
+}
+
+struct FaultyFileSystem {
+    below: Box<dyn FileSystem>,
+    faults: Arc<Faults>,
+    /// Set by the first sync, the one of the start, which does not fail.
+    is_used: AtomicBool,
+}
+
+impl FileSystem for FaultyFileSystem {
+    fn sync(&self) -> io::Result<()> {
+        if self.is_used.swap(true, Ordering::Relaxed) {
+            self.faults.check()?;
+        }
+        self.below.sync()
     }
 }
 
@@ -188,6 +205,10 @@ impl DiskFile for FaultyFile {
         }
         // The second sync of such a file succeeds, and does nothing.
         if self.faults.spoilt.lock().contains(&self.inode) { Ok(()) } else { self.file.sync() }
+    }
+
+    fn probe(&mut self) -> io::Result<()> {
+        self.file.probe()
     }
 
     fn identity(&self) -> io::Result<Identity> {
@@ -563,7 +584,7 @@ fn bring(disk: &RecordingDisk, engine: &Engine, name: &SwampName, (file, bytes):
     let mut copy = disk.create_new(&dir.join(file)).expect("created");
     copy.append(bytes).expect("written");
     copy.sync().expect("synced");
-    disk.sync_all(&root.path).expect("synced");
+    disk.file_system(&root.path).and_then(|all| all.sync()).expect("synced");
 }
 
 /// Runs a script with a fault; answers how many operations it did.

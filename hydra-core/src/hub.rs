@@ -27,7 +27,9 @@ const LINGERS: Duration = Duration::from_secs(60);
 pub(crate) struct Hub {
     /// Numbers every change that is told in this process, and every moment at which some begin to be.
     arrivals: AtomicU64,
+    /// Numbers the listeners, and how many there are.
     listeners: AtomicU64,
+    listening: AtomicU64,
     channels: Mutex<Channels>,
     /// Copied folders are looked at for those who listen.
     is_polling: AtomicBool,
@@ -61,6 +63,7 @@ impl Hub {
         Hub {
             arrivals: AtomicU64::new(0),
             listeners: AtomicU64::new(0),
+            listening: AtomicU64::new(0),
             channels: Mutex::default(),
             is_polling: AtomicBool::new(false),
         }
@@ -76,8 +79,14 @@ impl Hub {
         self.arrivals.load(Ordering::SeqCst)
     }
 
-    /// A number that no other listener has.
+    /// How many feeds and waits there are; one of many swamps counts for each.
+    pub(crate) fn listening(&self) -> u64 {
+        self.listening.load(Ordering::Relaxed)
+    }
+
+    /// A number that no other listener has. Given back with [`Hub::leave`].
     pub(crate) fn new_listener(&self) -> u64 {
+        self.listening.fetch_add(1, Ordering::Relaxed);
         self.listeners.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -122,6 +131,7 @@ impl Hub {
 
     /// A listener goes. Its channel stays as long as the swamp is in memory, and for a while in any case.
     pub(crate) fn leave(&self, shared: &Arc<Shared>, topic: &Topic, channel: &Arc<Channel>, listener: u64) {
+        self.listening.fetch_sub(1, Ordering::Relaxed);
         if !channel.leave(listener) {
             return;
         }

@@ -95,6 +95,7 @@ mod shift;
 mod space;
 mod stats;
 mod sweep;
+mod syncs;
 mod timer;
 mod waiting;
 

@@ -22,6 +22,7 @@ use crate::layout::{self, ChunkKind, ChunkName};
 use crate::name::SwampName;
 use crate::policy::Policy;
 use crate::shared::Shared;
+use crate::syncs::Intent;
 use crate::vector::VersionVector;
 
 /// The chunks of one swamp that this process writes.
@@ -209,6 +210,7 @@ impl Log {
         frames: &[FrameRef<'_>],
     ) -> Result<(), TryError> {
         let disk = |error| TryError::Disk { error, maybe: 0 };
+        let intent = shared.syncs.intend();
         self.close_unfit(shared, policy);
         if self.is_touched {
             let error = Error::new(ErrorCode::Io, "a chunk that was to be closed was touched by someone else");
@@ -261,11 +263,7 @@ impl Log {
             return Err(error);
         }
         let all = |error| TryError::Disk { error, maybe: frames.len() };
-        shared.stats.synced();
-        if is_new {
-            shared.directories.sync(&*shared.disk, &shared.root.path, &self.dir).map_err(all)?;
-        }
-        file.file.sync().map_err(|error| all(Error::io("sync", &open.path, error)))?;
+        self.make_durable(shared, &mut file, &open.path, is_new, intent).map_err(all)?;
         open.facts.identity = verify(shared, &*file.file, &open.path, start + bytes.len() as u64)?;
         open.facts.records += frames.iter().map(|frame| u64::from(frame.records)).sum::<u64>();
         if let Some(learned) = learned {
@@ -387,13 +385,37 @@ impl Log {
         Ok(name)
     }
 
+    /// Makes what was appended durable since `intent`, for a new file with the directories above it.
+    fn make_durable(
+        &self,
+        shared: &Shared,
+        file: &mut Handle,
+        path: &Path,
+        is_new: bool,
+        intent: Intent,
+    ) -> Result<()> {
+        let failed = |error| Error::io("sync", path, error);
+        let root = &shared.root.path;
+        if shared.pool.is_crowded() && shared.syncs.is_worth_it() {
+            if shared.syncs.sync_all(intent).map_err(failed)? {
+                shared.stats.synced();
+            }
+            shared.directories.are_synced(root, &self.dir);
+            return file.file.probe().map_err(failed);
+        }
+        shared.stats.synced();
+        if is_new {
+            shared.directories.sync(&*shared.disk, root, &self.dir)?;
+        }
+        file.file.sync().map_err(failed)
+    }
+
     fn write_whole(&self, shared: &Shared, name: &ChunkName, path: &Path, bytes: &[u8]) -> Result<()> {
+        let intent = shared.syncs.intend();
         let mut file = self.create_file(shared, path)?;
         let _writing = shared.takeovers.begin(shared, &self.name, name)?;
         file.file.append(bytes).map_err(|(_, error)| Error::io("write", path, error))?;
-        shared.stats.synced();
-        shared.directories.sync(&*shared.disk, &shared.root.path, &self.dir)?;
-        file.file.sync().map_err(|error| Error::io("sync", path, error))
+        self.make_durable(shared, &mut file, path, true, intent)
     }
 
     fn create_file(&self, shared: &Shared, path: &Path) -> Result<Handle> {

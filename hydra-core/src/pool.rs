@@ -7,6 +7,9 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex};
 
+/// So many waiting jobs are a crowd; tests make do with less.
+const CROWD: usize = if cfg!(test) { 1 } else { 8 };
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Runs jobs on a few threads, which are started when first needed and sleep when there is nothing to do.
@@ -69,6 +72,11 @@ impl Pool {
                 }
             }
         }
+    }
+
+    /// Whether more than a few jobs wait for a thread.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.inner.queue.lock().jobs.len() >= CROWD
     }
 
     /// Finishes the jobs that are waiting and ends the threads.

@@ -435,8 +435,14 @@ impl<'a> Judge<'a, '_> {
                 sums.insert(at, *part);
             }
         }
+        // A snapshot may hold an increment in a sum and, where its writer's file is not all here, by itself.
+        let whole = sums.clone();
+        let is_counted = |stamp: Stamp, add: &LooseAdd<'_>| {
+            let sum = whole.get(&(add.pointer, stamp.incarnation));
+            sum.is_some_and(|part| (part.first_hlc..=part.last_hlc).contains(&stamp.hlc))
+        };
         for (&stamp, add) in &entry.adds {
-            if unseen(stamp) && !self.counted_elsewhere.contains(&stamp) {
+            if unseen(stamp) && !is_counted(stamp, add) && !self.counted_elsewhere.contains(&stamp) {
                 join(sums.entry((add.pointer, stamp.incarnation)), stamp, add.delta);
             }
         }

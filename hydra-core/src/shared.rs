@@ -29,6 +29,7 @@ use crate::root::{Root, replace_file};
 use crate::space::SpaceWatch;
 use crate::stats::Stats;
 use crate::sweep::Sweeper;
+use crate::syncs::Syncs;
 use crate::takeover::Takeovers;
 use crate::timer::Timer;
 
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     /// Who waits for what, in the order of their coming.
     pub(crate) lines: Arc<Lines>,
     pub(crate) directories: Directories,
+    pub(crate) syncs: Syncs,
     pub(crate) handles: Arc<Handles>,
     /// Snapshots whose sync failed and that could not be removed: this process takes them for absent.
     pub(crate) doubtful: Mutex<HashSet<PathBuf>>,

@@ -173,7 +173,7 @@ impl SpaceWatch {
         if let Some(shared) = self.shared() {
             // What was removed gives its blocks out when the removal is on disk. Should that fail, so will what
             // needs the room.
-            let _ = shared.disk.sync_all(&shared.root.path);
+            let _ = shared.syncs.sync_all(shared.syncs.intend());
         }
         self.looked(Duration::ZERO);
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::disk::{Disk, DiskFile, Identity, Inodes, Space};
+use crate::disk::{Disk, DiskFile, FileSystem, Identity, Inodes, Space};
 use crate::handles::Handles;
 use crate::space::{Ballast, is_full};
 
@@ -59,8 +59,8 @@ impl Disk for StraitDisk {
         self.handles.with_room(|| self.disk.sync_dir(dir))
     }
 
-    fn sync_all(&self, dir: &Path) -> io::Result<()> {
-        self.handles.with_room(|| self.disk.sync_all(dir))
+    fn file_system(&self, dir: &Path) -> io::Result<Box<dyn FileSystem>> {
+        self.handles.with_room(|| self.disk.file_system(dir))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {

@@ -70,6 +70,12 @@ pub mod header {
 
 /// The media type of errors (RFC 9457).
 pub const PROBLEM_JSON: &str = "application/problem+json";
+/// The media type of change feeds for browsers, and unless another one is asked for.
+pub const EVENT_STREAM: &str = "text/event-stream";
+/// The media type of change feeds with one JSON object per line.
+pub const NDJSON: &str = "application/x-ndjson";
+/// In `If-None-Match` of a long poll, and in `ifVersion` of a batch: the version of what does not exist.
+pub const ABSENT_VERSION: &str = "0";
 /// The media type of a treasure with its metadata.
 pub const TREASURE_JSON: &str = "application/vnd.hydra.treasure+json";
 
@@ -100,6 +106,14 @@ pub fn lock_path(name: &SwampName, lock: &str) -> String {
     let mut path = swamp_path(name);
     path.push_str("/locks/");
     encode_segment(lock, &mut path);
+    path
+}
+
+/// The path of the change feed of a swamp.
+#[must_use]
+pub fn events_path(name: &SwampName) -> String {
+    let mut path = swamp_path(name);
+    path.push_str("/events");
     path
 }
 
@@ -312,6 +326,47 @@ pub struct TreasureBody {
 /// A member that is there is `Some`, also when it is `null`: null is an ordinary value.
 fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
+}
+
+/// One line of a change feed as NDJSON. As server-sent event `event` and `id` are fields of their own, and the other
+/// members are its data.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventBody {
+    /// `put`, `delete`, `expire`, `destroy`, `reset`, `lagged` or `live`.
+    pub event: String,
+    /// Where to go on behind it; absent while a snapshot is not complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// When it was told, by the clock of the server.
+    pub at: Timestamp,
+    /// The swamp; only in feeds of many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swamp: Option<String>,
+    /// The key of `put`, `delete` and `expire`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The value of a `put`, unless only keys were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub value: Option<Box<serde_json::value::RawValue>>,
+    /// The version of a `put`, and of a `delete` that left a mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+    /// When the key came into being.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Timestamp>,
+    /// When it was last written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<Timestamp>,
+    /// When it expires, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// What was there before, where that was asked for and anything was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old: Option<TreasureBody>,
+    /// Why the feed begins anew, or ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// The answer to a put.

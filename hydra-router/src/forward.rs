@@ -9,9 +9,9 @@ use futures_util::{Stream, StreamExt};
 use http::header::{CONNECTION, HeaderMap, HeaderName};
 use http::{HeaderValue, StatusCode};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
-use hydra_core::wire::header;
-use hydra_core::{Error, ErrorCode, SwampName};
+use http_body_util::{BodyExt, BodyStream, StreamBody};
+use hydra_core::wire::{EVENT_STREAM, NDJSON, header};
+use hydra_core::{Applied, Error, ErrorCode, SwampName};
 use hydra_sdk::{Chunk, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody, OpClass};
 
 use crate::answer::{Refusal, Response};
@@ -33,11 +33,10 @@ pub(crate) async fn forward(
     let mut request = request_of(head, class_of(&head.parts, place))?;
     // The permit is held until the answer begins.
     let _room;
-    request.wait = wait_of_query(&head.parts);
     match body.take(&gateway.kept).await? {
         Taken::Whole(bytes, room) => {
             if *place == Place::Lock {
-                request.wait = wait_of_lock(&bytes);
+                request.patience = wait_of_lock(&bytes);
             }
             if *place == Place::Batch && request.class != OpClass::Read {
                 request.class = class_of_batch(&bytes);
@@ -48,12 +47,21 @@ pub(crate) async fn forward(
         Taken::Stream(stream) => request.body = ForwardBody::Stream(stream),
     }
     let folder = gateway.map().route(name).folder();
-    match gateway.hydra.forward(name, request).await {
+    let (waits, is_write) = (!request.patience.is_zero(), request.class.is_write());
+    let answer = tokio::select! {
+        answer = gateway.hydra.forward(name, request) => answer,
+        () = gateway.ending.cancelled(), if waits => {
+            // A server that was asked to take something may have done so a moment ago.
+            let applied = if is_write { Applied::Unknown } else { Applied::No };
+            return Err(Error::new(ErrorCode::Draining, "this router is shutting down").with_applied(applied).into());
+        }
+    };
+    match answer {
         Ok(answer) => {
             if answer.fell_back {
                 gateway.metrics.fell_back();
             }
-            Ok(response_of(answer))
+            Ok(if is_feed(&answer) { feed_of(gateway, answer) } else { response_of(answer) })
         }
         Err(error) => {
             gateway.metrics.unanswered();
@@ -82,6 +90,7 @@ pub(crate) fn request_of(head: &Head, class: OpClass) -> Result<ForwardRequest, 
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let mut request = ForwardRequest::new(class, parts.method.as_str(), target);
     request.deadline = number(&parts.headers, header::DEADLINE_MS)?.map(Duration::from_millis);
+    request.patience = wait_of_query(parts);
     let named = named_by_connection(&parts.headers);
     for (name, value) in &parts.headers {
         let is_ours = [header::HOPS, header::REQUEST_ID].contains(&name.as_str());
@@ -109,6 +118,18 @@ fn number(headers: &HeaderMap, name: &'static str) -> Result<Option<u64>, Error>
             Err(Error::new(ErrorCode::InvalidHeader, detail))
         }
     }
+}
+
+/// Whether an answer goes on until somebody ends it.
+fn is_feed(answer: &ForwardResponse) -> bool {
+    answer.header("content-type").is_some_and(|kind| kind == EVENT_STREAM || kind == NDJSON)
+}
+
+/// A feed as it goes back: as long as the router goes on.
+fn feed_of(gateway: &Gateway, answer: ForwardResponse) -> Response {
+    let (head, body) = response_of(answer).into_parts();
+    let pieces = BodyStream::new(body).take_until(gateway.ending.clone().cancelled_owned());
+    Response::from_parts(head, StreamBody::new(pieces).boxed_unsync())
 }
 
 /// The answer of a server as it goes back.

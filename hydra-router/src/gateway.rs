@@ -11,13 +11,14 @@ use hydra_core::wire::header;
 use hydra_core::{Error, ErrorCode};
 use hydra_sdk::{ClientMap, Hydra};
 use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
 
 use crate::answer::{self, Refusal, Response};
 use crate::body::{KeptMemory, RequestBody};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
 use crate::metrics::Metrics;
-use crate::route::Route;
-use crate::{fan_out, forward, service};
+use crate::route::{Place, Route};
+use crate::{fan_out, feeds, forward, service};
 
 /// What all requests share. Nothing of it outlives the process, so any number of routers may run.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(crate) struct Gateway {
     pub(crate) kept: KeptMemory,
     router: HeaderValue,
     draining: AtomicBool,
+    /// Ends feeds and long polls, which would not end by themselves.
+    pub(crate) ending: CancellationToken,
     /// Makes the request ids of this process differ from those of the one before.
     started: u128,
     requests: AtomicU64,
@@ -48,6 +51,7 @@ impl Gateway {
             kept: KeptMemory::new(config.max_kept_memory),
             router: answer::ascii(config.id.clone()),
             draining: AtomicBool::new(false),
+            ending: CancellationToken::new(),
             started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis()),
             requests: AtomicU64::new(0),
             hydra,
@@ -55,9 +59,10 @@ impl Gateway {
         }
     }
 
-    /// From now on only service paths are answered; requests that have begun go on.
+    /// From now on only service paths are answered; requests that have begun go on, but for feeds and long polls.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.ending.cancel();
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -93,6 +98,10 @@ impl Gateway {
         self.admit(&head.parts, &route)?;
         match route {
             Route::Named(name, place) => forward::forward(self, head, body, &name, &place).await,
+            Route::Events => {
+                let name = feeds::one_place(self, &head.parts)?;
+                forward::forward(self, head, body, &name, &Place::Verb).await
+            }
             Route::Policies => fan_out::policies(self, head, body).await,
             Route::Flush => fan_out::flush(self, head, body).await,
             Route::Map => Ok(service::map(self, &head.parts)),

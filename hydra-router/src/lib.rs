@@ -14,6 +14,7 @@ mod classify;
 mod config;
 mod early;
 mod fan_out;
+mod feeds;
 mod forward;
 mod gateway;
 mod metrics;

@@ -17,6 +17,8 @@ pub(crate) enum Route {
     Problem(String),
     /// Registered policies, which every server has.
     Policies,
+    /// The changes of many swamps.
+    Events,
     /// Everything acknowledged, on every server.
     Flush,
     /// Something with a name: one server answers for it.
@@ -65,6 +67,7 @@ impl Route {
             "/metrics" => Ok(Route::Metrics),
             "/v1/probe" => Ok(Route::Probe),
             "/v1/map" => Ok(Route::Map),
+            "/v1/events" => Ok(Route::Events),
             "/v1/flush" => Ok(Route::Flush),
             "/v1/policies" => Ok(Route::Policies),
             _ if path.starts_with("/v1/policies/") => Ok(Route::Policies),
@@ -89,7 +92,7 @@ impl Route {
 
     /// Whether the path is answered also while the router ends.
     pub(crate) fn is_service(&self) -> bool {
-        !matches!(self, Route::Policies | Route::Flush | Route::Named(..))
+        !matches!(self, Route::Policies | Route::Flush | Route::Events | Route::Named(..))
     }
 }
 
@@ -135,9 +138,10 @@ mod tests {
             ("/v1/kv/a/b/c/", named("a/b/c", Place::Treasure)),
             ("/v1/swamps/a/b/c", named("a/b/c", Place::Swamp)),
             ("/v1/swamps/a/b/c/batch", named("a/b/c", Place::Batch)),
-            ("/v1/swamps/a/b/c/locks/import", named("a/b/c", Place::Verb)),
+            ("/v1/swamps/a/b/c/locks/import", named("a/b/c", Place::Lock)),
             ("/v1/resolve/a/b/c", named("a/b/c", Place::Resolve)),
             ("/v1/policies/a/b*/*", Route::Policies),
+            ("/v1/events", Route::Events),
             ("/", Route::Welcome),
         ] {
             assert_eq!(Route::parse(path).expect(path), route, "{path}");

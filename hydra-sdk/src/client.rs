@@ -62,7 +62,7 @@ impl Hydra {
     /// # Errors
     /// [`ErrorKind::Config`] when no HTTP client can be made.
     pub fn with_map(map: ClientMap) -> Result<Hydra> {
-        Ok(Hydra::new(Endpoint::Remote(Cluster::new(map)?)))
+        Ok(Hydra::new(Endpoint::Remote(Cluster::new(map)?.into())))
     }
 
     pub(crate) fn new(endpoint: Endpoint) -> Hydra {
@@ -225,7 +225,7 @@ impl Hydra {
         let options = CallOptions {
             fallback: request.fallback,
             deadline: request.deadline,
-            wait: request.wait,
+            patience: request.patience,
             ..CallOptions::default()
         };
         let request = request.into_request()?;

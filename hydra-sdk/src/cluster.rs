@@ -55,8 +55,10 @@ pub(crate) struct CallOptions {
     pub(crate) deadline: Option<Duration>,
     /// Moves much data, so that it may take longer.
     pub(crate) is_bulk: bool,
-    /// How long the server may wait before it answers.
-    pub(crate) wait: Duration,
+    /// How long a server is asked to wait before it answers; it may take so much longer.
+    pub(crate) patience: Duration,
+    /// Fallbacks are asked only in place of the primary, also where reads may go to anybody.
+    pub(crate) primary_first: bool,
 }
 
 impl Cluster {
@@ -109,13 +111,22 @@ impl Cluster {
             route,
             class: request.class,
             fallback: options.fallback.unwrap_or(settings.fallback_mode.into()),
-            deadline: options.deadline.unwrap_or(usual + options.wait),
-            timeout: timeout + options.wait,
+            deadline: options.deadline.unwrap_or(usual) + options.patience,
+            timeout: timeout + options.patience,
+            primary_first: options.primary_first,
         };
         with_fallback(&call, request).await.map_err(|error| {
             let folder = state.folder_of(route).map(|folder| format!(" (folder {folder})"));
             error.about(format!("{name}{}", folder.unwrap_or_default()))
         })
+    }
+
+    /// Whether the primary of a name answers again, while another server is being asked in its place.
+    pub(crate) fn primary_is_back(&self, name: &SwampName, asked: &Server) -> bool {
+        let state = self.state();
+        let route = state.map.route(name);
+        let primary = &state.servers[route.indexes().0];
+        primary.id() != asked.id() && primary.health.is_up() && primary.stays.holder_of(route.folder()).is_none()
     }
 
     /// Sends a request to one server: one try.

@@ -121,9 +121,9 @@ impl HydraBuilder {
         match target.map_err(refused)? {
             Target::Server { url } => {
                 let cluster = Cluster::single(&url, folders.map(FolderCount::get), &self.settings)?;
-                Ok(Hydra::new(Endpoint::Remote(cluster)))
+                Ok(Hydra::new(Endpoint::Remote(cluster.into())))
             }
-            Target::Map(map) => Ok(Hydra::new(Endpoint::Remote(Cluster::new(*map)?))),
+            Target::Map(map) => Ok(Hydra::new(Endpoint::Remote(Cluster::new(*map)?.into()))),
             Target::MapFile(path) => self.connect_file(path).await,
             Target::Directory(path) => self.open(EngineOptions::new(path), None).await,
             Target::Memory => {
@@ -135,7 +135,7 @@ impl HydraBuilder {
 
     async fn connect_file(&self, path: PathBuf) -> Result<Hydra> {
         let (text, map) = watch::read(&path).await?;
-        let hydra = Hydra::new(Endpoint::Remote(Cluster::new(map)?));
+        let hydra = Hydra::new(Endpoint::Remote(Cluster::new(map)?.into()));
         let pause = self.watch.unwrap_or(WATCH_EVERY);
         if !pause.is_zero() {
             tokio::spawn(watch::watch(path, text, pause, hydra.downgrade()));

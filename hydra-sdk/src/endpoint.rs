@@ -1,24 +1,27 @@
 //! Where a data set lives: on servers behind a map, or in this process. The same operations on both.
 
 mod embedded;
+mod feed;
 mod queues;
 mod remote;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use hydra_core::{Lock, LockInfo, Pattern, Policy, Shift, SwampName, Value};
+use hydra_core::{Lock, LockInfo, Pattern, Policy, Shift, SwampName, Value, Version};
 
 pub(crate) use embedded::{Embedded, Scratch};
 
 use crate::cluster::{CallOptions, Cluster};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::{RawFeed, Subscription, Waited};
 use crate::operation::{Done, Operation};
 use crate::treasure::{Cursor, Page, SwampInfo, Treasure};
 
 /// Where a data set lives.
 #[derive(Debug)]
 pub(crate) enum Endpoint {
-    Remote(Cluster),
+    Remote(Arc<Cluster>),
     Embedded(Embedded),
 }
 
@@ -170,6 +173,33 @@ impl Endpoint {
     ) -> Result<Option<LockInfo>> {
         hydra_core::check_key(lock)?;
         either!(self, name, to => to.lock_info(name, lock, options))
+    }
+
+    /// One connection to the changes of a swamp; ends where it breaks.
+    pub(crate) async fn subscribe(
+        &self,
+        name: &SwampName,
+        wanted: &Subscription,
+        options: &CallOptions,
+    ) -> Result<RawFeed> {
+        match self {
+            Endpoint::Remote(to) => Arc::clone(to).subscribe(name, wanted, options).await,
+            Endpoint::Embedded(to) => to.subscribe(name, wanted).await,
+        }
+        .map_err(|error| error.about(name.as_str()))
+    }
+
+    /// Waits until a treasure is another one than the version says, at most so long.
+    pub(crate) async fn wait(
+        &self,
+        name: &SwampName,
+        key: &str,
+        known: Option<&Version>,
+        at_most: Duration,
+        options: &CallOptions,
+    ) -> Result<Waited<Value>> {
+        hydra_core::check_key(key)?;
+        either!(self, name, to => to.wait(name, key, known, at_most, options))
     }
 
     pub(crate) async fn list(&self, name: &SwampName, listing: &Listing, options: &CallOptions) -> Result<Page<Value>> {

@@ -218,7 +218,7 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         | ErrorCode::UriTooLong
         | ErrorCode::HeadersTooLarge => ErrorKind::TooLarge,
         ErrorCode::NotOwner | ErrorCode::FolderFenced | ErrorCode::FolderMoved => ErrorKind::NotOwner,
-        ErrorCode::Overloaded | ErrorCode::Busy => ErrorKind::Overloaded,
+        ErrorCode::Overloaded | ErrorCode::Busy | ErrorCode::TooManyStreams => ErrorKind::Overloaded,
         ErrorCode::ServerUnreachable => ErrorKind::Network,
         ErrorCode::ServerTimeout => ErrorKind::Timeout,
         ErrorCode::CorruptSwamp

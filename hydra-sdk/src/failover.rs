@@ -52,6 +52,8 @@ pub(crate) struct Call<'s> {
     pub(crate) deadline: Duration,
     /// The longest one try takes.
     pub(crate) timeout: Duration,
+    /// Fallbacks are asked only in place of the primary, whatever the pool says of reads.
+    pub(crate) primary_first: bool,
 }
 
 /// An answer and who gave it.
@@ -339,7 +341,7 @@ fn candidates(call: &Call<'_>) -> Vec<usize> {
     if call.class.may_fall_back(call.fallback) {
         candidates.extend(fallbacks);
     }
-    if call.class == OpClass::Read && call.route.settings().read_from == ReadFrom::Any {
+    if !call.primary_first && call.class == OpClass::Read && call.route.settings().read_from == ReadFrom::Any {
         let turn = call.state.turn() % candidates.len();
         candidates.rotate_left(turn);
     }

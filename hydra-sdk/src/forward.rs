@@ -90,9 +90,8 @@ pub struct ForwardRequest {
     /// The longest all tries together may take until the head of the answer is there, in place of
     /// the pool's setting.
     pub deadline: Option<Duration>,
-    /// How long the server is asked to wait before it answers: each try, and all together, may take that much
-    /// longer. Default not at all.
-    pub wait: Duration,
+    /// How long the server was asked to wait before it answers: a try may take so much longer. Default zero.
+    pub patience: Duration,
 }
 
 impl ForwardRequest {
@@ -107,7 +106,7 @@ impl ForwardRequest {
             body: ForwardBody::Empty,
             fallback: None,
             deadline: None,
-            wait: Duration::ZERO,
+            patience: Duration::ZERO,
         }
     }
 

@@ -24,7 +24,7 @@
 //!
 //! Reading the source: `map` (name → folder → server), `failover` (primary → fallback), `failback`
 //! (and back again), `outcome` (what a network error is), `server` (one exchange), `endpoint` (remote and in process), `swamp`
-//! (the typed calls).
+//! (the typed calls), `event` (the stream of changes that survives broken connections).
 
 mod binary;
 mod client;
@@ -33,6 +33,7 @@ mod connect;
 mod delay;
 mod endpoint;
 mod error;
+mod event;
 mod failback;
 mod failover;
 mod forward;
@@ -50,17 +51,18 @@ mod watch;
 pub use client::{Hydra, Location};
 pub use connect::HydraBuilder;
 pub use error::{Attempt, Error, ErrorKind, Result, TryOutcome};
+pub use event::{Event, EventKind, EventStream, Waited};
 pub use failback::{Settlement, Staying};
 pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody};
 pub use health::ServerState;
 pub use hydra_core::{
-    Applied, Compression, CopyState, ErrorCode, FolderCount, FolderId, FolderSet, LockInfo, Order, Pattern, Policy,
-    SwampName, Timestamp, Value, Version, folder_of,
+    Applied, Compression, CopyState, ErrorCode, EventId, FolderCount, FolderId, FolderSet, LockInfo, Order, Pattern,
+    Policy, SwampName, Timestamp, Value, Version, folder_of,
 };
 pub use map::{ClientMap, Finding, MapBuilder, MapError, MapServer, PoolBuilder, Route, Severity};
 pub use operation::Done;
 pub use settings::{Failback, Fallback, FallbackMode, OpClass, ReadFrom, Settings};
-pub use swamp::{Batch, Delete, Increment, List, LockCall, LockGuard, Put, ShiftCall, Swamp, Taken};
+pub use swamp::{Batch, Delete, Increment, List, LockCall, LockGuard, Put, ShiftCall, Subscribe, Swamp, Taken};
 pub use treasure::{Cursor, Page, SwampInfo, Treasure, Written};
 
 /// Handles are shared between threads and tasks; held by the compiler.

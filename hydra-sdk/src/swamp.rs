@@ -4,6 +4,7 @@ mod batch;
 mod list;
 mod lock;
 mod shift;
+mod subscribe;
 mod write;
 
 use std::fmt;
@@ -18,6 +19,7 @@ pub use batch::Batch;
 pub use list::List;
 pub use lock::{LockCall, LockGuard};
 pub use shift::{ShiftCall, Taken};
+pub use subscribe::Subscribe;
 pub use write::{Delete, Increment, Put};
 
 use crate::client::Hydra;

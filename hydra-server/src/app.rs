@@ -27,7 +27,10 @@ use crate::conditions::{folders_header, idempotency_key, single};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
 use crate::metrics::Metrics;
 use crate::route::{Label, Route};
-use crate::{batches, conflicts, folders, lists, locks, policies, service, shift, swamps, takeover, treasures, upkeep};
+use crate::streams::Streams;
+use crate::{
+    batches, conflicts, feeds, folders, lists, locks, policies, service, shift, swamps, takeover, treasures, upkeep,
+};
 
 /// How long a request waits for the memory budget before it is refused, and how often it looks.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(2);
@@ -54,6 +57,7 @@ pub(crate) struct App {
     bodies: BodyMemory,
     server: HeaderValue,
     draining: AtomicBool,
+    pub(crate) streams: Streams,
     /// Makes the request ids of this process differ from those of the one before.
     started: u64,
     requests: AtomicU64,
@@ -66,6 +70,7 @@ impl App {
             bodies: BodyMemory::new(config.max_body_memory),
             server: answer::ascii(engine.server_id().to_owned()),
             draining: AtomicBool::new(false),
+            streams: Streams::new(config.streams()),
             started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
             requests: AtomicU64::new(0),
             engine,
@@ -73,9 +78,10 @@ impl App {
         })
     }
 
-    /// From now on only service paths are answered; requests that have begun go on, but wait no longer.
+    /// From now on only service paths are answered; requests that have begun go on, but for feeds and whoever waits.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.streams.end();
         self.engine.end_waits();
     }
 
@@ -128,6 +134,8 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Lock(name, lock) if call.head.method == Method::POST => locks::acquire(call, &name, &lock).await,
         Route::Lock(name, lock) if call.head.method == Method::PUT => locks::renew(call, &name, &lock).await,
         Route::Lock(name, lock) => locks::release(call, &name, &lock).await,
+        Route::Events(name) => feeds::swamp(call, &name).await,
+        Route::AllEvents => feeds::many(call).await,
         Route::Policies => policies::list(call),
         Route::Policy(pattern) if reads => policies::get(call, &pattern),
         Route::Policy(pattern) if call.head.method == Method::PUT => policies::put(call, pattern).await,
@@ -244,6 +252,15 @@ impl Call {
                 Err(Error::new(ErrorCode::NotOwner, detail))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Whether the folder of a name is here, for requests about many.
+    pub(crate) fn has_folder_of(&self, name: &SwampName) -> Result<(), Error> {
+        let folder = self.app.engine.folder_of(name);
+        match self.app.engine.folder_state(folder) {
+            FolderState::Owned | FolderState::Standby => Ok(()),
+            _ => Err(not_owner(folder)),
         }
     }
 

@@ -17,6 +17,15 @@ pub const MAX_LIST_LIMIT: usize = 10_000;
 /// How many treasures a page of a list has unless told otherwise.
 pub const DEFAULT_LIST_LIMIT: usize = 100;
 
+/// How often a feed gives a sign of life unless told otherwise: 15 s.
+pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often at most and at least: 1 s and 25 s, because routers give up answers that are silent for 30 s.
+pub const HEARTBEATS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(25)];
+/// The longest a long poll waits: 60 s.
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
+/// The most swamps one feed may name.
+pub const MAX_FEED_SWAMPS: usize = 1_000;
+
 /// Settings of a server in front of an engine. What the engine itself is told stands in
 /// [`hydra_core::EngineOptions`].
 #[derive(Debug, Clone)]
@@ -25,8 +34,11 @@ pub struct Config {
     pub pool: String,
     /// How long requests may take to finish after the shutdown began. Default 30 s.
     pub shutdown_grace: Duration,
-    /// How many connections are open at once; further ones wait to be accepted. Default 10 000.
+    /// How many connections are open at once; further ones wait to be accepted. Default 20 000.
     pub max_connections: usize,
+    /// How many feeds and long polls are open at once; further ones are refused with `too-many-streams`. At most three
+    /// quarters of [`Config::max_connections`], so that there is room for others. Default 10 000.
+    pub max_streams: usize,
     /// How long a peer may take to send a request head once it has begun, and to begin the first one.
     /// Default 10 s.
     pub header_timeout: Duration,
@@ -40,12 +52,20 @@ pub struct Config {
     pub max_body_memory: u64,
 }
 
+impl Config {
+    /// How many feeds and long polls are open at once.
+    pub(crate) fn streams(&self) -> usize {
+        self.max_streams.min(self.max_connections / 4 * 3).max(1)
+    }
+}
+
 impl Default for Config {
     fn default() -> Config {
         Config {
             pool: "default".to_owned(),
             shutdown_grace: Duration::from_secs(30),
-            max_connections: 10_000,
+            max_connections: 20_000,
+            max_streams: 10_000,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),

@@ -135,7 +135,7 @@ struct EngineNumbers(Engine);
 
 type Number = (&'static str, &'static str, fn(&EngineStats) -> u64);
 
-const GAUGES: [Number; 10] = [
+const GAUGES: [Number; 11] = [
     ("resident_swamps", "Swamps in memory", |s| s.resident_swamps),
     ("dirty_swamps", "Swamps with writes that are not on disk yet", |s| s.dirty_swamps),
     ("resident_bytes", "Bytes of the treasures in memory", |s| s.resident_bytes),
@@ -145,6 +145,7 @@ const GAUGES: [Number; 10] = [
     ("ballast_present", "1 while the reserve for a full disk is there", |s| s.ballast.into()),
     ("free_inodes", "Free inodes of the file system; 0 where they are not counted", |s| s.free_inodes.unwrap_or(0)),
     ("read_only_swamps", "Swamps that refuse writes now", |s| s.read_only_swamps),
+    ("listeners", "Feeds and long polls that are open, by swamps", |s| s.listeners),
     ("free_bytes", "Free bytes of the file system", |s| s.free_bytes),
 ];
 

@@ -8,7 +8,7 @@ use hydra_core::{Error, ErrorCode};
 
 use crate::route::shown;
 
-/// The parameters of one request, all of them known to the endpoint, each at most once.
+/// The parameters of one request, all of them known to the endpoint, each at most once but for `swamp`.
 #[derive(Debug, Default)]
 pub(crate) struct Query<'a>(Vec<(&'static str, Cow<'a, str>)>);
 
@@ -25,12 +25,17 @@ impl<'a> Query<'a> {
             let Some(name) = known.iter().find(|known| **known == name) else {
                 return Err(unknown(&name, known));
             };
-            if read.text(name).is_some() {
+            if read.text(name).is_some() && *name != "swamp" {
                 return Err(invalid(name, "stands more than once"));
             }
             read.0.push((name, unescape(value)?));
         }
         Ok(read)
+    }
+
+    /// Every value of the parameter `swamp`, which may stand more than once.
+    pub(crate) fn swamps(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|(sent, _)| *sent == "swamp").map(|(_, value)| value.as_ref())
     }
 
     /// The value of a parameter, if it was sent.

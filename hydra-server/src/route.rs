@@ -26,6 +26,8 @@ pub(crate) enum Route {
     Conflicts(SwampName),
     Shift(SwampName),
     Lock(SwampName, String),
+    Events(SwampName),
+    AllEvents,
     Policies,
     Policy(Pattern),
     Resolve(SwampName),
@@ -66,6 +68,7 @@ impl Route {
             [Some("metrics"), None, ..] => Ok(Route::Metrics),
             [Some("problems"), Some(code), None, _] => Ok(Route::Problem(code.to_owned())),
             [Some("v1"), Some("probe"), None, _] => Ok(Route::Probe),
+            [Some("v1"), Some("events"), None, _] => Ok(Route::AllEvents),
             [Some("v1"), Some("flush"), None, _] => Ok(Route::FlushAll),
             [Some("v1"), Some("policies"), None, _] => Ok(Route::Policies),
             [Some("v1"), Some("folders"), None, _] => Ok(Route::Folders),
@@ -113,6 +116,7 @@ impl Route {
             | Route::Conflicts(name)
             | Route::Shift(name)
             | Route::Lock(name, _)
+            | Route::Events(name)
             | Route::Resolve(name) => Some(name),
             _ => None,
         }
@@ -138,6 +142,7 @@ impl Route {
             Route::List(_) => Label::List,
             Route::Treasure(..) => Label::Treasure,
             Route::Swamp(_) | Route::SwampPolicy(_) | Route::Conflicts(_) => Label::Swamp,
+            Route::Events(_) | Route::AllEvents => Label::Events,
             Route::Batch(_) => Label::Batch,
             Route::Shift(_) => Label::Shift,
             Route::Lock(..) => Label::Lock,
@@ -171,14 +176,15 @@ pub(crate) enum Label {
     Folders,
     Takeover,
     Upkeep,
+    Events,
     Shift,
     Lock,
 }
 
 impl Label {
-    pub(crate) const NAMES: [&str; 14] = [
+    pub(crate) const NAMES: [&str; 15] = [
         "none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders", "takeover",
-        "upkeep", "shift", "lock",
+        "upkeep", "events", "shift", "lock",
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -204,6 +210,7 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
         Some("flush") => Ok(Route::FlushSwamp(name)),
         Some("policy") => Ok(Route::SwampPolicy(name)),
         Some("conflicts") => Ok(Route::Conflicts(name)),
+        Some("events") => Ok(Route::Events(name)),
         Some("shift") => Ok(Route::Shift(name)),
         Some(verb) => match verb.strip_prefix("locks/") {
             Some(lock) => Ok(Route::Lock(name, key_of(lock)?)),
@@ -375,6 +382,9 @@ mod tests {
         assert_eq!(lock, Route::Lock(name("a/b/c"), "im port".into()));
         assert_eq!(Route::parse("/v1/swamps/a/b/c/locks/%00").expect_err("hidden").code(), ErrorCode::InvalidKey);
         assert_eq!(Route::parse("/v1/swamps/a/b/c/locks").expect_err("no name").code(), ErrorCode::NotFound);
+        for path in ["/v1/swamps/a/b/c/conflicts", "/v1/swamps/a/b/c/events", "/v1/events"] {
+            Route::parse(path).expect(path);
+        }
         for path in ["/takeover", "/takeover/settle", "/holds", "/hold", "/gc", "/compact", "/verify"] {
             Route::parse(&format!("/v1/folders/7{path}")).expect(path);
         }

@@ -121,12 +121,13 @@ impl Server {
         // A peer that is gone already shows at the first read.
         let _ = stream.set_nodelay(true);
         let late = self.draining.is_cancelled();
-        let connection = connection(
+        // In a box: a task that captures a future and then waits for it keeps room for it twice.
+        let connection = Box::pin(connection(
             stream,
             Arc::clone(&self.app),
             if late { CancellationToken::new() } else { self.draining.clone() },
             !late,
-        );
+        ));
         let ended = self.ended.clone();
         let task = async move {
             let _slot = slot;
@@ -152,7 +153,8 @@ async fn connection(stream: TcpStream, app: Arc<App>, draining: CancellationToke
     // Straight to the app: a router with nothing to choose from would only cost time.
     let service = service_fn(move |request: Request<Incoming>| {
         let in_flight = requests.request();
-        let answer = Arc::clone(&answering).answer(request.map(Body::new));
+        // hyper keeps room for this future as long as the connection lives, which a feed would pay for.
+        let answer = Box::pin(Arc::clone(&answering).answer(request.map(Body::new)));
         async move {
             let answer = answer.await;
             drop(in_flight);

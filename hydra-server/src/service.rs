@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::answer::{self, Response};
 use crate::app::{Call, blocking};
-use crate::config::{MAX_BATCH_BODY_BYTES, MAX_HEADER_BYTES, MAX_LIST_LIMIT, MAX_URI_BYTES};
+use crate::config::{MAX_BATCH_BODY_BYTES, MAX_HEADER_BYTES, MAX_LIST_LIMIT, MAX_URI_BYTES, MAX_WAIT};
 use crate::query::Query;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -59,6 +59,8 @@ pub(crate) fn version(call: &mut Call) -> Result<Response, Error> {
             "uriBytes": MAX_URI_BYTES,
             "headerBytes": MAX_HEADER_BYTES,
             "connections": call.app.config.max_connections,
+            "streams": call.app.config.streams(),
+            "waitSeconds": MAX_WAIT.as_secs(),
         },
     });
     answer::json(StatusCode::OK, &body)

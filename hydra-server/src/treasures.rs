@@ -1,6 +1,6 @@
 //! One treasure: `GET`, `HEAD`, `PUT`, `DELETE` and `POST ?incr` on `/v1/kv/{S}/{key}`.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
@@ -22,13 +22,20 @@ use crate::conditions::{Tags, no_conditions, plain_body, prefers_minimal, write_
 use crate::config::MAX_SMALL_BODY_BYTES;
 use crate::query::{Query, invalid};
 use crate::render::{Include, write_treasure};
+use crate::waits::{self, Changed};
 
 /// The value of a key, with everything known about it in the headers.
 pub(crate) async fn get(call: &mut Call, name: &SwampName, key: &str) -> Result<Response, Error> {
-    let view = View::of(&call.head)?;
+    let (view, wait) = View::of(&call.head)?;
     let if_match = Tags::read(&call.head.headers, &IF_MATCH)?;
     let if_none_match = Tags::read(&call.head.headers, &IF_NONE_MATCH)?;
-    let found = call.swamp(name).await?.get(key)?;
+    let found = match wait {
+        None => call.swamp(name).await?.get(key)?,
+        Some(wait) => match waits::until_changed(call, name, key, wait).await? {
+            Changed::To(found) => found,
+            Changed::StillAbsent => return Ok(answer::empty(StatusCode::NOT_MODIFIED)),
+        },
+    };
     let treasure = found.ok_or_else(|| absent(name, key))?;
     if if_match.is_some_and(|tags| !tags.matches(&treasure.version)) {
         let detail = format!("the treasure {key:?} in {name} is at another version than the one demanded");
@@ -54,14 +61,16 @@ enum View {
 }
 
 impl View {
-    fn of(head: &Parts) -> Result<View, Error> {
-        let query = Query::parse(head.uri.query(), &["envelope", "raw"])?;
-        match (query.flag("envelope")?, query.flag("raw")?) {
-            (true, true) => Err(invalid("raw", "came together with envelope; send one of them")),
-            (true, false) => Ok(View::Envelope),
-            (false, true) => Ok(View::Raw),
-            (false, false) => Ok(View::accepted(&head.headers)),
-        }
+    /// How, and how long a change is waited for.
+    fn of(head: &Parts) -> Result<(View, Option<Duration>), Error> {
+        let query = Query::parse(head.uri.query(), &["envelope", "raw", "wait"])?;
+        let view = match (query.flag("envelope")?, query.flag("raw")?) {
+            (true, true) => return Err(invalid("raw", "came together with envelope; send one of them")),
+            (true, false) => View::Envelope,
+            (false, true) => View::Raw,
+            (false, false) => View::accepted(&head.headers),
+        };
+        Ok((view, waits::wait_of(&query)?))
     }
 
     /// What the first media type of `Accept` asks for.

@@ -4,6 +4,8 @@
 mod commands;
 /// Servers that are down, silent or not the owner.
 mod failover;
+/// Feeds and long polls.
+mod feeds;
 /// What passes through: values, conditions, names, large bodies, errors; what goes to every server.
 mod gateway;
 /// Every limit from both sides, and peers that are slow or silent.

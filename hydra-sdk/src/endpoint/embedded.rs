@@ -1,15 +1,18 @@
 //! A data set in this process: the engine itself. What may touch the disk runs on a blocking thread.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt};
 use hydra_core::{
-    Batch, Committed, Durability, Engine, EngineOptions, Idempotency, ListQuery, OpResult, Pattern, Policy, Swamp,
-    SwampName, Value,
+    Batch, Committed, Durability, Engine, EngineOptions, FeedOptions, Idempotency, ListQuery, OpResult, Pattern,
+    Policy, Swamp, SwampName, Value, Version,
 };
 
 use super::{Listing, WriteOptions};
 use crate::cluster::CallOptions;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, RawFeed, Subscription, Waited};
 use crate::operation::{Done, Operation};
 use crate::treasure::{Cursor, Page, SwampInfo, Treasure, Written};
 
@@ -80,6 +83,43 @@ impl Embedded {
         let Committed { results, durability, .. } = self.swamp(name).await?.write(batch).await?;
         let done = |result: hydra_core::Result<OpResult>| done(result?, durability == Durability::Synced);
         Ok(results.into_iter().map(done).collect())
+    }
+
+    pub(super) async fn subscribe(&self, name: &SwampName, wanted: &Subscription) -> Result<RawFeed> {
+        let mut options = FeedOptions::default();
+        (options.since, options.snapshot) = (wanted.since, wanted.snapshot);
+        (options.prefix, options.old) = (wanted.prefix.clone(), wanted.old);
+        let mut feed = self.swamp(name).await?.subscribe(&options)?;
+        let keys_only = wanted.keys_only;
+        let events = stream::poll_fn(move |context| feed.poll_next(context));
+        let events = events.map(move |event| Event::of(event, keys_only));
+        Ok(Box::pin(
+            events.take_while(|event| std::future::ready(event.is_some())).filter_map(std::future::ready).map(Ok),
+        ))
+    }
+
+    pub(super) async fn wait(
+        &self,
+        name: &SwampName,
+        key: &str,
+        known: Option<&Version>,
+        at_most: Duration,
+        _: &CallOptions,
+    ) -> Result<Waited<Value>> {
+        let until = tokio::time::Instant::now() + at_most;
+        loop {
+            let swamp = self.swamp(name).await?;
+            // Made before the look, so that nothing in between is missed.
+            let changed = swamp.changed()?;
+            let found = swamp.get(key)?;
+            drop(swamp);
+            if found.as_ref().map(|treasure| &treasure.version) != known {
+                return Ok(found.map_or(Waited::Gone, |treasure| Waited::Put(treasure.into())));
+            }
+            if tokio::time::timeout_at(until, changed).await.is_err() {
+                return Ok(Waited::Unchanged);
+            }
+        }
     }
 
     pub(super) async fn list(&self, name: &SwampName, listing: &Listing, _: &CallOptions) -> Result<Page<Value>> {

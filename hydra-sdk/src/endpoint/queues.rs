@@ -35,7 +35,7 @@ impl Cluster {
         query.extend(sync_of(options));
         let target = with_query(format!("{}/shift", swamp_path(name)), &query);
         let request = keyed(Request::new(OpClass::Exclusive, Method::POST, target), options);
-        let call = CallOptions { is_bulk: true, wait, ..options.call.clone() };
+        let call = CallOptions { is_bulk: true, patience: wait, ..options.call.clone() };
         let Answered { answer, .. } = self.call(name, &request, &call).await?;
         let body: ShiftBody = read(&answer)?;
         let stale = answer.is_stale();
@@ -52,7 +52,7 @@ impl Cluster {
         let Locking { ttl, wait, owner } = locking.clone();
         let body = LockBody { ttl, wait, owner };
         let request = keyed(Request::new(OpClass::Exclusive, Method::POST, lock_path(name, lock)), options);
-        let call = CallOptions { wait, ..options.call.clone() };
+        let call = CallOptions { patience: wait, ..options.call.clone() };
         let Answered { answer, .. } = self.call(name, &request.body(JSON, written(&body)?), &call).await?;
         if answer.status == 409 && answer.code() == Some(ErrorCode::LockHeld) {
             return Ok(None);

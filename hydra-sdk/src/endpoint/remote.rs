@@ -266,7 +266,7 @@ pub(super) fn unreadable(what: &str) -> Error {
 }
 
 /// A treasure from the headers and the body of a GET.
-fn treasure_of(key: &str, answer: &Answer) -> Result<Treasure<Value>> {
+pub(super) fn treasure_of(key: &str, answer: &Answer) -> Result<Treasure<Value>> {
     let time = |name: &str| answer.header(name).and_then(|text| text.parse::<Timestamp>().ok());
     let tag = answer.header("etag").map(|tag| tag.trim_start_matches("W/").trim_matches('"'));
     let version = tag.and_then(|tag| tag.parse::<Version>().ok()).ok_or_else(|| unreadable("no usable ETag"))?;

@@ -41,7 +41,7 @@ impl LockCall {
     }
 
     /// Waits so long, up to 60 s, while somebody else holds it. Who came first holds it first. The deadline is that
-    /// much later, unless it is set by hand.
+    /// much later.
     pub fn wait(mut self, at_most: Duration) -> Self {
         self.locking.wait = at_most;
         self
@@ -60,7 +60,7 @@ impl LockCall {
         self
     }
 
-    /// The longest it may take, in place of the pool's setting and the wait. Calls in this process have none.
+    /// The longest it may take beside the wait, in place of the pool's setting. Calls in this process have none.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.options.call.deadline = Some(deadline);
         self

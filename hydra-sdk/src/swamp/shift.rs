@@ -78,7 +78,7 @@ impl<V> ShiftCall<V> {
     }
 
     /// Waits so long, up to 60 s, where there is nothing to take. Who came first takes first. The deadline is that
-    /// much later, unless it is set by hand.
+    /// much later.
     pub fn wait(mut self, at_most: Duration) -> Self {
         self.wait = at_most;
         self

@@ -6,6 +6,8 @@ mod cli;
 mod conflicts;
 /// What was acknowledged survives: kill -9, SIGTERM under load, restarts.
 mod durability;
+/// Change feeds and long polls: nothing missed, nothing twice, nobody slowed down, over restarts.
+mod feeds;
 /// Whose folder it is: 409 for another folder count, 421 for another server, copies and fallback.
 mod folders;
 /// The contract of every path: statuses, headers, bodies, conditions.
