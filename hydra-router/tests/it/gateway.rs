@@ -288,7 +288,7 @@ fn what_waits_passes_also_where_it_takes_longer_than_a_try() {
     let mut settings = impatient();
     settings.try_timeout = Duration::from_millis(300);
     settings.deadline = Duration::from_millis(400);
-    let (s1, s2) = (Node::start("s1", "0-49", ""), Node::start("s2", "50-99", ""));
+    let (s1, s2) = (Node::start("s1", "0-49", "50-99"), Node::start("s2", "50-99", "0-49"));
     let map = pair_map(s1.url(), s2.url()).settings(settings).build().expect("a map");
     let router = Router::start(map, Config::default());
     let name = name_in("0-49", "jobs/mail/eu");
