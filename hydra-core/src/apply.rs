@@ -20,14 +20,16 @@ use crate::hashing::hash_key;
 use crate::merge::{KeyMemory, Positions, RememberedAdd};
 use crate::name::check_key;
 use crate::news::News;
+use crate::number::{Increment, Number};
 use crate::outcome::{self, Done};
+use crate::patch::Patch;
 use crate::policy::Policy;
 use crate::slot::{Facts, Slot};
 use crate::stamp::{Stamp, Timestamp, Version};
 use crate::state::{KeyState, Known, Sight, State, integer};
-use crate::value::Treasure;
+use crate::value::{Treasure, Value};
 use crate::write::{
-    Batch, Committed, Condition, Durability, Idempotency, MAX_BATCH_BYTES, MAX_BATCH_OPS, Op, OpResult,
+    Batch, Committed, Condition, Durability, Expiry, Idempotency, MAX_BATCH_BYTES, MAX_BATCH_OPS, Op, OpResult,
 };
 
 /// What a request is carried out with.
@@ -159,8 +161,8 @@ pub(crate) fn carry_out(scene: Scene<'_>, state: &State, stage: &mut Stage, batc
         return Ok(Carried { committed: replay, frame: None });
     }
     // What is made here has to outlive the records that are made of it.
-    let makes = |op: &Op| matches!(op, Op::Shift(_) | Op::Lock(_));
-    let made: Vec<Made> = if batch.ops.iter().any(makes) { vec![OnceCell::new(); batch.ops.len()] } else { Vec::new() };
+    let makes = |op: &Op| matches!(op, Op::Patch { .. } | Op::IncrementWith { .. } | Op::Shift(_) | Op::Lock(_));
+    let made: Vec<Made> = if batch.ops.iter().any(makes) { vec![Made::default(); batch.ops.len()] } else { Vec::new() };
     let mut run = Run {
         scene,
         state,
@@ -173,7 +175,7 @@ pub(crate) fn carry_out(scene: Scene<'_>, state: &State, stage: &mut Stage, batc
         request: batch.idempotency,
     };
     let ops = batch.ops.iter().enumerate();
-    let results: Vec<Result<OpResult>> = ops.map(|(at, op)| run.one(op, batch.mark_deletes, made.get(at))).collect();
+    let results: Vec<Result<OpResult>> = ops.map(|(at, op)| run.one(op, made.get(at), batch.mark_deletes)).collect();
     if batch.atomic {
         refuse_partly_failed(&results)?;
     }
@@ -261,21 +263,32 @@ struct Run<'a> {
     request: Option<Idempotency>,
 }
 
-/// Slots that one operation makes.
-type Made = OnceCell<Vec<Slot>>;
+/// What one operation makes: a value, or whole slots.
+#[derive(Debug, Clone, Default)]
+struct Made {
+    value: OnceCell<Value>,
+    slots: OnceCell<Vec<Slot>>,
+}
 
 impl<'a> Run<'a> {
     /// `made` keeps what the operation makes, if it makes something.
-    fn one(&mut self, op: &'a Op, mark_deletes: bool, made: Option<&'a Made>) -> Result<OpResult> {
+    fn one(&mut self, op: &'a Op, made: Option<&'a Made>, mark_deletes: bool) -> Result<OpResult> {
         let is_of_key = !matches!(op, Op::Shift(_) | Op::Lock(_));
         let checked = if is_of_key { check_key(op.key()) } else { Ok(()) };
-        let result = checked.and_then(|()| match op {
-            Op::Put { key, value, expires_at, condition } => self.put(key, value, *expires_at, condition),
-            Op::Delete { key, condition } => self.delete(key, condition, mark_deletes),
-            Op::Increment { key, by } => self.increment(key, *by),
-            Op::Get { key } => self.get(key),
-            Op::Shift(shift) => self.shift(shift, made),
-            Op::Lock(lock) => self.lock(lock, made),
+        let result = checked.and_then(|()| match (op, made) {
+            (Op::Put { key, value, expiry, condition }, _) => self.put(key, value, *expiry, condition),
+            (Op::Patch { key, patch, create, condition }, Some(made)) => {
+                self.patch(key, patch, *create, condition, &made.value)
+            }
+            (Op::IncrementWith { key, increment }, Some(made)) => self.increment_with(key, increment, &made.value),
+            (Op::Shift(shift), Some(made)) => self.shift(shift, made),
+            (Op::Lock(lock), Some(made)) => self.lock(lock, made),
+            (Op::Delete { key, condition }, _) => self.delete(key, condition, mark_deletes),
+            (Op::Increment { key, by }, _) => self.increment(key, *by),
+            (Op::Get { key }, _) => self.get(key),
+            (Op::Patch { .. } | Op::IncrementWith { .. } | Op::Shift(_) | Op::Lock(_), None) => {
+                Err(Error::new(ErrorCode::Internal, "there is no room for what is made"))
+            }
         });
         if let Err(error) = &result {
             self.note(Done::Failed(error.code()));
@@ -301,32 +314,100 @@ impl<'a> Run<'a> {
     }
 
     /// Takes in slots that were made here, with the records that make them last.
-    fn keep(&mut self, slots: Vec<Slot>, made: Option<&'a Made>) -> Result<()> {
-        let made = made.ok_or_else(|| Error::new(ErrorCode::Internal, "there is no room for what is made"))?;
-        for slot in made.get_or_init(|| slots) {
+    fn keep_slots(&mut self, slots: Vec<Slot>, made: &'a Made) {
+        for slot in made.slots.get_or_init(|| slots) {
             self.records.push((slot.stamp(), slot.write()));
             self.own.touched.set(KeyState { slot: slot.clone(), counter: None });
         }
-        Ok(())
     }
 
-    fn put(
-        &mut self,
-        key: &'a str,
-        value: &'a crate::value::Value,
-        expires_at: Option<Timestamp>,
-        condition: &Condition,
-    ) -> Result<OpResult> {
-        let limit = self.scene.policy.max_value_bytes;
-        if value.len() as u64 > limit {
-            let detail = format!("the value of {key:?} has {} bytes, {limit} are allowed", value.len());
-            return Err(Error::new(ErrorCode::ValueTooLarge, detail));
-        }
+    fn put(&mut self, key: &'a str, value: &'a Value, expiry: Expiry, condition: &Condition) -> Result<OpResult> {
+        self.check_size(key, value)?;
         let before = self.known(key);
         let current = before.sight(self.scene.now);
         self.check_condition(key, before, current, condition)?;
+        let expires_at = match (expiry, current) {
+            (Expiry::At(at), _) => Some(at),
+            (Expiry::Keep, Some(current)) => current.expires_at,
+            (Expiry::Keep, None) | (Expiry::Never, _) => None,
+        };
+        self.store_as_put(key, value, expires_at, current.map(|current| current.created_at))
+    }
+
+    fn patch(
+        &mut self,
+        key: &'a str,
+        patch: &Patch,
+        create: bool,
+        condition: &Condition,
+        made: &'a OnceCell<Value>,
+    ) -> Result<OpResult> {
+        let before = self.known(key);
+        self.check_condition(key, before, before.sight(self.scene.now), condition)?;
+        let current = before.treasure(self.scene.now);
+        if current.is_none() {
+            self.refuse_doubtful_absence(key, before)?;
+            if !create {
+                return Err(Error::new(ErrorCode::TreasureNotFound, format!("there is no treasure {key:?} to patch"))
+                    .with_hint("ask for it to be created, or put a value first"));
+            }
+        }
+        let limit = self.scene.policy.max_value_bytes;
+        let value = keep(made, patch.apply(current.as_ref().map(|current| &current.value), limit)?);
+        self.check_size(key, value)?;
+        let (expires_at, created_at) = current.map(|current| (current.expires_at, current.created_at)).unzip();
+        self.store_as_put(key, value, expires_at.flatten(), created_at)
+    }
+
+    fn increment_with(&mut self, key: &'a str, increment: &Increment, made: &'a OnceCell<Value>) -> Result<OpResult> {
+        let before = self.known(key);
+        let current = before.treasure(self.scene.now);
+        if current.is_none() {
+            self.refuse_doubtful_absence(key, before)?;
+        }
+        let (sum, value) = increment.apply(key, current.as_ref().map(|current| &current.value))?;
+        let value = keep(made, value);
+        self.check_size(key, value)?;
+        let (expires_at, created_at) = current.map(|current| (current.expires_at, current.created_at)).unzip();
+        let stamp = self.store(key, value, expires_at.flatten(), created_at)?;
+        let created = created_at.is_none();
+        self.note(Done::Rewritten { sum, stamp, created });
+        Ok(OpResult::Incremented { value: sum, version: Version::of_record(stamp), created })
+    }
+
+    fn check_size(&self, key: &str, value: &Value) -> Result<()> {
+        let limit = self.scene.policy.max_value_bytes;
+        if value.len() as u64 <= limit {
+            return Ok(());
+        }
+        let detail = format!("the value of {key:?} has {} bytes, {limit} are allowed", value.len());
+        Err(Error::new(ErrorCode::ValueTooLarge, detail))
+    }
+
+    /// Stores a value and answers as a put does.
+    fn store_as_put(
+        &mut self,
+        key: &'a str,
+        value: &'a Value,
+        expires_at: Option<Timestamp>,
+        created_at: Option<Timestamp>,
+    ) -> Result<OpResult> {
+        let stamp = self.store(key, value, expires_at, created_at)?;
+        let created = created_at.is_none();
+        self.note(Done::Put { stamp, created });
+        Ok(OpResult::Put { version: Version::of_record(stamp), created })
+    }
+
+    /// Writes the record of a value, and keeps it. A treasure that was there keeps its age.
+    fn store(
+        &mut self,
+        key: &'a str,
+        value: &'a Value,
+        expires_at: Option<Timestamp>,
+        created_at: Option<Timestamp>,
+    ) -> Result<Stamp> {
         let stamp = self.next_stamp()?;
-        let created = current.map_or(stamp.timestamp(), |treasure| treasure.created_at);
+        let created = created_at.unwrap_or(stamp.timestamp());
         let age = stamp.timestamp().as_millis().saturating_sub(created.as_millis());
         let facts = Facts { expires: expires_at, created, content_type: value.content_type() };
         let write = Write::Put {
@@ -339,8 +420,7 @@ impl<'a> Run<'a> {
         self.records.push((stamp, write));
         let slot = Slot::put(stamp, key, value.as_bytes(), facts);
         self.own.touched.set(KeyState { slot, counter: None });
-        self.note(Done::Put { stamp, created: current.is_none() });
-        Ok(OpResult::Put { version: Version::of_record(stamp), created: current.is_none() })
+        Ok(stamp)
     }
 
     fn delete(&mut self, key: &'a str, condition: &Condition, mark_deletes: bool) -> Result<OpResult> {
@@ -387,7 +467,7 @@ impl<'a> Run<'a> {
         let version = Version::of_counter(base.hlc, counter.digest(base));
         self.own.touched.set(after);
         self.note(Done::Incremented { value, version, created: current.is_none() });
-        Ok(OpResult::Incremented { value, version, created: current.is_none() })
+        Ok(OpResult::Incremented { value: Number::Integer(value), version, created: current.is_none() })
     }
 
     /// Whether what would be the base is the mark of a delete that compaction elsewhere may leave out soon.
@@ -461,6 +541,11 @@ pub(crate) fn doubtful_absence(state: &State, key: &str) -> Result<()> {
     let detail = format!("{key:?} was not found, and {why}");
     let report = state.findings.first().cloned().unwrap_or_default();
     Err(Error::new(code, detail).with_hint(report))
+}
+
+/// Keeps a value for as long as its record.
+fn keep(made: &OnceCell<Value>, value: Value) -> &Value {
+    made.get_or_init(|| value)
 }
 
 /// The value after an increment.

@@ -29,7 +29,7 @@ use crate::stamp::Timestamp;
 use crate::state::State;
 use crate::swamp::{Job, Resident};
 use crate::value::Value;
-use crate::write::{Batch, Condition, Op, OpResult};
+use crate::write::{Batch, Condition, Expiry, Op, OpResult};
 
 /// Synced at every write, twice; buffered until flushed; buffered for a moment. The first two share their directories.
 const SWAMPS: [(&str, Duration); 4] = [
@@ -162,7 +162,7 @@ impl User<'_> {
                 let text = format!("\"{:x}{}\"", self.random.next(), "x".repeat(self.random.below(60)));
                 let value = Value::json(&text).expect("JSON");
                 content.insert(key.clone(), text);
-                Op::Put { key, value, expires_at: None, condition: Condition::Always }
+                Op::Put { key, value, expiry: Expiry::Never, condition: Condition::Always }
             }
             6..8 => {
                 content.remove(&key);
@@ -412,7 +412,7 @@ impl Examiner<'_> {
         let put = Op::Put {
             key: "again".into(),
             value: Value::json(&text).expect("JSON"),
-            expires_at: None,
+            expiry: Expiry::Never,
             condition: Condition::Always,
         };
         let before = self.engine.hydrate(&name).expect("readable");

@@ -20,6 +20,7 @@ use crate::hub::Hub;
 use crate::layout::{self, ChunkName};
 use crate::memory::{Memory, PATIENCE, default_budget};
 use crate::name::SwampName;
+use crate::number::Number;
 use crate::pattern::Pattern;
 use crate::policy::Policy;
 use crate::pool::Pool;
@@ -36,7 +37,7 @@ use crate::syncs::Syncs;
 use crate::takeover::{self, MissingFile, Takeover, TakeoverFile, Takeovers};
 use crate::timer::Timer;
 use crate::value::{Treasure, Value};
-use crate::write::{Batch, Committed, Condition, Op, OpResult, Ticket};
+use crate::write::{Batch, Committed, Condition, Expiry, Op, OpResult, Ticket};
 
 /// The first sweep leaves a start at least this much time.
 const SWEEP_WAITS: Duration = Duration::from_secs(60);
@@ -271,7 +272,7 @@ impl Engine {
     /// # Errors
     /// Those of [`Swamp::write`].
     pub fn put(&self, name: &SwampName, key: &str, value: Value) -> Result<OpResult> {
-        self.one(name, Op::Put { key: key.to_owned(), value, expires_at: None, condition: Condition::Always })
+        self.one(name, Op::Put { key: key.to_owned(), value, expiry: Expiry::Never, condition: Condition::Always })
     }
 
     /// Removes a key; answers whether it was there. Blocks until it is acknowledged.
@@ -289,7 +290,7 @@ impl Engine {
     /// Those of [`Swamp::write`]; `not-a-number` and `out-of-bounds`.
     pub fn increment(&self, name: &SwampName, key: &str, by: i64) -> Result<i64> {
         match self.one(name, Op::Increment { key: key.to_owned(), by })? {
-            OpResult::Incremented { value, .. } => Ok(value),
+            OpResult::Incremented { value: Number::Integer(value), .. } => Ok(value),
             other => Err(Error::new(ErrorCode::Internal, format!("an increment answered {other:?}"))),
         }
     }
@@ -808,9 +809,22 @@ impl Swamp {
     /// # Errors
     /// `corrupt-swamp` or `incomplete-copy` when the key is not found and a damaged or missing file may hold it.
     pub fn get(&self, key: &str) -> Result<Option<Treasure>> {
+        self.get_at(key, Timestamp::now())
+    }
+
+    /// Reads one treasure, also one that has expired and was not dropped yet.
+    ///
+    /// # Errors
+    /// Those of [`Swamp::get`].
+    pub fn get_with_expired(&self, key: &str) -> Result<Option<Treasure>> {
+        // At the beginning of time nothing has expired.
+        self.get_at(key, Timestamp::default())
+    }
+
+    fn get_at(&self, key: &str, now: Timestamp) -> Result<Option<Treasure>> {
         count(&self.0.shared.stats.reads);
         let state = self.0.state.read();
-        match state.treasure(key, Timestamp::now()) {
+        match state.treasure(key, now) {
             None if !state.knows(key) => doubtful_absence(&state, key).map(|()| None),
             found => Ok(found),
         }

@@ -74,8 +74,14 @@ error_codes! {
     InvalidPattern => "invalid-pattern", 400, "A pattern is not allowed";
     /// A setting, flag or file of settings is not usable.
     InvalidConfig => "invalid-config", 400, "A setting is not usable";
+    /// The request has no token, and the server demands one.
+    MissingToken => "missing-token", 401, "A token is needed";
+    /// The token is none that the server knows.
+    InvalidToken => "invalid-token", 401, "The token is not known";
+    /// The token does not allow this, or not for this name.
+    ScopeDenied => "scope-denied", 403, "The token does not allow this";
     /// A browser page from another origin tried to change something.
-    OriginRefused => "origin-refused", 403, "Requests from this origin are refused";
+    OriginDenied => "origin-denied", 403, "Requests from this origin are refused";
     /// No such path.
     NotFound => "not-found", 404, "There is nothing at this path";
     /// No such swamp.
@@ -84,6 +90,8 @@ error_codes! {
     TreasureNotFound => "treasure-not-found", 404, "The treasure does not exist";
     /// Nobody holds the lock.
     LockNotFound => "lock-not-found", 404, "Nobody holds the lock";
+    /// The treasure has nothing at the path asked for.
+    PathNotFound => "path-not-found", 404, "The value has nothing at this path";
     /// No policy is registered for this pattern.
     PolicyNotFound => "policy-not-found", 404, "No policy is registered for this pattern";
     /// The path exists, the method does not.
@@ -118,9 +126,11 @@ error_codes! {
     FolderFenced => "folder-fenced", 421, "The folder is fenced";
     /// The folder lives on another server now.
     FolderMoved => "folder-moved", 421, "The folder lives elsewhere";
-    /// An increment met a value that is no integer.
-    NotANumber => "not-a-number", 422, "The value is not an integer";
-    /// An increment would leave the range of a signed 64-bit integer.
+    /// An increment met a value that is no number it can be added to.
+    NotANumber => "not-a-number", 422, "The value is not such a number";
+    /// A patch does not fit the value.
+    PatchFailed => "patch-failed", 422, "The patch does not fit the value";
+    /// An increment would leave its bounds, or the range of 64-bit numbers.
     OutOfBounds => "out-of-bounds", 422, "The result is out of bounds";
     /// The idempotency key was used for another request.
     IdempotencyReuse => "idempotency-reuse", 422, "The idempotency key belongs to another request";

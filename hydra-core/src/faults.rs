@@ -25,7 +25,7 @@ use crate::name::SwampName;
 use crate::policy::Policy;
 use crate::swamp::Resident;
 use crate::value::Value;
-use crate::write::{Batch, Condition, Op, OpResult};
+use crate::write::{Batch, Condition, Expiry, Op, OpResult};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -430,7 +430,7 @@ impl User {
         let put = |(key, text): &(String, String)| Op::Put {
             key: key.clone(),
             value: Value::json(text).expect("JSON"),
-            expires_at: None,
+            expiry: Expiry::Never,
             condition: Condition::Always,
         };
         let told =

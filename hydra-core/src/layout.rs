@@ -149,6 +149,18 @@ pub(crate) fn encode_part(part: &str) -> String {
     if encoded.len() > MAX_ENCODED { shorten(&encoded, part) } else { encoded }
 }
 
+/// The part that a directory name stands for; `None` for a name that [`encode_part`] never makes, and for a part
+/// that was cut.
+pub(crate) fn decode_part(encoded: &str) -> Option<String> {
+    let part = crate::wire::decode_segment(encoded).ok().filter(|part| !part.is_empty())?;
+    (encode_part(&part) == encoded).then(|| part.into_owned())
+}
+
+/// Whether a directory name is of a part that was cut, so that only the files inside know it.
+pub(crate) fn is_cut(encoded: &str) -> bool {
+    encoded.contains("%h")
+}
+
 fn shorten(encoded: &str, part: &str) -> String {
     let mut cut = CUT_ENCODED;
     if let Some(escape) = encoded[..cut].rfind('%').filter(|escape| cut - escape < 3) {
@@ -196,6 +208,17 @@ mod tests {
         for (part, encoded) in cases {
             assert_eq!(encode_part(part), encoded);
         }
+    }
+
+    #[test]
+    fn decoding_is_the_reverse_of_encoding() {
+        for part in ["a.b-c_9", ".a", "-a", "a.", "con", "com1.x", "ä", "%41", "A b", "~", "..a"] {
+            assert_eq!(decode_part(&encode_part(part)).as_deref(), Some(part));
+        }
+        for never in ["A", "%41lice!", "%6", "%c3", "%zz", "", "a%61", "con", &encode_part(&"Ä".repeat(127))] {
+            assert_eq!(decode_part(never), None, "{never}");
+        }
+        assert!(is_cut(&encode_part(&"Ä".repeat(127))) && !is_cut("%41"));
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! # let dir = std::env::temp_dir().join(format!("hydra-lib-doc-{}", std::process::id()));
 //! let engine = Engine::open(EngineOptions::new(&dir))?;
 //! let cart: SwampName = "shop/carts/u17".parse()?;
-//! let put = Op::Put { key: "item".into(), value: Value::json("9")?, expires_at: None, condition: Condition::Absent };
+//! let put = Op::Put { key: "item".into(), value: Value::json("9")?, expiry: Expiry::Never, condition: Condition::Absent };
 //! let committed = engine.batch(&cart, Batch { sync: true, ..Batch::of(put) })?;
 //! assert!(committed.results[0].is_ok(), "on disk, and the first to create it");
 //! engine.close()?;
@@ -31,6 +31,7 @@ pub mod json;
 pub mod wire;
 
 // The vocabulary. Pure.
+mod advice;
 mod error;
 mod folder;
 mod name;
@@ -41,8 +42,15 @@ mod stamp;
 mod value;
 mod write;
 
+// Changing a part of a value. Pure.
+mod edit;
+mod number;
+mod patch;
+mod pointer;
+
 // On disk: where things are, what their bytes mean, and how a set of files becomes a state. Pure.
 mod base32;
+mod base64url;
 mod conflict;
 mod counter;
 mod format;
@@ -78,6 +86,7 @@ mod takeover;
 mod walk;
 
 // What the swamps of an engine share.
+mod catalog;
 mod channel;
 mod clock;
 mod engine;
@@ -108,6 +117,7 @@ mod faults;
 #[cfg(test)]
 mod merge_model;
 
+pub use catalog::{ListedSwamp, LoadedSwamp, SwampsPage, SwampsQuery};
 pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use engine::{
     Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, Swamp, SwampInfo,
@@ -118,17 +128,17 @@ pub use folder::{FolderCount, FolderId, FolderSet, folder_of};
 pub use layout::swamp_dir;
 pub use locks::{Granted, Lock, LockInfo, LockOp, LockRequest, MAX_LOCK_NAME_BYTES, MAX_LOCK_TTL, MAX_OWNER_BYTES};
 pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};
+pub use number::{Increment, Number};
+pub use patch::{MAX_PATCH_OPS, Patch};
 pub use pattern::Pattern;
+pub use pointer::{MAX_POINTER_BYTES, Pointer};
 pub use policy::{Compression, MAX_VALUE_BYTES, Policy, PolicyTable};
-pub use query::{
-    Expired, Filter, ListQuery, MAX_FILTER_DEPTH, MAX_FILTER_TESTS, MAX_FILTER_VALUES, MAX_POINTER_BYTES, Order, Page,
-    Pointer,
-};
+pub use query::{Expired, Filter, ListQuery, MAX_FILTER_DEPTH, MAX_FILTER_TESTS, MAX_FILTER_VALUES, Order, Page};
 pub use shift::{MAX_LEASE, MAX_SHIFT, MAX_SHIFT_BYTES, Shift, ShiftRequest, Shifted};
 pub use stamp::{Stamp, Timestamp, Version};
 pub use takeover::{MAX_HOLDS_FILES, MissingFile, Takeover, TakeoverFile};
 pub use value::{Treasure, Value};
 pub use waiting::{MAX_WAIT, Waiting};
 pub use write::{
-    Batch, Committed, Condition, Durability, Idempotency, MAX_BATCH_BYTES, MAX_BATCH_OPS, Op, OpResult, Ticket,
+    Batch, Committed, Condition, Durability, Expiry, Idempotency, MAX_BATCH_BYTES, MAX_BATCH_OPS, Op, OpResult, Ticket,
 };

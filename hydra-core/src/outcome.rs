@@ -2,10 +2,12 @@
 //!
 //! One entry per operation: `0` failed, with the text of its code · `1` put, `2` put of a new key, each with the
 //! distance of its stamp to the first · `3` deleted, `4` nothing to delete · `5` incremented, `6` incremented a new
-//! key, each with the value and the two numbers of the version · `7` read.
+//! key, each with the value and the two numbers of the version · `7` read · `8` incremented by a put, `9` by a put of
+//! a new key, each with the distance of its stamp to the first and the text of the sum.
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::varint::{Reader, put_bytes, put_signed, put_u64};
+use crate::number::Number;
 use crate::stamp::{Stamp, Version};
 use crate::write::OpResult;
 
@@ -23,6 +25,12 @@ pub(crate) enum Done {
     Incremented {
         value: i64,
         version: Version,
+        created: bool,
+    },
+    /// An increment that wrote the whole value, with the stamp of its record.
+    Rewritten {
+        sum: Number,
+        stamp: Stamp,
         created: bool,
     },
     Read,
@@ -51,6 +59,11 @@ pub(crate) fn encode(outcomes: &[Done], first: Stamp) -> Vec<u8> {
                 out.extend_from_slice(&hlc.to_le_bytes());
                 out.extend_from_slice(&rest.to_le_bytes());
             }
+            Done::Rewritten { sum, stamp, created } => {
+                out.push(if *created { 9 } else { 8 });
+                put_u64(&mut out, stamp.hlc.saturating_sub(first.hlc));
+                put_bytes(&mut out, sum.to_string().as_bytes());
+            }
             Done::Read => out.push(7),
         }
     }
@@ -70,12 +83,17 @@ pub(crate) fn decode(bytes: &[u8], first: Stamp) -> Option<Vec<Option<Result<OpR
             }
             kind @ (3 | 4) => Some(Ok(OpResult::Deleted { existed: kind == 3 })),
             kind @ (5 | 6) => {
-                let value = i64::try_from(reader.signed()?).ok()?;
+                let value = Number::Integer(i64::try_from(reader.signed()?).ok()?);
                 let counter = reader.u8()? == 1;
                 let version = Version::from_parts(reader.u64()?, reader.u128()?, counter);
                 Some(Ok(OpResult::Incremented { value, version, created: kind == 6 }))
             }
             7 => None,
+            kind @ (8 | 9) => {
+                let stamp = Stamp { hlc: first.hlc.checked_add(reader.varint()?)?, ..first };
+                let value = reader.text()?.parse().ok()?;
+                Some(Ok(OpResult::Incremented { value, version: Version::of_record(stamp), created: kind == 9 }))
+            }
             _ => return None,
         });
     }
@@ -100,16 +118,19 @@ mod tests {
             Done::Incremented { value: -5, version, created: false },
             Done::Read,
             Done::Failed(ErrorCode::VersionMismatch),
+            Done::Rewritten { sum: Number::Fraction(-2.5), stamp: Stamp { hlc: 12, ..first }, created: true },
         ];
         let results = decode(&encode(&done, first), first).expect("reads back");
         assert!(matches!(&results[0], Some(Ok(OpResult::Put { version, created: true }))
             if *version == Version::of_record(Stamp { hlc: 11, ..first })));
         assert!(matches!(results[1], Some(Ok(OpResult::Deleted { existed: false }))));
         assert!(
-            matches!(&results[2], Some(Ok(OpResult::Incremented { value: -5, version: read, .. })) if *read == version)
+            matches!(&results[2], Some(Ok(OpResult::Incremented { value, version: read, .. })) if *value == -5 && *read == version)
         );
         assert!(results[3].is_none());
         assert!(matches!(&results[4], Some(Err(error)) if error.code() == ErrorCode::VersionMismatch));
-        assert!(decode(&[9], first).is_none());
+        assert!(matches!(&results[5], Some(Ok(OpResult::Incremented { value, version, created: true }))
+            if *value == Number::Fraction(-2.5) && *version == Version::of_record(Stamp { hlc: 12, ..first })));
+        assert!(decode(&[10], first).is_none());
     }
 }

@@ -41,6 +41,15 @@ impl Part {
         }
     }
 
+    fn covers(&self, other: &Part) -> bool {
+        match (self, other) {
+            (Part::Any, _) => true,
+            (part, Part::Name(name)) => part.matches(name),
+            (Part::Prefix(a), Part::Prefix(b)) => b.starts_with(a.as_str()),
+            (Part::Name(_), Part::Prefix(_)) | (Part::Name(_) | Part::Prefix(_), Part::Any) => false,
+        }
+    }
+
     /// Smaller is more specific.
     fn rank(&self) -> (u8, usize) {
         match self {
@@ -62,6 +71,18 @@ impl Pattern {
     #[must_use]
     pub fn overlaps(&self, other: &Pattern) -> bool {
         self.0.iter().zip(&other.0).all(|(a, b)| a.overlaps(b))
+    }
+
+    /// Whether every name that matches `other` matches this pattern.
+    #[must_use]
+    pub fn covers(&self, other: &Pattern) -> bool {
+        self.0.iter().zip(&other.0).all(|(a, b)| a.covers(b))
+    }
+
+    /// Whether every name matches: `*/*/*`.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.0.iter().all(|part| *part == Part::Any)
     }
 
     /// Compares by specificity alone: `Equal` for two patterns of which neither wins over the other.
@@ -143,6 +164,24 @@ mod tests {
 
     fn pattern(text: &str) -> Pattern {
         text.parse().expect(text)
+    }
+
+    #[test]
+    fn a_pattern_covers_what_is_within_it() {
+        let covers = |a: &str, b: &str| {
+            let (a, b): (Pattern, Pattern) = (a.parse().expect(a), b.parse().expect(b));
+            a.covers(&b)
+        };
+        for (wide, narrow) in
+            [("*/*/*", "a/b*/*"), ("a/*/*", "a/b/c"), ("a/b*/*", "a/bc*/*"), ("a/b*/*", "a/b/c"), ("a/b/c", "a/b/c")]
+        {
+            assert!(covers(wide, narrow), "{wide} {narrow}");
+        }
+        for (other, pattern) in
+            [("a/*/*", "*/*/*"), ("a/b*/*", "a/*/*"), ("a/bc*/*", "a/b*/*"), ("a/b/c", "a/b/c*"), ("a/b/c", "a/b/d")]
+        {
+            assert!(!covers(other, pattern), "{other} {pattern}");
+        }
     }
 
     #[test]

@@ -3,7 +3,6 @@
 mod collation;
 mod cursor;
 mod filter;
-mod pointer;
 mod rank;
 mod scan;
 
@@ -12,11 +11,11 @@ use std::str::FromStr;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::name::{MAX_KEY_BYTES, SwampName};
+use crate::pointer::Pointer;
 use crate::stamp::Timestamp;
 use crate::value::Treasure;
 
 pub use filter::{Filter, MAX_FILTER_DEPTH, MAX_FILTER_TESTS, MAX_FILTER_VALUES};
-pub use pointer::{MAX_POINTER_BYTES, Pointer};
 pub(crate) use rank::{Facts, Position, Rank};
 
 /// What treasures are ordered by. Where that is the same for two, their keys decide, compared as bytes.

@@ -91,6 +91,7 @@ impl Known<'_> {
 pub(crate) struct Sight {
     pub(crate) version: Version,
     pub(crate) created_at: Timestamp,
+    pub(crate) expires_at: Option<Timestamp>,
     updated_at: Timestamp,
     /// The value, where increments decide it.
     total: Option<i128>,
@@ -105,6 +106,7 @@ fn sight(slot: &Slot, counter: Option<&Counter>, now: Timestamp) -> Option<Sight
         return (!slot.is_tombstone()).then(|| Sight {
             version: Version::of_record(base),
             created_at: slot.created(),
+            expires_at: slot.expires(),
             updated_at: base.timestamp(),
             total: None,
         });
@@ -114,20 +116,21 @@ fn sight(slot: &Slot, counter: Option<&Counter>, now: Timestamp) -> Option<Sight
     Some(Sight {
         version: Version::of_counter(base.hlc, counter.digest(base)),
         created_at: if slot.is_tombstone() { at(first) } else { slot.created() },
+        expires_at: slot.expires(),
         updated_at: at(last.max(base.hlc)),
         total: Some(integer(slot).unwrap_or(0) + counter.total(base)),
     })
 }
 
 fn visible(slot: &Slot, counter: Option<&Counter>, now: Timestamp) -> Option<Treasure> {
-    let Sight { version, created_at, updated_at, total } = sight(slot, counter, now)?;
+    let Sight { version, created_at, expires_at, updated_at, total } = sight(slot, counter, now)?;
     Some(Treasure {
         key: slot.key().to_owned(),
         value: total.map_or_else(|| slot.value(), |total| Value::from_checked(total.to_string().as_bytes())),
         version,
         created_at,
         updated_at,
-        expires_at: slot.expires(),
+        expires_at,
     })
 }
 

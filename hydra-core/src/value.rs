@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorCode};
 use crate::json;
+use crate::pointer::Pointer;
 use crate::stamp::{Timestamp, Version};
 
 /// A value: the bytes that were put, unchanged, and what kind of bytes they are.
@@ -78,6 +79,15 @@ impl Value {
     /// A value inside a larger shared block of bytes.
     pub(crate) fn within(shared: Arc<[u8]>, range: Range<usize>, content_type: Option<Arc<str>>) -> Value {
         Value { shared, range: range.start as u32..range.end as u32, content_type }
+    }
+
+    /// A part of a JSON value, sharing its bytes; `None` where nothing stands, and for binary values.
+    #[must_use]
+    pub fn at(&self, path: &Pointer) -> Option<Value> {
+        let text = std::str::from_utf8(self.as_bytes()).ok().filter(|_| self.is_json())?;
+        let part = path.find(text)?;
+        let start = part.as_ptr() as usize - text.as_ptr() as usize + self.range.start as usize;
+        Some(Value::within(Arc::clone(&self.shared), start..start + part.len(), None))
     }
 
     /// The bytes as they were put.

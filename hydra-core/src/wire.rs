@@ -12,6 +12,7 @@ use crate::engine::{Collected, Compacted};
 use crate::error::{Applied, Error, ErrorCode};
 use crate::folder::{FolderCount, FolderId};
 use crate::name::SwampName;
+use crate::number::Number;
 use crate::pattern::Pattern;
 use crate::policy::Policy;
 use crate::stamp::{Timestamp, Version};
@@ -76,6 +77,12 @@ pub const EVENT_STREAM: &str = "text/event-stream";
 pub const NDJSON: &str = "application/x-ndjson";
 /// In `If-None-Match` of a long poll, and in `ifVersion` of a batch: the version of what does not exist.
 pub const ABSENT_VERSION: &str = "0";
+/// The media type of merge patches (RFC 7396).
+pub const MERGE_PATCH_JSON: &str = "application/merge-patch+json";
+/// The media type of lists of changes (RFC 6902).
+pub const JSON_PATCH_JSON: &str = "application/json-patch+json";
+/// The path of batches across swamps.
+pub const BATCH_PATH: &str = "/v1/batch";
 /// The media type of a treasure with its metadata.
 pub const TREASURE_JSON: &str = "application/vnd.hydra.treasure+json";
 
@@ -106,6 +113,17 @@ pub fn lock_path(name: &SwampName, lock: &str) -> String {
     let mut path = swamp_path(name);
     path.push_str("/locks/");
     encode_segment(lock, &mut path);
+    path
+}
+
+/// The path of the list of swamps, of one sanctuary, or of one realm of it.
+#[must_use]
+pub fn swamps_path(sanctuary: Option<&str>, realm: Option<&str>) -> String {
+    let mut path = String::from("/v1/swamps");
+    for part in sanctuary.into_iter().chain(realm) {
+        path.push('/');
+        encode_segment(part, &mut path);
+    }
     path
 }
 
@@ -292,6 +310,42 @@ impl Problem {
     }
 }
 
+/// What an error code means: `GET /problems/{code}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProblemPage {
+    /// `/problems/<code>`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The stable name.
+    pub code: String,
+    /// The HTTP status it is answered with.
+    pub status: u16,
+    /// A short sentence for people.
+    pub title: String,
+    /// What happened.
+    pub meaning: String,
+    /// What can be done about it.
+    pub advice: String,
+    /// Whether the operation may have been carried out, in words.
+    pub applied: String,
+}
+
+impl ProblemPage {
+    /// The page of a code.
+    #[must_use]
+    pub fn of(code: ErrorCode) -> ProblemPage {
+        ProblemPage {
+            kind: format!("/problems/{code}"),
+            code: code.as_str().to_owned(),
+            status: code.status(),
+            title: code.title().to_owned(),
+            meaning: code.meaning().to_owned(),
+            advice: code.advice().to_owned(),
+            applied: code.applied_in_words().to_owned(),
+        }
+    }
+}
+
 /// One try of a router at one server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttemptBody {
@@ -385,8 +439,8 @@ pub struct WrittenBody {
 pub struct IncrementedBody {
     /// The key.
     pub key: String,
-    /// The value after the increment.
-    pub value: i64,
+    /// The number after the increment.
+    pub value: Number,
     /// Its version now.
     pub version: Version,
 }
@@ -448,13 +502,56 @@ pub struct ListBody {
     pub treasures: Vec<TreasureBody>,
     /// Where the next page begins; `null` on the last.
     pub next_cursor: Option<String>,
+    /// Of the keys asked for one by one, those that have no treasure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Vec<String>>,
 }
 
-/// A batch on one swamp.
+/// What to list: `QUERY /v1/kv/{S}` and `POST /v1/swamps/{S}/query`. The members mean what the parameters of a
+/// list mean.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QueryBody {
+    /// `key`, `created`, `updated`, `expires` or `value:/pointer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
+    /// `asc` or `desc`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<String>,
+    /// Only keys that start with this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// Only keys from this one on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Only keys before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Only values that pass: the JSON form of a [`Filter`](crate::Filter).
+    #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Box<serde_json::value::RawValue>>,
+    /// `include` or `only`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired: Option<String>,
+    /// `full`, `values`, `meta` or `keys`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include: Option<String>,
+    /// At most so many treasures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i64>,
+    /// Where the page before ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Just these keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Vec<String>>,
+}
+
+/// A batch: on one swamp, or on those that its operations name.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BatchBody {
-    /// All or nothing.
+    /// All or nothing; on one swamp only.
     #[serde(default)]
     pub atomic: bool,
     /// The operations, in order.
@@ -465,22 +562,44 @@ pub struct BatchBody {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OpBody {
-    /// `put`, `delete`, `increment` or `get`.
+    /// `put`, `merge`, `patch`, `delete`, `increment` (also written `incr`) or `get`.
     pub op: String,
+    /// The swamp, in a batch across swamps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swamp: Option<String>,
     /// The key.
     pub key: String,
-    /// The value of a `put`: JSON, or `{"$binary": base64, "contentType": …}`.
+    /// The value of a `put`: JSON, or `{"$binary": base64, "contentType": …}`. The merge patch of a `merge`, the
+    /// JSON Patch of a `patch`.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub value: Option<Box<serde_json::value::RawValue>>,
     /// How much an `increment` adds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<i64>,
+    pub by: Option<Number>,
+    /// Where in the value an `increment` adds: a JSON Pointer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// What an `increment` adds to where there is nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial: Option<Number>,
+    /// The smallest sum an `increment` may come to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<Number>,
+    /// The largest sum an `increment` may come to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<Number>,
+    /// Whether a `merge` or `patch` makes a treasure that is not there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub create: bool,
     /// How long a `put` lives, as a duration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<String>,
     /// When a `put` expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// Whether a `put` keeps the expiry of what was there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_ttl: bool,
     /// The version demanded: `"0"` for absent, `"*"` for any, or a version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_version: Option<String>,
@@ -503,12 +622,15 @@ pub struct BatchResultBody {
 pub struct OpResultBody {
     /// The status it would have had alone.
     pub status: u16,
+    /// The swamp, in a batch across swamps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swamp: Option<String>,
     /// The key.
     pub key: String,
     /// The version after a write, or of the treasure read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
-    /// Whether a `put` or `increment` made the key.
+    /// Whether a write made the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<bool>,
     /// Whether a `delete` removed something.
@@ -550,6 +672,9 @@ pub struct SwampInfoBody {
     pub bytes: u64,
     /// How many files it has.
     pub files: u64,
+    /// Whether it was in memory before it was asked about.
+    #[serde(default)]
+    pub loaded: bool,
     /// Whether an acknowledged write is not on disk yet.
     pub dirty: bool,
     /// `complete`, `incomplete` or `degraded`.
@@ -563,6 +688,43 @@ pub struct SwampInfoBody {
     pub policy_from: Option<Pattern>,
     /// When the oldest treasure came into being.
     pub created_at: Option<Timestamp>,
+}
+
+/// A page of the swamps of a server: `GET /v1/swamps`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SwampsBody {
+    /// The swamps by folder, then by their paths on disk.
+    pub swamps: Vec<ListedSwampBody>,
+    /// Where the next page begins; `null` on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// One swamp of a list. Beside name and folder everything is there only with `include=info`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ListedSwampBody {
+    /// The name.
+    pub name: String,
+    /// Its folder.
+    pub folder: FolderId,
+    /// Its hash, 16 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    /// How many files it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
+    /// Their bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Whether it is in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded: Option<bool>,
+    /// How many treasures it has; only where it is in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// Whether an acknowledged write is not on disk yet; only where it is in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dirty: Option<bool>,
 }
 
 /// A policy with its pattern.

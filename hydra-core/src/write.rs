@@ -10,6 +10,8 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Applied, Error, ErrorCode, Result};
 use crate::locks::{Lock, LockOp};
+use crate::number::{Increment, Number};
+use crate::patch::Patch;
 use crate::shift::Shift;
 use crate::stamp::{Timestamp, Version};
 use crate::value::{Treasure, Value};
@@ -29,8 +31,20 @@ pub enum Op {
         key: String,
         /// The value.
         value: Value,
-        /// When the treasure expires; `None` clears an expiry.
-        expires_at: Option<Timestamp>,
+        /// When the treasure expires.
+        expiry: Expiry,
+        /// What must hold for the write to be done.
+        condition: Condition,
+    },
+    /// Changes a part of a JSON value; keeps its expiry. Reads what is stored and writes the whole value: a put
+    /// that is made from it.
+    Patch {
+        /// The key.
+        key: String,
+        /// What to change.
+        patch: Patch,
+        /// Whether an absent or expired treasure counts as `{}`; else it is `treasure-not-found`.
+        create: bool,
         /// What must hold for the write to be done.
         condition: Condition,
     },
@@ -41,12 +55,22 @@ pub enum Op {
         /// What must hold for the removal to be done.
         condition: Condition,
     },
-    /// Adds to an integer; an absent or expired treasure counts as 0. Keeps an expiry.
+    /// Adds to an integer; an absent or expired treasure counts as 0. Keeps an expiry. Its record merges with
+    /// those of other servers.
     Increment {
         /// The key.
         key: String,
         /// What to add.
         by: i64,
+    },
+    /// Adds to a number inside of a value, within bounds, or with a fraction. Keeps an expiry. Reads what is
+    /// stored and writes the whole value: of two made at the same time on two servers one is lost, and listed
+    /// as a conflict.
+    IncrementWith {
+        /// The key.
+        key: String,
+        /// What to add, and where.
+        increment: Increment,
     },
     /// Reads a key; sees the operations before it in the same batch.
     Get {
@@ -64,8 +88,31 @@ impl Op {
     #[must_use]
     pub fn key(&self) -> &str {
         match self {
-            Op::Put { key, .. } | Op::Delete { key, .. } | Op::Increment { key, .. } | Op::Get { key } => key,
+            Op::Put { key, .. }
+            | Op::Patch { key, .. }
+            | Op::Delete { key, .. }
+            | Op::Increment { key, .. }
+            | Op::IncrementWith { key, .. }
+            | Op::Get { key } => key,
             Op::Shift(_) | Op::Lock(_) => "",
+        }
+    }
+
+    /// An increment: one that merges, if this one can.
+    #[must_use]
+    pub fn increment(key: String, increment: Increment) -> Op {
+        match increment.mergeable() {
+            Some(by) => Op::Increment { key, by },
+            None => Op::IncrementWith { key, increment },
+        }
+    }
+
+    /// Bytes of what it brings along beside its key.
+    fn size(&self) -> usize {
+        match self {
+            Op::Put { value, .. } => value.len(),
+            Op::Patch { patch, .. } => patch.size(),
+            _ => 0,
         }
     }
 
@@ -73,6 +120,25 @@ impl Op {
     #[must_use]
     pub fn is_write(&self) -> bool {
         !matches!(self, Op::Get { .. })
+    }
+}
+
+/// When a treasure that is put expires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Expiry {
+    /// Never; clears what was set.
+    #[default]
+    Never,
+    /// At this moment.
+    At(Timestamp),
+    /// When the treasure in whose place it is put would have. One that has expired already counts as absent,
+    /// so that then this means never.
+    Keep,
+}
+
+impl From<Option<Timestamp>> for Expiry {
+    fn from(at: Option<Timestamp>) -> Expiry {
+        at.map_or(Expiry::Never, Expiry::At)
     }
 }
 
@@ -142,8 +208,7 @@ impl Batch {
 
     /// Bytes of its keys and values.
     pub(crate) fn bytes(&self) -> u64 {
-        let value = |op: &Op| if let Op::Put { value, .. } = op { value.len() } else { 0 };
-        self.ops.iter().map(|op| (op.key().len() + value(op)) as u64).sum()
+        self.ops.iter().map(|op| (op.key().len() + op.size()) as u64).sum()
     }
 
     /// Whether it needs room: reads do not, and deletes make some.
@@ -151,7 +216,7 @@ impl Batch {
     pub fn adds(&self) -> bool {
         self.ops.iter().any(|op| match op {
             Op::Lock(lock) => lock.adds(),
-            op => matches!(op, Op::Put { .. } | Op::Increment { .. } | Op::Shift(_)),
+            op => op.is_write() && !matches!(op, Op::Delete { .. }),
         })
     }
 
@@ -166,7 +231,7 @@ impl Batch {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum OpResult {
-    /// The value is stored.
+    /// The value is stored: by a put or a patch.
     Put {
         /// Its version.
         version: Version,
@@ -180,8 +245,8 @@ pub enum OpResult {
     },
     /// The sum.
     Incremented {
-        /// The value after the increment.
-        value: i64,
+        /// The number after the increment.
+        value: Number,
         /// Its version.
         version: Version,
         /// Whether the key is new.

@@ -82,6 +82,18 @@ impl RequestBody {
         Ok(read.freeze())
     }
 
+    /// Reads a body that is taken apart; the permit is given back when the request is over.
+    ///
+    /// # Errors
+    /// Those of [`RequestBody::read`]; `overloaded` when there is no room for it.
+    pub(crate) async fn keep(self, limit: u64, memory: &KeptMemory) -> Result<(Bytes, OwnedSemaphorePermit), Error> {
+        let length = self.incoming.as_ref().and_then(|incoming| incoming.size_hint().upper()).unwrap_or(limit);
+        let room = memory.reserve(length.min(limit)).ok_or_else(|| {
+            Error::new(ErrorCode::Overloaded, "the request bodies in memory have reached their limit; try again")
+        })?;
+        Ok((self.read(limit).await?, room))
+    }
+
     /// The whole body where it is short and there is room, else a stream.
     ///
     /// # Errors

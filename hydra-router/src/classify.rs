@@ -17,7 +17,7 @@ pub(crate) fn class_of(head: &Parts, place: &Place) -> OpClass {
     }
     let is_conditional = head.headers.contains_key(IF_MATCH) || head.headers.contains_key(IF_NONE_MATCH);
     match (place, head.method.as_str()) {
-        (Place::Flush, _) => OpClass::Read,
+        (Place::Flush | Place::Query, _) => OpClass::Read,
         (Place::Batch, _) => OpClass::Overwrite,
         _ if is_conditional => OpClass::Exclusive,
         (Place::Treasure, "PUT" | "DELETE") | (Place::List, "POST") => OpClass::Overwrite,
@@ -36,11 +36,11 @@ fn is_merge_patch(head: &Parts) -> bool {
     !head.headers.get(CONTENT_TYPE).is_some_and(json_patch)
 }
 
-/// A plain increment by a whole number commutes; one with bounds, or by a fraction, does not.
+/// A plain increment by a whole number commutes; one inside of a value, with bounds, or by a fraction, does not.
 fn increment(query: &str) -> OpClass {
     let parameter =
         |name: &str| query.split('&').filter_map(|piece| piece.split_once('=')).find(|(key, _)| *key == name);
-    let is_bounded = ["min", "max"].iter().any(|bound| parameter(bound).is_some());
+    let is_bounded = ["path", "initial", "min", "max"].iter().any(|option| parameter(option).is_some());
     match parameter("incr") {
         Some((_, by)) if by.parse::<i64>().is_ok() && !is_bounded => OpClass::Commuting,
         _ => OpClass::Exclusive,
@@ -55,7 +55,23 @@ struct Operation {
     #[serde(default)]
     by: Option<serde_json::Number>,
     #[serde(default)]
+    path: Option<IgnoredAny>,
+    #[serde(default)]
+    initial: Option<IgnoredAny>,
+    #[serde(default)]
+    min: Option<IgnoredAny>,
+    #[serde(default)]
+    max: Option<IgnoredAny>,
+    #[serde(default)]
     if_version: Option<IgnoredAny>,
+}
+
+impl Operation {
+    /// Whether an increment merges with those of other servers.
+    fn is_plain(&self) -> bool {
+        let options = [&self.path, &self.initial, &self.min, &self.max];
+        options.iter().all(|option| option.is_none()) && self.by.as_ref().is_none_or(|by| !by.is_f64())
+    }
 }
 
 #[derive(Deserialize)]
@@ -76,8 +92,8 @@ fn class_of_operation(operation: &Operation) -> OpClass {
     match operation.op.as_str() {
         "get" => OpClass::Read,
         _ if operation.if_version.is_some() => OpClass::Exclusive,
-        "put" | "delete" => OpClass::Overwrite,
-        "increment" if operation.by.as_ref().is_none_or(|by| !by.is_f64()) => OpClass::Commuting,
+        "put" | "merge" | "delete" => OpClass::Overwrite,
+        "increment" | "incr" if operation.is_plain() => OpClass::Commuting,
         _ => OpClass::Exclusive,
     }
 }
@@ -105,7 +121,7 @@ mod tests {
     #[test]
     fn only_plain_increments_commute() {
         assert_eq!(class("POST", "/k?incr=-5&sync", Place::Treasure, None), OpClass::Commuting);
-        for target in ["/k?incr=0.5", "/k?incr=1&max=9", "/k?lock", "/k"] {
+        for target in ["/k?incr=0.5", "/k?incr=1&max=9", "/k?path=/a&incr=1", "/k?incr=1&initial=5", "/k?lock", "/k"] {
             assert_eq!(class("POST", target, Place::Treasure, None), OpClass::Exclusive, "{target}");
         }
     }
@@ -114,6 +130,7 @@ mod tests {
     fn what_is_not_known_is_exclusive() {
         assert_eq!(class("DELETE", "/s", Place::Swamp, None), OpClass::Exclusive);
         assert_eq!(class("POST", "/s/shift", Place::Verb, None), OpClass::Exclusive);
+        assert_eq!(class("POST", "/s/query", Place::Query, None), OpClass::Read);
         assert_eq!(class("BREW", "/k", Place::Treasure, None), OpClass::Exclusive);
         let json_patch = Some(("content-type", "application/json-patch+json"));
         assert_eq!(class("PATCH", "/k", Place::Treasure, json_patch), OpClass::Exclusive);
@@ -127,6 +144,9 @@ mod tests {
         assert_eq!(batch(r#"{"op":"put","key":"a"},{"op":"increment","key":"b","by":2}"#), OpClass::Commuting);
         assert_eq!(batch(r#"{"op":"put","key":"a","ifVersion":"0"}"#), OpClass::Exclusive);
         assert_eq!(batch(r#"{"op":"increment","key":"b","by":0.5}"#), OpClass::Exclusive);
+        assert_eq!(batch(r#"{"op":"incr","key":"b","by":1,"min":0}"#), OpClass::Exclusive);
+        assert_eq!(batch(r#"{"op":"merge","key":"b","value":{}}"#), OpClass::Overwrite);
+        assert_eq!(batch(r#"{"op":"patch","key":"b","value":[]}"#), OpClass::Exclusive);
         assert_eq!(batch(r#"{"op":"shift"}"#), OpClass::Exclusive);
         assert_eq!(class_of_batch(b"no json"), OpClass::Overwrite);
     }

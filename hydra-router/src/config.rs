@@ -10,6 +10,8 @@ pub(crate) const MAX_HEADER_BYTES: usize = 32 << 10;
 pub(crate) const MAX_KEPT_BYTES: u64 = 1 << 20;
 /// The longest body of a request that goes to every server: 64 KiB.
 pub(crate) const MAX_SMALL_BODY_BYTES: u64 = 64 << 10;
+/// The longest body of a batch across swamps: 64 MiB, as on servers.
+pub(crate) const MAX_BATCH_BODY_BYTES: u64 = 64 << 20;
 /// How many routers a request may pass before this one.
 pub(crate) const MAX_HOPS: u32 = 3;
 
@@ -32,6 +34,9 @@ pub struct Config {
     /// How many bytes of request bodies are kept at once so that they can be sent again. Beyond, bodies
     /// are streamed, and fall over only while nothing of them was sent. Default 256 MiB.
     pub max_kept_memory: u64,
+    /// Whether requests that bring no token go on with the one of the data set, see [`hydra_sdk::Access`]. Default no:
+    /// they go on without, and servers that demand tokens refuse them.
+    pub own_token: bool,
 }
 
 impl Default for Config {
@@ -44,6 +49,7 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
             max_kept_memory: 256 << 20,
+            own_token: false,
         }
     }
 }

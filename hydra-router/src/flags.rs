@@ -18,7 +18,7 @@ const DEFAULT_MAP: &str = "hydra.toml";
 #[derive(Debug, Parser)]
 #[command(name = "hydra-router", version)]
 #[command(after_help = "Flags win over HYDRA_* variables, those over the --config file, that over the defaults.\n\
-    Exit codes: 0 ok, 1 failed, 2 usage or a map that is refused, 3 not found, 4 conflict, 5 unavailable.")]
+    Exit codes: 0 ok, 1 failed, 2 usage or a map that is refused, 3 not found, 4 conflict, 5 unavailable, 6 not authorised.")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -73,6 +73,9 @@ pub(crate) struct Settings {
     #[arg(long, env = "HYDRA_SHUTDOWN_GRACE", value_name = "DURATION", value_parser = parse_duration)]
     #[serde(deserialize_with = "duration")]
     pub(crate) shutdown_grace: Option<Duration>,
+    /// Send the token of the map with requests that bring none: whoever reaches the router may do what that token may
+    #[arg(long, env = "HYDRA_ROUTER_OWN_TOKEN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) own_token: Option<bool>,
     /// Listen beyond this machine although anybody who reaches the port can read and change everything
     #[arg(long, env = "HYDRA_INSECURE_NO_AUTH", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) insecure_no_auth: Option<bool>,
@@ -120,6 +123,7 @@ impl Settings {
             listen: self.listen.or(file.listen),
             id: self.id.or(file.id),
             shutdown_grace: self.shutdown_grace.or(file.shutdown_grace),
+            own_token: self.own_token.or(file.own_token),
             insecure_no_auth: self.insecure_no_auth.or(file.insecure_no_auth),
             log_format: self.log_format.or(file.log_format),
             log: self.log.or(file.log),

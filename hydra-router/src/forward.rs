@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::header::{CONNECTION, HeaderMap, HeaderName};
+use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, BodyStream, StreamBody};
@@ -30,7 +31,7 @@ pub(crate) async fn forward(
     name: &SwampName,
     place: &Place,
 ) -> Result<Response, Refusal> {
-    let mut request = request_of(head, class_of(&head.parts, place))?;
+    let mut request = request_of(gateway, head, class_of(&head.parts, place))?;
     // The permit is held until the answer begins.
     let _room;
     match body.take(&gateway.kept).await? {
@@ -78,7 +79,7 @@ pub(crate) fn whole(bytes: Bytes) -> ForwardBody {
 ///
 /// # Errors
 /// `invalid-header` for hops or a deadline that is no number; `server-unreachable` for a loop.
-pub(crate) fn request_of(head: &Head, class: OpClass) -> Result<ForwardRequest, Refusal> {
+pub(crate) fn request_of(gateway: &Gateway, head: &Head, class: OpClass) -> Result<ForwardRequest, Refusal> {
     let parts = &head.parts;
     let hops = number(&parts.headers, header::HOPS)?.unwrap_or(0);
     if hops >= u64::from(MAX_HOPS) {
@@ -89,6 +90,7 @@ pub(crate) fn request_of(head: &Head, class: OpClass) -> Result<ForwardRequest, 
     }
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let mut request = ForwardRequest::new(class, parts.method.as_str(), target);
+    request.own_token = gateway.config.own_token;
     request.deadline = number(&parts.headers, header::DEADLINE_MS)?.map(Duration::from_millis);
     request.patience = wait_of_query(parts);
     let named = named_by_connection(&parts.headers);

@@ -18,7 +18,7 @@ use crate::body::{KeptMemory, RequestBody};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
 use crate::metrics::Metrics;
 use crate::route::{Place, Route};
-use crate::{fan_out, feeds, forward, service};
+use crate::{fan_out, feeds, forward, service, split};
 
 /// What all requests share. Nothing of it outlives the process, so any number of routers may run.
 #[derive(Debug)]
@@ -104,6 +104,7 @@ impl Gateway {
             }
             Route::Policies => fan_out::policies(self, head, body).await,
             Route::Flush => fan_out::flush(self, head, body).await,
+            Route::BatchAcross => split::batch(self, head, body).await,
             Route::Map => Ok(service::map(self, &head.parts)),
             Route::Metrics => Ok(service::metrics(self)),
             Route::Ready => service::ready(self),
@@ -125,7 +126,7 @@ impl Gateway {
         let is_read = matches!(head.method, Method::GET | Method::HEAD);
         if let Some(origin) = head.headers.get(ORIGIN).filter(|_| !is_read) {
             let detail = format!("a page from {origin:?} may not change anything here");
-            return Err(Error::new(ErrorCode::OriginRefused, detail)
+            return Err(Error::new(ErrorCode::OriginDenied, detail)
                 .with_hint("browsers send Origin; programs that are no browser leave it out")
                 .into());
         }

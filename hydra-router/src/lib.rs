@@ -5,8 +5,8 @@
 //! the rules of [`hydra_sdk`]. Nothing is stored here. Programs that use the SDK need no router.
 //!
 //! A request goes one way: `serve` (the connection) → `gateway` (what holds for every request) →
-//! `route` (what the path means) → `forward` (one name, one server), `fan_out` (every server) or
-//! `service` (the router itself).
+//! `route` (what the path means) → `forward` (one name, one server), `split` (several names, each to its server),
+//! `fan_out` (every server) or `service` (the router itself).
 
 mod answer;
 mod body;
@@ -23,6 +23,7 @@ mod peer;
 mod route;
 mod serve;
 mod service;
+mod split;
 
 pub use config::{Config, check_id};
 pub use serve::run;

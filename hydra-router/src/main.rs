@@ -48,6 +48,7 @@ impl From<hydra_sdk::Error> for Failure {
     fn from(error: hydra_sdk::Error) -> Failure {
         match error.kind() {
             ErrorKind::Config | ErrorKind::Invalid => Failure::usage(error.to_string()),
+            ErrorKind::Unauthenticated | ErrorKind::Denied => Failure { code: 6, message: error.to_string() },
             _ => Failure::failed(error.to_string()),
         }
     }

@@ -21,6 +21,8 @@ pub(crate) enum Route {
     Events,
     /// Everything acknowledged, on every server.
     Flush,
+    /// Operations on several names: each goes to the server that answers for it.
+    BatchAcross,
     /// Something with a name: one server answers for it.
     Named(SwampName, Place),
 }
@@ -33,6 +35,7 @@ pub(crate) enum Place {
     Swamp,
     Batch,
     Flush,
+    Query,
     Resolve,
     Lock,
     /// Any other verb of a swamp.
@@ -69,6 +72,7 @@ impl Route {
             "/v1/map" => Ok(Route::Map),
             "/v1/events" => Ok(Route::Events),
             "/v1/flush" => Ok(Route::Flush),
+            "/v1/batch" => Ok(Route::BatchAcross),
             "/v1/policies" => Ok(Route::Policies),
             _ if path.starts_with("/v1/policies/") => Ok(Route::Policies),
             _ => Err(not_found(path)),
@@ -80,7 +84,7 @@ impl Route {
         match self {
             Route::Named(..) => None,
             Route::Policies => Some("GET, HEAD, PUT, DELETE"),
-            Route::Flush => Some("POST"),
+            Route::Flush | Route::BatchAcross => Some("POST"),
             _ => Some("GET, HEAD"),
         }
     }
@@ -92,7 +96,7 @@ impl Route {
 
     /// Whether the path is answered also while the router ends.
     pub(crate) fn is_service(&self) -> bool {
-        !matches!(self, Route::Policies | Route::Flush | Route::Events | Route::Named(..))
+        !matches!(self, Route::Policies | Route::Flush | Route::Events | Route::BatchAcross | Route::Named(..))
     }
 }
 
@@ -102,6 +106,7 @@ fn place_of(verb: Option<&str>) -> Place {
         Some("batch") => Place::Batch,
         Some("flush") => Place::Flush,
         Some(verb) if verb.starts_with("locks/") => Place::Lock,
+        Some("query") => Place::Query,
         Some(_) => Place::Verb,
     }
 }
@@ -142,6 +147,7 @@ mod tests {
             ("/v1/resolve/a/b/c", named("a/b/c", Place::Resolve)),
             ("/v1/policies/a/b*/*", Route::Policies),
             ("/v1/events", Route::Events),
+            ("/v1/batch", Route::BatchAcross),
             ("/", Route::Welcome),
         ] {
             assert_eq!(Route::parse(path).expect(path), route, "{path}");
@@ -153,7 +159,7 @@ mod tests {
         for path in ["/v1/kv/a/b", "/v1/kv/a%2Fb/c/d", "/v1/kv/a/b/%zz/k", "/v1/swamps//b/c", "/v1/resolve/a/b/c/d"] {
             assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::InvalidName, "{path}");
         }
-        for path in ["", "*", "//", "/v1/kv", "/v1/batch", "/v1/policiesx", "/health/", "/v2/kv/a/b/c"] {
+        for path in ["", "*", "//", "/v1/kv", "/v1/batch/", "/v1/policiesx", "/health/", "/v2/kv/a/b/c"] {
             assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::NotFound, "{path}");
         }
     }

@@ -3,6 +3,7 @@
 use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
+use hydra_core::wire::ProblemPage;
 use hydra_core::{Error, ErrorCode};
 use serde_json::json;
 
@@ -97,11 +98,5 @@ pub(crate) fn problem(code: &str) -> Result<Response, Refusal> {
         let shown: String = code.chars().take(80).collect();
         return Err(Error::new(ErrorCode::NotFound, format!("{shown:?} is no error code")).into());
     };
-    let body = json!({
-        "type": format!("/problems/{known}"),
-        "code": known.as_str(),
-        "status": known.status(),
-        "title": known.title(),
-    });
-    answer::json(StatusCode::OK, &body)
+    answer::json(StatusCode::OK, &ProblemPage::of(*known))
 }

@@ -99,9 +99,9 @@ fn addresses(settings: &Settings) -> Result<Vec<SocketAddr>, Failure> {
     let found: Vec<SocketAddr> = found.collect();
     match found.iter().find(|address| !address.ip().is_loopback()) {
         Some(address) if settings.insecure_no_auth != Some(true) => Err(Failure::usage(format!(
-            "--listen {text} can be reached from other machines ({address}), and there is no authentication: \
-             anybody could read and change everything. Listen on 127.0.0.1, or add --insecure-no-auth if the \
-             network itself keeps others out"
+            "--listen {text} can be reached from other machines ({address}), and a router itself asks nobody \
+             who they are: it passes tokens on. Listen on 127.0.0.1, or add --insecure-no-auth if the servers demand \
+             tokens and --own-token is not given, or if the network itself keeps others out"
         ))),
         _ => Ok(found),
     }
@@ -112,7 +112,7 @@ fn config(settings: &Settings) -> Result<Config, Failure> {
     let id = settings.id.clone().unwrap_or(default.id);
     check_id(&id).map_err(Failure::usage)?;
     let shutdown_grace = settings.shutdown_grace.unwrap_or(default.shutdown_grace);
-    Ok(Config { id, shutdown_grace, ..Config::default() })
+    Ok(Config { id, shutdown_grace, own_token: settings.own_token.unwrap_or(false), ..Config::default() })
 }
 
 /// Says on stdout that the router is ready, and on stderr what is questionable about the map.

@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use hydra_core::{FolderId, Pattern, Policy, SwampName, folder_of};
 
+use crate::access::Given;
 use crate::cluster::{CallOptions, Cluster};
 use crate::connect::HydraBuilder;
 use crate::endpoint::Endpoint;
@@ -13,7 +14,8 @@ use crate::forward::{ForwardRequest, ForwardResponse};
 use crate::health::ServerState;
 use crate::map::{ClientMap, MapServer};
 use crate::server::Server;
-use crate::swamp::Swamp;
+use crate::swamp::{BatchAcross, Swamp};
+use crate::swamps::Swamps;
 
 /// A data set: servers behind a client map, or a directory in this process. Cheap to clone.
 ///
@@ -37,7 +39,7 @@ impl Hydra {
     ///
     /// | URL | what it is |
     /// | --- | --- |
-    /// | `http://host:4937` | one server, or a router. `?folders=100`: it refuses if it counts differently |
+    /// | `http://host:4937`, `https://…` | one server, or a router. `?folders=100`: it refuses if it counts differently |
     /// | `map:///etc/hydra/map.toml` | servers by a map file, read again when its content changes |
     /// | `file:///var/lib/hydra?folders=100` | a directory, opened in this process; created when missing |
     /// | `mem://` | a new data set in this process that is gone at the end |
@@ -62,7 +64,7 @@ impl Hydra {
     /// # Errors
     /// [`ErrorKind::Config`] when no HTTP client can be made.
     pub fn with_map(map: ClientMap) -> Result<Hydra> {
-        Ok(Hydra::new(Endpoint::Remote(Cluster::new(map)?.into())))
+        Ok(Hydra::new(Endpoint::Remote(Cluster::new(map, Given::default())?.into())))
     }
 
     pub(crate) fn new(endpoint: Endpoint) -> Hydra {
@@ -85,6 +87,16 @@ impl Hydra {
     pub fn swamp<V>(&self, name: impl TryInto<SwampName, Error: Into<Error>>) -> Result<Swamp<V>> {
         let name = name.try_into().map_err(Into::into)?;
         Ok(Swamp::new(self.clone(), name))
+    }
+
+    /// Operations on several swamps in one call, each answered by itself.
+    pub fn batch(&self) -> BatchAcross {
+        BatchAcross::new(self.clone())
+    }
+
+    /// The swamps of the data set, each once, whichever servers they are on; see [`Swamps`].
+    pub fn swamps(&self) -> Swamps {
+        Swamps::new(self.clone())
     }
 
     /// Where a name lives. Arithmetic and one look-up; no I/O.

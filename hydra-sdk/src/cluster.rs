@@ -8,6 +8,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use hydra_core::{Applied, FolderId, SwampName};
 
+use crate::access::{Credentials, Given, authority, is_exposed};
+use crate::endpoint::Part;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failback::{self, Settlement};
 use crate::failover::{Answered, Call, with_fallback};
@@ -19,7 +21,11 @@ use crate::settings::{Fallback, Settings};
 
 /// A remote data set: whatever map is in force now.
 #[derive(Debug)]
-pub(crate) struct Cluster(ArcSwap<State>);
+pub(crate) struct Cluster {
+    state: ArcSwap<State>,
+    /// What the program gave, whatever map is in force.
+    given: Given,
+}
 
 /// A map with its servers. A call keeps the one it began with.
 #[derive(Debug)]
@@ -27,6 +33,7 @@ pub(crate) struct State {
     map: Arc<ClientMap>,
     /// In the order of [`ClientMap::servers`].
     servers: Vec<Arc<Server>>,
+    credentials: Arc<Credentials>,
     origin: Origin,
     turn: AtomicUsize,
 }
@@ -63,13 +70,18 @@ pub(crate) struct CallOptions {
 
 impl Cluster {
     /// A cluster by its map.
-    pub(crate) fn new(map: ClientMap) -> Result<Cluster> {
-        Ok(Cluster(ArcSwap::from_pointee(State::new(map, Origin::Given, &[])?)))
+    pub(crate) fn new(map: ClientMap, given: Given) -> Result<Cluster> {
+        Cluster::of(map, Origin::Given, given)
+    }
+
+    fn of(map: ClientMap, origin: Origin, given: Given) -> Result<Cluster> {
+        let state = ArcSwap::from_pointee(State::new(map, origin, &given, None)?);
+        Ok(Cluster { state, given })
     }
 
     /// One server by its address. How many folders it has is for the server to know: with one
     /// server nothing is routed.
-    pub(crate) fn single(url: &str, folders: Option<u32>, settings: &Settings) -> Result<Cluster> {
+    pub(crate) fn single(url: &str, folders: Option<u32>, settings: &Settings, given: Given) -> Result<Cluster> {
         let count = folders.unwrap_or(1);
         let map = ClientMap::builder()
             .folders(count)
@@ -77,11 +89,11 @@ impl Cluster {
             .route(format!("0-{}", count.saturating_sub(1)), "server", [""; 0])
             .settings(settings.clone())
             .build()?;
-        Ok(Cluster(ArcSwap::from_pointee(State::new(map, Origin::Address { folders }, &[])?)))
+        Cluster::of(map, Origin::Address { folders }, given)
     }
 
     pub(crate) fn state(&self) -> Arc<State> {
-        self.0.load_full()
+        self.state.load_full()
     }
 
     /// Puts another map in force. Servers that both maps list alike keep their connections.
@@ -94,8 +106,8 @@ impl Cluster {
             ));
         }
         old.map.check_successor(&map)?;
-        let next = State::new(map, Origin::Given, &old.servers)?;
-        self.0.store(Arc::new(next));
+        let next = State::new(map, Origin::Given, &self.given, Some(&old))?;
+        self.state.store(Arc::new(next));
         Ok(())
     }
 
@@ -119,6 +131,43 @@ impl Cluster {
             let folder = state.folder_of(route).map(|folder| format!(" (folder {folder})"));
             error.about(format!("{name}{}", folder.unwrap_or_default()))
         })
+    }
+
+    /// The folders of every pool, those with the same route together, in the order of pools and folders. One entry
+    /// without folders where only the server knows how many there are.
+    pub(crate) fn parts(&self) -> Vec<Option<Part>> {
+        let state = self.state();
+        if state.origin == (Origin::Address { folders: None }) {
+            return vec![None];
+        }
+        let mut parts = Vec::new();
+        for pool in state.map.pools() {
+            let routes = state.map.routes(pool).flat_map(|(folders, ..)| folders.ranges().to_vec());
+            let mut ranges: Vec<(u32, u32)> = routes.collect();
+            ranges.sort_unstable();
+            parts.extend(ranges.into_iter().map(|folders| Some(Part { pool: pool.to_owned(), folders })));
+        }
+        parts
+    }
+
+    /// Sends a request about some folders of a pool to whoever answers for the first of them.
+    pub(crate) async fn call_part(&self, part: Option<&Part>, request: &Request) -> Result<Answer> {
+        let state = self.state();
+        let (pool, folder) = part.map_or((None, 0), |part| (Some(part.pool.as_str()), part.folders.0));
+        let route = state.map.route_of_folder(pool, FolderId::new(folder)).ok_or_else(|| {
+            Error::new(ErrorKind::Config, "the map was exchanged, and the one in force has other pools or folders")
+        })?;
+        let settings = route.settings();
+        let call = Call {
+            state: &state,
+            route,
+            class: request.class,
+            fallback: settings.fallback_mode.into(),
+            deadline: settings.deadline + settings.bulk_timeout,
+            timeout: settings.bulk_timeout,
+            primary_first: false,
+        };
+        Ok(with_fallback(&call, request).await?.answer)
     }
 
     /// Whether the primary of a name answers again, while another server is being asked in its place.
@@ -181,18 +230,26 @@ impl State {
         server.ask(request, deadline, self.announce(server.pool())).await
     }
 
-    fn new(map: ClientMap, origin: Origin, known: &[Arc<Server>]) -> Result<State> {
+    fn new(map: ClientMap, origin: Origin, given: &Given, before: Option<&State>) -> Result<State> {
+        let needs_tls = map.servers().iter().any(|listed| listed.url.starts_with("https://"));
+        let had = before.map(|before| &before.credentials);
+        let credentials = Credentials::new(given, map.access(), needs_tls, had)?;
+        // Connections go with the credentials they were made with.
+        let known = before.filter(|before| Arc::ptr_eq(&before.credentials, &credentials));
+        let known = known.map_or(&[][..], |before| &before.servers);
         let servers = map.servers().iter().enumerate().map(|(index, listed)| {
             let (pool, settings) = map.pool_of(index);
             if let Some(same) = known.iter().find(|server| server.is_listed_as(listed, pool, settings)) {
                 return Ok(Arc::clone(same));
             }
-            let address = listed.url.trim_start_matches("http://").trim_end_matches('/');
-            let label = if origin == Origin::Given { &listed.id } else { address };
-            Server::new(listed, label.to_owned(), pool, settings).map(Arc::new)
+            let label = if origin == Origin::Given { &listed.id } else { authority(&listed.url) };
+            if is_exposed(&listed.url) && credentials.authorization().is_some() {
+                tracing::warn!(server = label, "the token goes over the network unencrypted; use https");
+            }
+            Server::new(listed, label.to_owned(), pool, settings, &credentials).map(Arc::new)
         });
         let servers = servers.collect::<Result<_>>()?;
-        Ok(State { map: Arc::new(map), servers, origin, turn: AtomicUsize::new(0) })
+        Ok(State { map: Arc::new(map), servers, credentials, origin, turn: AtomicUsize::new(0) })
     }
 
     /// The map, where there is one.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hydra_core::{EngineOptions, FolderCount, Policy};
 
+use crate::access::{Given, Secret};
 use crate::client::Hydra;
 use crate::cluster::Cluster;
 use crate::endpoint::{Embedded, Endpoint, Scratch};
@@ -50,12 +51,13 @@ pub struct HydraBuilder {
     target: Option<Result<Target, String>>,
     folders: Option<u32>,
     settings: Settings,
+    given: Given,
     watch: Option<Duration>,
     default_policy: Option<Policy>,
 }
 
 impl HydraBuilder {
-    /// `http://host:port`, `map://path`, `file:///directory` or `mem://`; see [`Hydra::connect`].
+    /// `http://host:port`, `https://host:port`, `map://path`, `file:///directory` or `mem://`; see [`Hydra::connect`].
     pub fn url(mut self, url: impl AsRef<str>) -> Self {
         let (target, folders) = match parse(url.as_ref()) {
             Ok((target, folders)) => (Ok(target), folders),
@@ -103,6 +105,25 @@ impl HydraBuilder {
         self
     }
 
+    /// The token that every request carries, in place of one that the map refers to. Never printed.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.given.token = Some(Secret(token.into()));
+        self
+    }
+
+    /// A file that holds the token, in place of what the map says; read again when it changes.
+    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.given.access.token_file = Some(path.into());
+        self
+    }
+
+    /// A file of certificates (PEM) that `https` servers must be signed by, in place of those the system trusts.
+    /// Read when the client connects.
+    pub fn ca_certificate(mut self, path: impl Into<PathBuf>) -> Self {
+        self.given.access.ca_certificate = Some(path.into());
+        self
+    }
+
     /// The policy of swamps for which none is registered, in this process.
     pub fn default_policy(mut self, policy: Policy) -> Self {
         self.default_policy = Some(policy);
@@ -120,10 +141,10 @@ impl HydraBuilder {
         let folders = self.folders.map(FolderCount::new).transpose()?;
         match target.map_err(refused)? {
             Target::Server { url } => {
-                let cluster = Cluster::single(&url, folders.map(FolderCount::get), &self.settings)?;
+                let cluster = Cluster::single(&url, folders.map(FolderCount::get), &self.settings, self.given.clone())?;
                 Ok(Hydra::new(Endpoint::Remote(cluster.into())))
             }
-            Target::Map(map) => Ok(Hydra::new(Endpoint::Remote(Cluster::new(*map)?.into()))),
+            Target::Map(map) => Ok(Hydra::new(Endpoint::Remote(Cluster::new(*map, self.given.clone())?.into()))),
             Target::MapFile(path) => self.connect_file(path).await,
             Target::Directory(path) => self.open(EngineOptions::new(path), None).await,
             Target::Memory => {
@@ -135,7 +156,7 @@ impl HydraBuilder {
 
     async fn connect_file(&self, path: PathBuf) -> Result<Hydra> {
         let (text, map) = watch::read(&path).await?;
-        let hydra = Hydra::new(Endpoint::Remote(Cluster::new(map)?.into()));
+        let hydra = Hydra::new(Endpoint::Remote(Cluster::new(map, self.given.clone())?.into()));
         let pause = self.watch.unwrap_or(WATCH_EVERY);
         if !pause.is_zero() {
             tokio::spawn(watch::watch(path, text, pause, hydra.downgrade()));
@@ -155,7 +176,7 @@ impl HydraBuilder {
 
 /// What a URL means, and how many folders it says.
 fn parse(url: &str) -> Result<(Target, Option<u32>), String> {
-    let known = "http://host:port, map://path, file:///directory or mem://";
+    let known = "http(s)://host:port, map://path, file:///directory or mem://";
     let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("{url:?} is no URL; known are {known}"))?;
     let (place, query) = rest.split_once('?').map_or((rest, None), |(place, query)| (place, Some(query)));
     let folders = query.map(|query| parse_query(url, query)).transpose()?;
@@ -225,7 +246,7 @@ mod tests {
             "h:1",
             "ftp://h:1",
             "http://h",
-            "https://h:1",
+            "https://h",
             "file://",
             "map://",
             "mem://x",

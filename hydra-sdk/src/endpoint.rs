@@ -1,5 +1,6 @@
 //! Where a data set lives: on servers behind a map, or in this process. The same operations on both.
 
+mod across;
 mod embedded;
 mod feed;
 mod queues;
@@ -8,7 +9,7 @@ mod remote;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydra_core::{Lock, LockInfo, Pattern, Policy, Shift, SwampName, Value, Version};
+use hydra_core::{ListQuery, Lock, LockInfo, Pattern, Pointer, Policy, Shift, SwampName, SwampsQuery, Value, Version};
 
 pub(crate) use embedded::{Embedded, Scratch};
 
@@ -16,7 +17,7 @@ use crate::cluster::{CallOptions, Cluster};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{RawFeed, Subscription, Waited};
 use crate::operation::{Done, Operation};
-use crate::treasure::{Cursor, Page, SwampInfo, Treasure};
+use crate::treasure::{ListedSwamp, Page, SwampInfo, Treasure};
 
 /// Where a data set lives.
 #[derive(Debug)]
@@ -49,13 +50,44 @@ impl WriteOptions {
     }
 }
 
+/// What a read asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Reading<'k> {
+    pub(crate) key: &'k str,
+    /// The part of the value that is read.
+    pub(crate) path: Pointer,
+    pub(crate) with_expired: bool,
+}
+
+impl<'k> Reading<'k> {
+    /// The whole value, unless it has expired.
+    pub(crate) fn of(key: &'k str) -> Reading<'k> {
+        Reading { key, path: Pointer::default(), with_expired: false }
+    }
+}
+
 /// What a list asks for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Listing {
-    pub(crate) prefix: Option<String>,
-    pub(crate) cursor: Option<Cursor>,
-    pub(crate) descending: bool,
-    pub(crate) limit: usize,
+    pub(crate) query: ListQuery,
+    /// Whether the values are wanted beside what is known of the treasures.
+    pub(crate) has_values: bool,
+}
+
+/// Which swamps are listed, of one place: a server, or this process.
+#[derive(Debug, Clone)]
+pub(crate) struct SwampListing {
+    pub(crate) query: SwampsQuery,
+    /// Who is asked; `None` where there is only one place.
+    pub(crate) part: Option<Part>,
+}
+
+/// Folders of a pool that one route leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) pool: String,
+    /// From the first to the last.
+    pub(crate) folders: (u32, u32),
 }
 
 /// What a lock is asked for.
@@ -83,11 +115,11 @@ impl Endpoint {
     pub(crate) async fn get(
         &self,
         name: &SwampName,
-        key: &str,
+        reading: &Reading<'_>,
         options: &CallOptions,
     ) -> Result<Option<Treasure<Value>>> {
-        hydra_core::check_key(key)?;
-        either!(self, name, to => to.get(name, key, options))
+        hydra_core::check_key(reading.key)?;
+        either!(self, name, to => to.get(name, reading, options))
     }
 
     pub(crate) async fn write(
@@ -99,6 +131,31 @@ impl Endpoint {
         operation.check()?;
         options.check()?;
         either!(self, name, to => to.write(name, operation, options))
+    }
+
+    /// A put under a new key, which is the idempotency key.
+    pub(crate) async fn push(
+        &self,
+        name: &SwampName,
+        operation: Operation,
+        options: &WriteOptions,
+    ) -> Result<Done<Value>> {
+        options.check()?;
+        operation.check()?;
+        either!(self, name, to => to.push(name, operation, options))
+    }
+
+    /// Operations on several swamps; answers one result for each, in this order.
+    pub(crate) async fn batch_across(
+        &self,
+        operations: Vec<(SwampName, Operation)>,
+        options: &WriteOptions,
+    ) -> Result<Vec<Result<Done<Value>>>> {
+        operations
+            .iter()
+            .try_for_each(|(name, operation)| operation.check().map_err(|error| error.about(name.as_str())))?;
+        options.check()?;
+        either!(self, to => to.batch_across(operations, options))
     }
 
     /// Operations on one swamp, in order; answers one result for each.
@@ -206,8 +263,22 @@ impl Endpoint {
         either!(self, name, to => to.list(name, listing, options))
     }
 
-    pub(crate) async fn count(&self, name: &SwampName, options: &CallOptions) -> Result<u64> {
-        either!(self, name, to => to.count(name, options))
+    /// How many treasures meet the conditions of a query; without one, how many there are.
+    pub(crate) async fn count(&self, name: &SwampName, query: &ListQuery, options: &CallOptions) -> Result<u64> {
+        either!(self, name, to => to.count(name, query, options))
+    }
+
+    /// The parts that a list of swamps goes through, one after the other.
+    pub(crate) fn parts(&self) -> Vec<Option<Part>> {
+        match self {
+            Endpoint::Remote(cluster) => cluster.parts(),
+            Endpoint::Embedded(_) => vec![None],
+        }
+    }
+
+    /// A page of swamps of one part, and where the next one begins.
+    pub(crate) async fn swamps(&self, listing: SwampListing) -> Result<(Vec<ListedSwamp>, Option<String>)> {
+        either!(self, to => to.swamps(listing))
     }
 
     pub(crate) async fn info(&self, name: &SwampName, options: &CallOptions) -> Result<Option<SwampInfo>> {

@@ -21,15 +21,24 @@ pub enum ErrorKind {
     VersionMismatch,
     /// The treasure exists although it must not.
     AlreadyExists,
+    /// There is no treasure to patch; [`crate::Patch::create`] makes one.
+    NotFound,
     /// Something else stands against it: an atomic batch with a failed item, an idempotency key
     /// that belongs to another request, a lock of somebody else, clients that count different folders.
     Conflict,
-    /// The value under the key is no integer, or the sum leaves the range of one.
+    /// The value under the key is no number that can be added to, or the sum leaves its bounds or the range of
+    /// 64-bit numbers.
     OutOfRange,
+    /// A patch does not fit the value: a path that leads nowhere, or a `test` that does not hold.
+    PatchFailed,
     /// A value, a batch or a request is larger than the limit that the message states.
     TooLarge,
     /// The server does not own the folder: the map is not the one the servers go by.
     NotOwner,
+    /// The server wants a token, or does not know the one that was sent: correct it. Never asked elsewhere.
+    Unauthenticated,
+    /// The token does not allow this, or not for this name. Never asked elsewhere.
+    Denied,
     /// No server could be reached, or the answer was lost. The message lists every try.
     Network,
     /// No answer within the deadline. The message lists every try.
@@ -142,6 +151,22 @@ impl Error {
         self
     }
 
+    /// The same failure once more, for operations that failed together; without the error below it.
+    pub(crate) fn repeat(&self) -> Error {
+        let Inner { kind, code, applied, about, detail, hint, current_version, attempts, source: _ } = &*self.0;
+        Error(Box::new(Inner {
+            kind: *kind,
+            code: *code,
+            applied: *applied,
+            about: about.clone(),
+            detail: detail.clone(),
+            hint: hint.clone(),
+            current_version: *current_version,
+            attempts: attempts.clone(),
+            source: None,
+        }))
+    }
+
     /// What the caller can do about it.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -211,13 +236,17 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         | ErrorCode::IdempotencyReuse
         | ErrorCode::LockHeld
         | ErrorCode::LockTokenMismatch => ErrorKind::Conflict,
+        ErrorCode::TreasureNotFound => ErrorKind::NotFound,
         ErrorCode::NotANumber | ErrorCode::OutOfBounds => ErrorKind::OutOfRange,
+        ErrorCode::PatchFailed => ErrorKind::PatchFailed,
         ErrorCode::ValueTooLarge
         | ErrorCode::BodyTooLarge
         | ErrorCode::BatchTooLarge
         | ErrorCode::UriTooLong
         | ErrorCode::HeadersTooLarge => ErrorKind::TooLarge,
         ErrorCode::NotOwner | ErrorCode::FolderFenced | ErrorCode::FolderMoved => ErrorKind::NotOwner,
+        ErrorCode::MissingToken | ErrorCode::InvalidToken => ErrorKind::Unauthenticated,
+        ErrorCode::ScopeDenied | ErrorCode::OriginDenied => ErrorKind::Denied,
         ErrorCode::Overloaded | ErrorCode::Busy | ErrorCode::TooManyStreams => ErrorKind::Overloaded,
         ErrorCode::ServerUnreachable => ErrorKind::Network,
         ErrorCode::ServerTimeout => ErrorKind::Timeout,
@@ -228,11 +257,9 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         | ErrorCode::Starting => ErrorKind::Unavailable,
         ErrorCode::Io | ErrorCode::DiskFull => ErrorKind::Storage,
         ErrorCode::InvalidConfig | ErrorCode::DataDirInUse => ErrorKind::Config,
-        ErrorCode::Internal
-        | ErrorCode::Unknown
-        | ErrorCode::NotFound
-        | ErrorCode::MethodNotAllowed
-        | ErrorCode::OriginRefused => ErrorKind::Protocol,
+        ErrorCode::Internal | ErrorCode::Unknown | ErrorCode::NotFound | ErrorCode::MethodNotAllowed => {
+            ErrorKind::Protocol
+        }
         _ => ErrorKind::Invalid,
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use hydra_core::wire::header;
 use reqwest::Method;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::{Answer, AnswerBody};
@@ -70,7 +70,6 @@ impl std::fmt::Debug for ForwardBody {
 }
 
 /// A request to pass on.
-#[derive(Debug)]
 #[non_exhaustive]
 pub struct ForwardRequest {
     /// What asking again may do, see [`OpClass`].
@@ -92,6 +91,23 @@ pub struct ForwardRequest {
     pub deadline: Option<Duration>,
     /// How long the server was asked to wait before it answers: a try may take so much longer. Default zero.
     pub patience: Duration,
+    /// Whether the client's own token goes with it when `headers` have no `Authorization`. Default yes; whoever passes
+    /// on what others ask for turns it off, or lets all of them do what this client may.
+    pub own_token: bool,
+}
+
+impl std::fmt::Debug for ForwardRequest {
+    /// Headers by their names alone: some are secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("ForwardRequest")
+            .field("method", &self.method)
+            .field("target", &self.target)
+            .field("class", &self.class)
+            .field("headers", &headers)
+            .field("body", &self.body)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ForwardRequest {
@@ -107,6 +123,7 @@ impl ForwardRequest {
             fallback: None,
             deadline: None,
             patience: Duration::ZERO,
+            own_token: true,
         }
     }
 
@@ -118,10 +135,11 @@ impl ForwardRequest {
         let is_stream = matches!(self.body, ForwardBody::Stream(_));
         let mut headers = HeaderMap::with_capacity(self.headers.len() + 4);
         for (name, value) in &self.headers {
-            let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
+            let (Ok(name), Ok(mut value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
             else {
                 return Err(Error::new(ErrorKind::Invalid, format!("the header {name:?} cannot be sent")));
             };
+            value.set_sensitive(name == AUTHORIZATION);
             if !is_own(name.as_str(), is_stream) {
                 headers.append(name, value);
             }
@@ -135,7 +153,15 @@ impl ForwardRequest {
             ForwardBody::Whole(chunk) => RequestBody::Whole(chunk.0),
             ForwardBody::Stream(stream) => RequestBody::stream(stream),
         };
-        Ok(Request { class: self.class, method, target: self.target, headers, body, collect: false })
+        Ok(Request {
+            class: self.class,
+            method,
+            target: self.target,
+            headers,
+            body,
+            own_token: self.own_token,
+            collect: false,
+        })
     }
 }
 

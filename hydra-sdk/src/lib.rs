@@ -26,6 +26,7 @@
 //! (and back again), `outcome` (what a network error is), `server` (one exchange), `endpoint` (remote and in process), `swamp`
 //! (the typed calls), `event` (the stream of changes that survives broken connections).
 
+mod access;
 mod binary;
 mod client;
 mod cluster;
@@ -36,6 +37,7 @@ mod error;
 mod event;
 mod failback;
 mod failover;
+mod filter;
 mod forward;
 mod health;
 mod map;
@@ -45,25 +47,32 @@ mod request;
 mod server;
 mod settings;
 mod swamp;
+mod swamps;
 mod treasure;
 mod watch;
 
+pub use access::Access;
 pub use client::{Hydra, Location};
 pub use connect::HydraBuilder;
 pub use error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 pub use event::{Event, EventKind, EventStream, Waited};
 pub use failback::{Settlement, Staying};
+pub use filter::Filter;
 pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody};
 pub use health::ServerState;
 pub use hydra_core::{
-    Applied, Compression, CopyState, ErrorCode, EventId, FolderCount, FolderId, FolderSet, LockInfo, Order, Pattern,
-    Policy, SwampName, Timestamp, Value, Version, folder_of,
+    Applied, Compression, CopyState, ErrorCode, EventId, Expired, FolderCount, FolderId, FolderSet, LockInfo, Number,
+    Order, Pattern, Pointer, Policy, SwampName, Timestamp, Value, Version, folder_of,
 };
 pub use map::{ClientMap, Finding, MapBuilder, MapError, MapServer, PoolBuilder, Route, Severity};
 pub use operation::Done;
 pub use settings::{Failback, Fallback, FallbackMode, OpClass, ReadFrom, Settings};
-pub use swamp::{Batch, Delete, Increment, List, LockCall, LockGuard, Put, ShiftCall, Subscribe, Swamp, Taken};
-pub use treasure::{Cursor, Page, SwampInfo, Treasure, Written};
+pub use swamp::{
+    Amount, Batch, BatchAcross, Delete, Increment, List, LockCall, LockGuard, Patch, Push, Put, ShiftCall, Subscribe,
+    Swamp, Taken, Write,
+};
+pub use swamps::Swamps;
+pub use treasure::{Cursor, ListedSwamp, Page, Pushed, SwampInfo, Treasure, Written};
 
 /// Handles are shared between threads and tasks; held by the compiler.
 const _: () = {
@@ -74,6 +83,7 @@ const _: () = {
     shared::<ClientMap>();
     sent::<Put>();
     sent::<Batch<serde_json::Value>>();
+    sent::<BatchAcross>();
     sent::<Error>();
 };
 

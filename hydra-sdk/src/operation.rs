@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hydra_core::wire::OpBody;
-use hydra_core::{Condition, Op, Timestamp, Value, Version, check_key};
+use hydra_core::{Condition, Increment, Number, Op, Patch, Timestamp, Value, Version, check_key};
 
 use crate::binary;
 use crate::error::Result;
@@ -17,14 +17,31 @@ pub(crate) enum Expiry {
     Never,
     At(Timestamp),
     In(Duration),
+    Keep,
+}
+
+/// What a patch does: both are JSON values.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Change {
+    Merge(Value),
+    Steps(Value),
+}
+
+impl Change {
+    pub(crate) fn value(&self) -> &Value {
+        match self {
+            Change::Merge(value) | Change::Steps(value) => value,
+        }
+    }
 }
 
 /// One operation on one treasure.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Operation {
     Put { key: String, value: Value, expiry: Expiry, condition: Condition },
+    Patch { key: String, change: Change, create: bool, condition: Condition },
     Delete { key: String, condition: Condition },
-    Increment { key: String, by: i64 },
+    Increment { key: String, increment: Increment },
     Get { key: String },
 }
 
@@ -32,12 +49,12 @@ pub(crate) enum Operation {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Done<V> {
-    /// The value is stored.
+    /// The value is stored: by a put, a merge or a patch.
     Put(Written),
     /// The key is gone; whether there was something to remove.
     Deleted(bool),
     /// The sum, and the version of the treasure.
-    Incremented(i64, Version),
+    Incremented(Number, Version),
     /// The treasure, if there is one.
     Got(Option<Treasure<V>>),
 }
@@ -46,6 +63,7 @@ impl Operation {
     pub(crate) fn key(&self) -> &str {
         match self {
             Operation::Put { key, .. }
+            | Operation::Patch { key, .. }
             | Operation::Delete { key, .. }
             | Operation::Increment { key, .. }
             | Operation::Get { key } => key,
@@ -56,6 +74,7 @@ impl Operation {
     pub(crate) fn size(&self) -> usize {
         match self {
             Operation::Put { key, value, .. } => key.len() + value.len(),
+            Operation::Patch { key, change, .. } => key.len() + change.value().len(),
             _ => self.key().len(),
         }
     }
@@ -68,34 +87,48 @@ impl Operation {
     pub(crate) fn class(&self) -> OpClass {
         match self {
             Operation::Get { .. } => OpClass::Read,
-            Operation::Increment { .. } => OpClass::Commuting,
+            Operation::Increment { increment, .. } if increment.mergeable().is_some() => OpClass::Commuting,
             Operation::Put { condition: Condition::Always, .. }
+            | Operation::Patch { change: Change::Merge(_), condition: Condition::Always, .. }
             | Operation::Delete { condition: Condition::Always, .. } => OpClass::Overwrite,
-            Operation::Put { .. } | Operation::Delete { .. } => OpClass::Exclusive,
+            Operation::Put { .. }
+            | Operation::Patch { .. }
+            | Operation::Delete { .. }
+            | Operation::Increment { .. } => OpClass::Exclusive,
         }
     }
 
     /// For the engine in process.
-    pub(crate) fn into_op(self) -> Op {
-        match self {
+    pub(crate) fn into_op(self) -> Result<Op> {
+        Ok(match self {
             Operation::Put { key, value, expiry, condition } => {
-                let expires_at = match expiry {
-                    Expiry::Never => None,
-                    Expiry::At(time) => Some(time),
-                    Expiry::In(span) => Some(Timestamp::now().after(span)),
+                let expiry = match expiry {
+                    Expiry::Never => hydra_core::Expiry::Never,
+                    Expiry::At(time) => hydra_core::Expiry::At(time),
+                    Expiry::In(span) => hydra_core::Expiry::At(Timestamp::now().after(span)),
+                    Expiry::Keep => hydra_core::Expiry::Keep,
                 };
-                Op::Put { key, value, expires_at, condition }
+                Op::Put { key, value, expiry, condition }
+            }
+            Operation::Patch { key, change, create, condition } => {
+                let patch = match change {
+                    Change::Merge(value) => Patch::merge(value)?,
+                    Change::Steps(value) => Patch::json(value)?,
+                };
+                Op::Patch { key, patch, create, condition }
             }
             Operation::Delete { key, condition } => Op::Delete { key, condition },
-            Operation::Increment { key, by } => Op::Increment { key, by },
+            Operation::Increment { key, increment } => Op::increment(key, increment),
             Operation::Get { key } => Op::Get { key },
-        }
+        })
     }
 
     /// For a batch that is sent.
     pub(crate) fn to_body(&self) -> Result<OpBody> {
         let (op, condition) = match self {
             Operation::Put { condition, .. } => ("put", Some(condition)),
+            Operation::Patch { change: Change::Merge(_), condition, .. } => ("merge", Some(condition)),
+            Operation::Patch { change: Change::Steps(_), condition, .. } => ("patch", Some(condition)),
             Operation::Delete { condition, .. } => ("delete", Some(condition)),
             Operation::Increment { .. } => ("increment", None),
             Operation::Get { .. } => ("get", None),
@@ -109,9 +142,18 @@ impl Operation {
                     Expiry::Never => {}
                     Expiry::At(time) => body.expires_at = Some(*time),
                     Expiry::In(span) => body.ttl = Some(hydra_core::duration::format_duration(*span)),
+                    Expiry::Keep => body.keep_ttl = true,
                 }
             }
-            Operation::Increment { by, .. } => body.by = Some(*by),
+            Operation::Patch { change, create, .. } => {
+                body.value = Some(binary::to_json(change.value())?);
+                body.create = *create;
+            }
+            Operation::Increment { increment, .. } => {
+                body.by = Some(increment.by);
+                body.path = Some(increment.path.to_string()).filter(|path| !path.is_empty());
+                (body.initial, body.min, body.max) = (increment.initial, increment.min, increment.max);
+            }
             Operation::Delete { .. } | Operation::Get { .. } => {}
         }
         Ok(body)
@@ -119,8 +161,8 @@ impl Operation {
 }
 
 /// The class of a batch: that of its strictest operation.
-pub(crate) fn class_of(operations: &[Operation]) -> OpClass {
-    operations.iter().map(Operation::class).max().unwrap_or(OpClass::Read)
+pub(crate) fn class_of<'o>(operations: impl IntoIterator<Item = &'o Operation>) -> OpClass {
+    operations.into_iter().map(Operation::class).max().unwrap_or(OpClass::Read)
 }
 
 /// `"0"` for absent, `"*"` for any, or a version.

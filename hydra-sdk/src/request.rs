@@ -26,6 +26,8 @@ pub(crate) struct Request {
     pub(crate) target: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: RequestBody,
+    /// Whether the client's own token goes with it, where it has none.
+    pub(crate) own_token: bool,
     /// Whether the whole answer is awaited within the try, or only its head.
     pub(crate) collect: bool,
 }
@@ -40,6 +42,7 @@ impl Request {
             target,
             headers: HeaderMap::new(),
             body: RequestBody::Whole(Bytes::new()),
+            own_token: true,
             collect: true,
         };
         if class.is_write() { request.header(header::IDEMPOTENCY_KEY, &new_key()) } else { request }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use hydra_core::Applied;
 use hydra_core::wire::header;
-use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 
+use crate::access::{Credentials, authority};
 use crate::cluster::Announce;
 use crate::error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 use crate::failback::Stays;
@@ -35,6 +36,7 @@ pub(crate) struct Server {
     pool: String,
     settings: Settings,
     client: reqwest::Client,
+    credentials: Arc<Credentials>,
     pub(crate) health: Health,
     /// Where this server is the primary: the folders that stay with a fallback.
     pub(crate) stays: Stays,
@@ -55,12 +57,21 @@ pub(crate) struct ThisTry<'c> {
 }
 
 impl Server {
-    pub(crate) fn new(listed: &MapServer, label: String, pool: &str, settings: &Settings) -> Result<Server> {
+    pub(crate) fn new(
+        listed: &MapServer,
+        label: String,
+        pool: &str,
+        settings: &Settings,
+        credentials: &Arc<Credentials>,
+    ) -> Result<Server> {
+        // To agree on TLS takes two more ways there and back.
+        let connect_timeout = settings.connect_timeout * if listed.url.starts_with("https://") { 3 } else { 1 };
         let client = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
-            .connect_timeout(settings.connect_timeout)
+            .connect_timeout(connect_timeout)
+            .tls_backend_preconfigured(credentials.tls.clone())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(POOL_SIZE)
             .tcp_nodelay(true)
@@ -73,6 +84,7 @@ impl Server {
             pool: pool.to_owned(),
             settings: settings.clone(),
             client,
+            credentials: Arc::clone(credentials),
             health: Health::new(),
             stays: Stays::default(),
             is_suspected: AtomicBool::new(false),
@@ -161,6 +173,10 @@ impl Server {
             .map_err(|error| Failure::new(format!("has an address that cannot be used ({error})")))?;
         let mut http = reqwest::Request::new(request.method.clone(), url);
         *http.headers_mut() = request.headers.clone();
+        if request.own_token && !request.headers.contains_key(AUTHORIZATION) {
+            let token = self.credentials.authorization();
+            http.headers_mut().extend(token.map(|token| (AUTHORIZATION, token)));
+        }
         let mut set = |name: &'static str, value: &str| {
             if let Ok(value) = HeaderValue::from_str(value) {
                 http.headers_mut().insert(HeaderName::from_static(name), value);
@@ -205,8 +221,7 @@ impl Server {
 
     /// Whether anyone takes a new connection. Those that are open say nothing about that.
     pub(crate) async fn accepts(&self) -> bool {
-        let address = self.listed.url.trim_start_matches("http://").trim_end_matches('/');
-        let connecting = tokio::net::TcpStream::connect(address);
+        let connecting = tokio::net::TcpStream::connect(authority(&self.listed.url));
         matches!(tokio::time::timeout(self.settings.connect_timeout, connecting).await, Ok(Ok(_)))
     }
 

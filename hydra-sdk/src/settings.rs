@@ -15,7 +15,8 @@ pub struct Settings {
     /// The same for calls that move much data. Default 10 s.
     pub bulk_timeout: Duration,
     /// The longest a new connection takes. Default 250 ms. Shorter than the others, so that a try
-    /// that ran out of time while connecting is known to have sent nothing.
+    /// that ran out of time while connecting is known to have sent nothing. Three times that where TLS is
+    /// agreed on, too.
     pub connect_timeout: Duration,
     /// How many tries a call makes at most, not counting those that could not send anything; every
     /// server that may answer is asked once even so. Default 3.

@@ -1,5 +1,6 @@
 //! [`Swamp`]: one swamp, with its values as a type.
 
+mod across;
 mod batch;
 mod list;
 mod lock;
@@ -11,21 +12,24 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use hydra_core::{Applied, LockInfo, SwampName, Value};
+use hydra_core::{Applied, ListQuery, LockInfo, SwampName, Value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use across::BatchAcross;
 pub use batch::Batch;
 pub use list::List;
 pub use lock::{LockCall, LockGuard};
 pub use shift::{ShiftCall, Taken};
 pub use subscribe::Subscribe;
-pub use write::{Delete, Increment, Put};
+pub use write::{Amount, Delete, Increment, Patch, Push, Put, Write};
 
 use crate::client::Hydra;
 use crate::cluster::CallOptions;
 use crate::delay::Delays;
+use crate::endpoint::Reading;
 use crate::error::{Error, ErrorKind, Result};
+use crate::operation::Change;
 use crate::settings::Fallback;
 use crate::treasure::{SwampInfo, Treasure, Written};
 
@@ -88,10 +92,29 @@ impl<V> Swamp<V> {
         Delete::new(self.handle(), key.into())
     }
 
-    /// Adds to the integer under a key, 0 where there is none. Awaited it answers the sum. However
+    /// Adds to the number under a key, 0 where there is none. Awaited it answers the sum. However
     /// often it has to be sent, it counts once.
-    pub fn increment(&self, key: impl Into<String>, by: i64) -> Increment {
+    pub fn increment<N: Amount>(&self, key: impl Into<String>, by: N) -> Increment<N> {
         Increment::new(self.handle(), key.into(), by)
+    }
+
+    /// Merges another value into the JSON value under a key (RFC 7396): members that are null are removed, objects
+    /// are merged, anything else takes the place of what was there. Awaited it answers the version.
+    pub fn merge<P: Serialize + ?Sized>(&self, key: impl Into<String>, patch: &P) -> Patch {
+        let change = Value::from_serialize(patch).map(Change::Merge).map_err(Error::from);
+        Patch::new(self.handle(), key.into(), change)
+    }
+
+    /// Changes the JSON value under a key by the operations of a JSON Patch (RFC 6902): all of them or none. Awaited
+    /// it answers the version. What is stored decides, so fallbacks are asked only with [`Fallback::Exclusive`].
+    pub fn patch<P: Serialize + ?Sized>(&self, key: impl Into<String>, operations: &P) -> Patch {
+        let change = Value::from_serialize(operations).map(Change::Steps).map_err(Error::from);
+        Patch::new(self.handle(), key.into(), change)
+    }
+
+    /// Stores a value of any kind under a new key, as [`Swamp::push`] does.
+    pub fn push_value(&self, value: Value) -> Push {
+        Push::new(self.handle(), Ok(value))
     }
 
     /// Stores a value of any kind: JSON as it was written, text, or bytes with their content type.
@@ -104,7 +127,22 @@ impl<V> Swamp<V> {
     /// # Errors
     /// When no server answered, or the one that did could not tell.
     pub async fn get_value(&self, key: impl AsRef<str>) -> Result<Option<Value>> {
-        Ok(self.find(key.as_ref()).await?.map(|treasure| treasure.value))
+        Ok(self.find(&Reading::of(key.as_ref())).await?.map(|treasure| treasure.value))
+    }
+
+    /// Reads a part of the JSON value under a key: what stands at a JSON Pointer, e.g. `/address/city`. `None` where
+    /// there is no treasure or nothing at that place.
+    ///
+    /// # Errors
+    /// Those of [`Swamp::get`]; [`ErrorKind::Invalid`] when the path is no JSON Pointer.
+    pub async fn get_path<T: DeserializeOwned>(
+        &self,
+        key: impl AsRef<str>,
+        path: impl AsRef<str>,
+    ) -> Result<Option<T>> {
+        let reading = Reading { path: path.as_ref().parse()?, ..Reading::of(key.as_ref()) };
+        let found = self.find(&reading).await?.map(Treasure::decode).transpose()?;
+        Ok(found.map(|treasure| treasure.value))
     }
 
     /// How many treasures there are, without expired ones; 0 where the swamp does not exist.
@@ -112,7 +150,7 @@ impl<V> Swamp<V> {
     /// # Errors
     /// When no server answered.
     pub async fn count(&self) -> Result<u64> {
-        self.hydra.endpoint().count(&self.name, &self.options).await
+        self.hydra.endpoint().count(&self.name, &ListQuery::default(), &self.options).await
     }
 
     /// What is known about the swamp; `None` where it does not exist.
@@ -165,8 +203,8 @@ impl<V> Swamp<V> {
         }
     }
 
-    async fn find(&self, key: &str) -> Result<Option<Treasure<Value>>> {
-        self.hydra.endpoint().get(&self.name, key, &self.options).await
+    async fn find(&self, reading: &Reading<'_>) -> Result<Option<Treasure<Value>>> {
+        self.hydra.endpoint().get(&self.name, reading, &self.options).await
     }
 
     fn handle(&self) -> Swamp<()> {
@@ -190,12 +228,27 @@ impl<V: Serialize + DeserializeOwned> Swamp<V> {
     /// # Errors
     /// Those of [`Swamp::get`].
     pub async fn treasure(&self, key: impl AsRef<str>) -> Result<Option<Treasure<V>>> {
-        self.find(key.as_ref()).await?.map(Treasure::decode).transpose()
+        self.find(&Reading::of(key.as_ref())).await?.map(Treasure::decode).transpose()
+    }
+
+    /// Reads a value with its version and times, also one that has expired and was not dropped yet.
+    ///
+    /// # Errors
+    /// Those of [`Swamp::get`].
+    pub async fn treasure_with_expired(&self, key: impl AsRef<str>) -> Result<Option<Treasure<V>>> {
+        let reading = Reading { with_expired: true, ..Reading::of(key.as_ref()) };
+        self.find(&reading).await?.map(Treasure::decode).transpose()
     }
 
     /// Stores a value, in place of what was there. Awaited it answers the version.
     pub fn put(&self, key: impl Into<String>, value: &V) -> Put {
         Put::new(self.handle(), key.into(), Value::from_serialize(value).map_err(Error::from))
+    }
+
+    /// Stores a value under a new key. Awaited it answers the key: keys sort by the time they were made. However often
+    /// it has to be sent, there is one.
+    pub fn push(&self, value: &V) -> Push {
+        Push::new(self.handle(), Value::from_serialize(value).map_err(Error::from))
     }
 
     /// Changes a value by a function of what is there. `change` gets the value, `None` where there is
@@ -238,7 +291,7 @@ impl<V: Serialize + DeserializeOwned> Swamp<V> {
         ShiftCall::new(self.clone())
     }
 
-    /// The treasures in the order of their keys: a page, or all as a stream.
+    /// The treasures in an order, with conditions: a page, all as a stream, or how many.
     pub fn list(&self) -> List<V> {
         List::new(self.clone())
     }

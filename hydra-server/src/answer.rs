@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response as HttpResponse, StatusCode};
 use hydra_core::wire::{PROBLEM_JSON, Problem, header};
 use hydra_core::{Error, ErrorCode, Version};
@@ -88,6 +88,9 @@ pub(crate) fn problem(error: &Error, problem: &Problem) -> Response {
     let headers = response.headers_mut();
     headers.insert(APPLIED, HeaderValue::from_static(error.applied().as_str()));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(challenge) = challenge(error.code()) {
+        headers.insert(WWW_AUTHENTICATE, challenge);
+    }
     if let Some(version) = error.current_version() {
         headers.insert(ETAG, etag(version));
     }
@@ -97,4 +100,15 @@ pub(crate) fn problem(error: &Error, problem: &Problem) -> Response {
         headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
+}
+
+/// How a client can prove who it is (RFC 6750).
+fn challenge(code: ErrorCode) -> Option<HeaderValue> {
+    let text = match code {
+        ErrorCode::MissingToken => r#"Bearer realm="hydra""#,
+        ErrorCode::InvalidToken => r#"Bearer realm="hydra", error="invalid_token""#,
+        ErrorCode::ScopeDenied => r#"Bearer realm="hydra", error="insufficient_scope""#,
+        _ => return None,
+    };
+    Some(HeaderValue::from_static(text))
 }

@@ -11,17 +11,18 @@ use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{ALLOW, CONTENT_LENGTH, ORIGIN};
+use http::header::{ALLOW, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderValue, Method};
 use hydra_core::wire::Problem;
 use hydra_core::{
     Applied, Batch, Committed, CopyState, Durability, Engine, Error, ErrorCode, FolderId, FolderState, Idempotency,
-    OpResult, Swamp, SwampName,
+    OpResult, Pattern, Swamp, SwampName,
 };
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::answer::{self, Response};
+use crate::auth::{Access, Need, Scope};
 use crate::body::{BodyMemory, Limit, RequestBody};
 use crate::conditions::{folders_header, idempotency_key, single};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
@@ -29,7 +30,8 @@ use crate::metrics::Metrics;
 use crate::route::{Label, Route};
 use crate::streams::Streams;
 use crate::{
-    batches, conflicts, feeds, folders, lists, locks, policies, service, shift, swamps, takeover, treasures, upkeep,
+    across, batches, catalog, conflicts, feeds, folders, lists, locks, openapi, origin, policies, service, shift,
+    swamps, takeover, treasures, upkeep, writes,
 };
 
 /// How long a request waits for the memory budget before it is refused, and how often it looks.
@@ -58,6 +60,8 @@ pub(crate) struct App {
     server: HeaderValue,
     draining: AtomicBool,
     pub(crate) streams: Streams,
+    /// Set aside by an operator, who may also take that back.
+    drained: AtomicBool,
     /// Makes the request ids of this process differ from those of the one before.
     started: u64,
     requests: AtomicU64,
@@ -71,6 +75,7 @@ impl App {
             server: answer::ascii(engine.server_id().to_owned()),
             draining: AtomicBool::new(false),
             streams: Streams::new(config.streams()),
+            drained: AtomicBool::new(false),
             started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
             requests: AtomicU64::new(0),
             engine,
@@ -86,7 +91,12 @@ impl App {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.draining.load(Ordering::Acquire) || self.drained.load(Ordering::Acquire)
+    }
+
+    /// The same for an operator; ends nothing, and may be taken back.
+    pub(crate) fn set_drained(&self, drained: bool) {
+        self.drained.store(drained, Ordering::Release);
     }
 
     /// Answers one request. A panic is answered too, and costs nobody else anything.
@@ -99,6 +109,31 @@ impl App {
         let outcome = AssertUnwindSafe(dispatch(&mut call, route)).catch_unwind().await;
         let outcome = outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
         call.finish(outcome, label, begun)
+    }
+
+    /// Writes to one swamp and waits for the acknowledgement; also says what is known of its copy.
+    pub(crate) async fn write(&self, name: &SwampName, batch: Batch) -> (CopyState, Result<Committed, Error>) {
+        let until = Instant::now() + MEMORY_PATIENCE;
+        loop {
+            let swamp = match self.swamp(name).await {
+                Ok(swamp) => swamp,
+                Err(error) => return (CopyState::Complete, Err(error)),
+            };
+            if self.engine.has_room() || !batch.adds() || Instant::now() >= until {
+                return (swamp.copy_state(), swamp.write(batch).await);
+            }
+            // Whoever waits must not keep a swamp in memory.
+            drop(swamp);
+            tokio::time::sleep(MEMORY_AGAIN).await;
+        }
+    }
+
+    /// The swamp, hydrated where need be: only that leaves the async threads.
+    async fn swamp(&self, name: &SwampName) -> Result<Swamp, Error> {
+        match self.engine.resident(name) {
+            Some(swamp) => Ok(swamp),
+            None => hydrate(&self.engine, name).await,
+        }
     }
 
     fn request_id(&self, head: &Parts) -> HeaderValue {
@@ -114,16 +149,21 @@ impl App {
 async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Response, Error> {
     call.check_head()?;
     let route = route?;
+    if let Some(response) = origin::preflight(&call.head, route.allow(), &call.app.config)? {
+        return Ok(response);
+    }
     call.admit(&route)?;
     let reads = matches!(call.head.method, Method::GET | Method::HEAD);
     match route {
         Route::Treasure(name, key) if reads => treasures::get(call, &name, &key).await,
-        Route::Treasure(name, key) if call.head.method == Method::PUT => treasures::put(call, &name, key).await,
-        Route::Treasure(name, key) if call.head.method == Method::DELETE => treasures::delete(call, &name, key).await,
-        Route::Treasure(name, key) => treasures::increment(call, &name, key).await,
+        Route::Treasure(name, key) => writes::write(call, &name, key).await,
         Route::List(name) if call.head.method == Method::HEAD => lists::count(call, &name).await,
-        Route::List(name) => lists::list(call, &name).await,
+        Route::List(name) if reads => lists::list(call, &name).await,
+        Route::List(name) if call.head.method == Method::POST => writes::push(call, &name).await,
+        Route::List(name) | Route::Query(name) => lists::query(call, &name).await,
+        Route::Swamps(sanctuary, realm) => catalog::list(call, sanctuary, realm).await,
         Route::Batch(name) => batches::batch(call, &name).await,
+        Route::BatchAcross => across::batch(call).await,
         Route::Swamp(name) if reads => swamps::info(call, &name).await,
         Route::Swamp(name) => swamps::destroy(call, &name).await,
         Route::FlushSwamp(name) => swamps::flush(call, &name).await,
@@ -155,6 +195,8 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Settle(folder) => takeover::settle(call, folder).await,
         Route::Probe => service::probe(call).await,
         Route::Metrics => service::metrics(call),
+        Route::OpenApi => openapi::document(call),
+        Route::Drain => service::drain(call).await,
         Route::Ready => service::ready(call),
         Route::Version => service::version(call),
         Route::Problem(code) => service::problem(call, &code),
@@ -168,6 +210,8 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
 pub(crate) struct Call {
     pub(crate) app: Arc<App>,
     pub(crate) head: Parts,
+    /// What the token of the request allows.
+    pub(crate) access: Access,
     id: HeaderValue,
     body: RequestBody,
     /// The folder the request is about.
@@ -186,6 +230,7 @@ impl Call {
             id: app.request_id(&head),
             app,
             head,
+            access: Access::Open,
             body: RequestBody::new(body),
             folder: None,
             standby: false,
@@ -219,11 +264,8 @@ impl Call {
             return Err(Error::new(ErrorCode::MethodNotAllowed, detail));
         }
         let reads = matches!(self.head.method, Method::GET | Method::HEAD);
-        if let Some(origin) = self.head.headers.get(ORIGIN).filter(|_| !reads) {
-            let detail = format!("a page from {origin:?} may not change anything here");
-            return Err(Error::new(ErrorCode::OriginRefused, detail)
-                .with_hint("browsers send Origin; programs that are no browser leave it out"));
-        }
+        origin::check(&self.head, &self.app.config)?;
+        self.authorize(route)?;
         if route.is_service() {
             return Ok(());
         }
@@ -235,6 +277,29 @@ impl Call {
             Some(name) => self.admit_folder(name, route, reads),
             None => Ok(()),
         }
+    }
+
+    /// Whether the token of the request allows what it asks for.
+    fn authorize(&mut self, route: &Route) -> Result<(), Error> {
+        let config = &self.app.config;
+        let Some(tokens) = &config.tokens else { return Ok(()) };
+        let need = match Need::of(route, &self.head.method) {
+            None if config.protect_metrics && *route == Route::Metrics => Need::METRICS,
+            None => return Ok(()),
+            Some(need) => need,
+        };
+        self.access = Access::of(&self.head.headers, &tokens.known())?;
+        self.access.check(&need)
+    }
+
+    /// Whether the token allows this on the swamp, where only the body of the request says what is to be done.
+    pub(crate) fn may(&self, scopes: &'static [Scope], name: &SwampName) -> Result<(), Error> {
+        self.access.check(&Need::on_swamp(scopes, name))
+    }
+
+    /// The same for all swamps that match a pattern.
+    pub(crate) fn may_for_all(&self, scopes: &'static [Scope], pattern: &Pattern) -> Result<(), Error> {
+        self.access.check(&Need::on_pattern(scopes, pattern))
     }
 
     /// Whether the client counts the same folders and means the same pool.
@@ -271,19 +336,40 @@ impl Call {
         if matches!(route, Route::Resolve(_)) {
             return Ok(());
         }
-        match self.app.engine.folder_state(folder) {
-            FolderState::Owned => return Ok(()),
-            FolderState::Standby => self.standby = true,
-            _ => return Err(not_owner(folder)),
-        }
+        self.standby = self.stands_in(folder)?;
         // A flush changes no data, and a batch may hold only reads: it asks again when it is read.
-        let harmless = reads || matches!(route, Route::FlushSwamp(_) | Route::Batch(_));
+        let harmless = reads
+            || self.head.method.as_str() == "QUERY"
+            || matches!(route, Route::FlushSwamp(_) | Route::Batch(_) | Route::Query(_));
         if harmless { Ok(()) } else { self.may_write() }
+    }
+
+    /// Whether this server keeps a copy of a folder in place of owning it.
+    ///
+    /// # Errors
+    /// `not-owner` when it does neither.
+    pub(crate) fn stands_in(&self, folder: FolderId) -> Result<bool, Error> {
+        match self.app.engine.folder_state(folder) {
+            FolderState::Owned => Ok(false),
+            FolderState::Standby => Ok(true),
+            _ => Err(not_owner(folder)),
+        }
+    }
+
+    /// The request is about this folder, and answered for a copy of it if `standby`.
+    pub(crate) fn answer_for(&mut self, folder: FolderId, standby: bool) {
+        self.folder = Some(folder);
+        self.standby = standby;
     }
 
     /// Whether a write may go to this server: to a copy only from a client that says it falls back.
     pub(crate) fn may_write(&self) -> Result<(), Error> {
-        if !self.standby || self.falls_back()? {
+        self.may_write_to(self.standby)
+    }
+
+    /// Whether a write may go to a folder of which this server keeps a copy if `standby`.
+    pub(crate) fn may_write_to(&self, standby: bool) -> Result<(), Error> {
+        if !standby || self.falls_back()? {
             return Ok(());
         }
         let detail = "this server keeps a copy of the folder; it takes writes only while the owner is away";
@@ -296,12 +382,9 @@ impl Call {
         Ok(sent.is_some_and(|id| !id.trim().is_empty()))
     }
 
-    /// The swamp, hydrated where need be: only that leaves the async threads.
+    /// The swamp, hydrated where need be.
     pub(crate) async fn swamp(&mut self, name: &SwampName) -> Result<Swamp, Error> {
-        let swamp = match self.app.engine.resident(name) {
-            Some(swamp) => swamp,
-            None => hydrate(&self.app.engine, name).await?,
-        };
+        let swamp = self.app.swamp(name).await?;
         self.copy = swamp.copy_state();
         Ok(swamp)
     }
@@ -309,6 +392,11 @@ impl Call {
     /// Reads the request body.
     pub(crate) async fn read_body(&mut self, limit: Limit) -> Result<Bytes, Error> {
         self.body.read(limit, self.app.config.body_timeout, &self.app.bodies).await
+    }
+
+    /// The idempotency key that was sent.
+    pub(crate) fn idempotency_key(&self) -> Result<Option<&str>, Error> {
+        idempotency_key(&self.head.headers)
     }
 
     /// The idempotency key of the request, bound to everything that makes the request what it is.
@@ -335,18 +423,17 @@ impl Call {
     /// Writes and waits for the acknowledgement.
     pub(crate) async fn write(&mut self, name: &SwampName, batch: Batch) -> Result<Committed, Error> {
         let batch = Batch { mark_deletes: self.standby, ..batch };
-        let until = Instant::now() + MEMORY_PATIENCE;
-        let mut swamp = self.swamp(name).await?;
-        while !self.app.engine.has_room() && batch.adds() && Instant::now() < until {
-            // Whoever waits must not keep a swamp in memory.
-            drop(swamp);
-            tokio::time::sleep(MEMORY_AGAIN).await;
-            swamp = self.swamp(name).await?;
-        }
-        let committed = swamp.write(batch).await?;
-        self.durability = Some(committed.durability);
-        self.replayed = committed.replayed;
+        let (copy, committed) = self.app.write(name, batch).await;
+        self.copy = copy;
+        let committed = committed?;
+        self.note(committed.durability, committed.replayed);
         Ok(committed)
+    }
+
+    /// Takes down what the answer says about a write.
+    pub(crate) fn note(&mut self, durability: Durability, replayed: bool) {
+        self.durability = Some(durability);
+        self.replayed = replayed;
     }
 
     /// Writes one operation.
@@ -373,8 +460,10 @@ impl Call {
 
     /// Completes the answer with what every answer carries, and counts it.
     fn finish(self, outcome: Result<Response, Error>, label: Label, begun: Instant) -> Response {
+        let code = outcome.as_ref().err().map(Error::code);
         let mut response = outcome.unwrap_or_else(|error| self.problem(&error));
         let headers = response.headers_mut();
+        origin::expose(&self.head, &self.app.config, headers);
         headers.insert(answer::SERVER, self.app.server.clone());
         headers.insert(answer::REQUEST_ID, self.id.clone());
         if let Some(folder) = self.folder {
@@ -401,7 +490,7 @@ impl Call {
         if self.head.method == Method::HEAD {
             without_body(&mut response);
         }
-        self.account(label, response.status().as_u16(), begun);
+        self.account(label, response.status().as_u16(), code, begun);
         if !self.head.headers.contains_key(http::header::EXPECT) {
             self.body.discard_rest();
         }
@@ -419,19 +508,54 @@ impl Call {
         answer::problem(error, &problem)
     }
 
-    /// Counts the request and writes one line about it: never names, keys or values.
-    fn account(&self, label: Label, status: u16, begun: Instant) {
+    /// Counts the request and writes one line about it: never names, keys, values or tokens.
+    fn account(&self, label: Label, status: u16, code: Option<ErrorCode>, begun: Instant) {
         let took = begun.elapsed();
-        self.app.metrics.count(&self.head.method, label, status, took);
-        tracing::debug!(
-            id = ?self.id,
-            method = %self.head.method,
-            route = label.name(),
-            folder = self.folder.map(FolderId::get),
-            status,
-            micros = took.as_micros() as u64,
-            "answered"
-        );
+        let metrics = &self.app.metrics;
+        metrics.count(&self.head.method, label, status, took);
+        if let Some(code) = code {
+            metrics.count_refusal(code);
+        }
+        macro_rules! line {
+            ($level:ident, $text:literal) => {
+                tracing::$level!(
+                    id = ?self.id,
+                    method = %self.head.method,
+                    route = label.name(),
+                    folder = self.folder.map(FolderId::get),
+                    token = self.access.name(),
+                    status,
+                    code = code.map(ErrorCode::as_str),
+                    micros = took.as_micros() as u64,
+                    $text
+                )
+            };
+        }
+        match code.map(Gravity::of) {
+            None | Some(Gravity::Ordinary) => line!(debug, "answered"),
+            Some(Gravity::Mistake) => line!(info, "refused"),
+            Some(Gravity::Grave) => line!(warn, "refused"),
+        }
+    }
+}
+
+/// How much an error answer matters to whoever runs the server.
+enum Gravity {
+    /// An answer like any other: nothing is there, or somebody else was first.
+    Ordinary,
+    /// The client did something wrong.
+    Mistake,
+    /// Somebody was kept out, or the server could not do it.
+    Grave,
+}
+
+impl Gravity {
+    fn of(code: ErrorCode) -> Gravity {
+        match code.status() {
+            404 | 412 => Gravity::Ordinary,
+            401 | 403 | 429 | 500.. => Gravity::Grave,
+            _ => Gravity::Mistake,
+        }
     }
 }
 
@@ -446,6 +570,14 @@ fn without_body(response: &mut Response) {
 pub(crate) fn not_owner(folder: FolderId) -> Error {
     Error::new(ErrorCode::NotOwner, format!("folder {folder} is not on this server"))
         .with_hint("compare the client map with GET /v1/folders of this server")
+}
+
+/// The swamp, hydrated where need be.
+pub(crate) async fn swamp(engine: &Engine, name: &SwampName) -> Result<Swamp, Error> {
+    match engine.resident(name) {
+        Some(swamp) => Ok(swamp),
+        None => hydrate(engine, name).await,
+    }
 }
 
 /// Waits for memory where that costs no thread.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use hydra_core::duration::parse_duration;
 use hydra_core::{FolderCount, FolderSet, Pattern};
+use hydra_server::Scope;
 
 use crate::flags::ServeFlags;
 
@@ -53,6 +54,36 @@ pub(crate) enum Command {
     Restore(RestoreFlags),
     /// Tell where a name lives: hash, folder and path on disk
     Resolve(ResolveFlags),
+    /// Make tokens that clients prove with who they are
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a new token and print it, this once: the file of tokens has only its hash
+    New(NewTokenFlags),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewTokenFlags {
+    /// What the token is called in the log and in refusals
+    #[arg(long)]
+    pub(crate) name: String,
+    /// What it allows: r (read), w (write), a (administer), destroy (remove whole swamps, with w); several with commas
+    #[arg(long, value_name = "SCOPES", value_delimiter = ',', required = true)]
+    pub(crate) scopes: Vec<Scope>,
+    /// The swamps it allows that for: patterns such as shop/*/*; several with commas
+    #[arg(long, value_name = "PATTERNS", value_delimiter = ',', default_value = "*/*/*")]
+    pub(crate) swamps: Vec<Pattern>,
+    /// File of tokens to add the entry to, made when missing; without it the entry is printed
+    #[arg(long, env = "HYDRA_TOKENS", value_name = "FILE")]
+    pub(crate) tokens: Option<PathBuf>,
+    /// How the token is printed
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
 }
 
 /// How data is printed.

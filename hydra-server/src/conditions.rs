@@ -141,14 +141,29 @@ pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Op
     first.to_str().map(Some).map_err(|_| invalid(name.as_str(), "is not printable ASCII"))
 }
 
-/// Whether the client asked for an answer without a body (`Prefer: return=minimal`).
-pub(crate) fn prefers_minimal(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(answer::PREFER)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split([',', ';']))
-        .any(|piece| piece.trim().eq_ignore_ascii_case("return=minimal"))
+/// How much of an answer to a write the client prefers (`Prefer: return=…`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Preference {
+    /// What was not asked for: the key with its version.
+    Version,
+    /// No body.
+    Minimal,
+    /// The value that is stored now.
+    Representation,
+}
+
+impl Preference {
+    /// The first preference that is one of these; others are ignored, as RFC 7240 says.
+    pub(crate) fn of(headers: &HeaderMap) -> Preference {
+        let lines = headers.get_all(answer::PREFER).iter().filter_map(|line| line.to_str().ok());
+        let mut pieces = lines.flat_map(|line| line.split([',', ';'])).map(str::trim);
+        let found = pieces.find_map(|piece| match piece {
+            _ if piece.eq_ignore_ascii_case("return=minimal") => Some(Preference::Minimal),
+            _ if piece.eq_ignore_ascii_case("return=representation") => Some(Preference::Representation),
+            _ => None,
+        });
+        found.unwrap_or(Preference::Version)
+    }
 }
 
 /// An `invalid-header` about one header.

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::auth::Tokens;
+use crate::tls::Tls;
+
 /// The longest request target: 8 KiB.
 pub const MAX_URI_BYTES: usize = 8 << 10;
 /// The longest request head, names and values of all headers together: 32 KiB.
@@ -12,9 +15,11 @@ pub const MAX_BATCH_BODY_BYTES: u64 = 64 << 20;
 pub const MAX_SMALL_BODY_BYTES: u64 = 64 << 10;
 /// The longest list of files that `holds` takes: 24 MiB, enough for [`hydra_core::MAX_HOLDS_FILES`] of the longest names.
 pub const MAX_HOLDS_BODY_BYTES: u64 = 24 << 20;
-/// The most treasures one page of a list may have.
+/// The longest body of a query: 1 MiB.
+pub const MAX_QUERY_BODY_BYTES: u64 = 1 << 20;
+/// The most treasures or swamps one page of a list may have.
 pub const MAX_LIST_LIMIT: usize = 10_000;
-/// How many treasures a page of a list has unless told otherwise.
+/// How many treasures or swamps a page of a list has unless told otherwise.
 pub const DEFAULT_LIST_LIMIT: usize = 100;
 
 /// How often a feed gives a sign of life unless told otherwise: 15 s.
@@ -50,6 +55,17 @@ pub struct Config {
     /// How many bytes of request bodies may be in memory at once; beyond, large bodies are refused
     /// with `overloaded`. Default 1 GiB.
     pub max_body_memory: u64,
+    /// The tokens that requests need; without any, everybody may do everything. Default none.
+    pub tokens: Option<Tokens>,
+    /// Whether `/metrics` needs a token with the scope `r`, too. Default no.
+    pub protect_metrics: bool,
+    /// The certificate, where TLS is spoken. Default none: plain HTTP.
+    pub tls: Option<Tls>,
+    /// How long a peer may take to agree on TLS. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// Origins whose pages may change something here and read the answers, e.g. `https://app.example`; see
+    /// [`crate::check_origin`]. Default none.
+    pub allow_origins: Vec<String>,
 }
 
 impl Config {
@@ -70,6 +86,11 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
             max_body_memory: 1 << 30,
+            tokens: None,
+            protect_metrics: false,
+            tls: None,
+            handshake_timeout: Duration::from_secs(10),
+            allow_origins: Vec::new(),
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::answer::{self, Response};
 use crate::app::Call;
+use crate::auth::Scope;
 use crate::conditions::{self, single};
 use crate::config::{DEFAULT_HEARTBEAT, HEARTBEATS, MAX_FEED_SWAMPS};
 use crate::event::{Format, Shape};
@@ -47,6 +48,7 @@ pub(crate) async fn swamp(call: &mut Call, name: &SwampName) -> Result<Response,
 pub(crate) async fn many(call: &mut Call) -> Result<Response, Error> {
     let wanted = Wanted::of(call, &KNOWN)?;
     let topic = Topic::of(call)?;
+    topic.check_access(call)?;
     if call.head.method == Method::HEAD {
         return Ok(wanted.head(Body::empty()));
     }
@@ -73,8 +75,8 @@ enum Topic {
 
 impl Topic {
     fn of(call: &Call) -> Result<Topic, Error> {
-        let query = Query::parse(call.head.uri.query(), &KNOWN)?;
-        let mut names = query.swamps().map(str::parse).collect::<Result<Vec<SwampName>, Error>>()?;
+        let query = Query::parse_lists(call.head.uri.query(), &KNOWN, &["swamp"])?;
+        let mut names = query.texts("swamp").map(str::parse).collect::<Result<Vec<SwampName>, Error>>()?;
         names.sort_unstable();
         names.dedup();
         if names.len() > MAX_FEED_SWAMPS {
@@ -90,6 +92,15 @@ impl Topic {
                 names.iter().try_for_each(|name| call.has_folder_of(name))?;
                 Ok(Topic::Swamps(names))
             }
+        }
+    }
+}
+
+impl Topic {
+    fn check_access(&self, call: &Call) -> Result<(), Error> {
+        match self {
+            Topic::Swamps(names) => names.iter().try_for_each(|name| call.may(&[Scope::Read], name)),
+            Topic::Pattern(pattern) => call.may_for_all(&[Scope::Read], pattern),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::commands::Command;
 #[derive(Debug, Parser)]
 #[command(name = "hydra-server", version, args_conflicts_with_subcommands = true)]
 #[command(after_help = "Flags win over HYDRA_* variables, those over the --config file, that over the defaults.\n\
-    Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 unavailable.")]
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 unavailable, 6 not authorised.")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -85,6 +85,21 @@ pub(crate) struct Settings {
     #[arg(long, env = "HYDRA_SHUTDOWN_GRACE", value_name = "DURATION", value_parser = parse_duration)]
     #[serde(deserialize_with = "duration")]
     pub(crate) shutdown_grace: Option<Duration>,
+    /// File of tokens that requests need, read again when it changes; see `hydra-server token new`
+    #[arg(long, env = "HYDRA_TOKENS", value_name = "FILE")]
+    pub(crate) tokens: Option<PathBuf>,
+    /// Let /metrics need a token with the scope r, too
+    #[arg(long, env = "HYDRA_PROTECT_METRICS", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) protect_metrics: Option<bool>,
+    /// Certificate chain (PEM) for TLS, the server's own first; read again when it changes
+    #[arg(long, env = "HYDRA_TLS_CERT", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Key of the certificate (PEM)
+    #[arg(long, env = "HYDRA_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Origin whose pages may change something here and read the answers, e.g. https://app.example; several with commas
+    #[arg(long, env = "HYDRA_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    pub(crate) allow_origin: Option<Vec<String>>,
     /// Listen beyond this machine although anybody who reaches the port can read and change everything
     #[arg(long, env = "HYDRA_INSECURE_NO_AUTH", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) insecure_no_auth: Option<bool>,
@@ -184,6 +199,11 @@ impl Settings {
             memory: self.memory.or(file.memory),
             pool: self.pool.or(file.pool),
             shutdown_grace: self.shutdown_grace.or(file.shutdown_grace),
+            tokens: self.tokens.or(file.tokens),
+            protect_metrics: self.protect_metrics.or(file.protect_metrics),
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
+            allow_origin: self.allow_origin.or(file.allow_origin),
             insecure_no_auth: self.insecure_no_auth.or(file.insecure_no_auth),
             log_format: self.log_format.or(file.log_format),
             log: self.log.or(file.log),

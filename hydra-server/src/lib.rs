@@ -4,14 +4,17 @@
 //! [`Server`] starts one in this process on a free port, for tests and examples.
 //!
 //! A request goes one way: `serve` (the connection) → `app` (what holds for every request) → `route` (what
-//! the path means) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders` or
+//! the path means) → `auth` (who may) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders` or
 //! `service` → the engine.
 
+mod across;
 mod activity;
 mod answer;
 mod app;
+mod auth;
 mod batches;
 mod body;
+mod catalog;
 mod conditions;
 pub mod config;
 mod conflicts;
@@ -22,8 +25,13 @@ mod folders;
 mod lists;
 mod locks;
 mod metrics;
+mod ndjson;
+mod openapi;
+mod operations;
+mod origin;
 mod policies;
 mod query;
+mod reload;
 mod render;
 mod route;
 mod running;
@@ -33,11 +41,17 @@ mod shift;
 mod streams;
 mod swamps;
 mod takeover;
+mod tls;
 mod treasures;
 mod upkeep;
+mod values;
 mod waits;
+mod writes;
 
 pub use app::app;
+pub use auth::{Scope, TokenEntry, Tokens};
 pub use config::Config;
+pub use origin::check_origin;
 pub use running::Server;
 pub use serve::run;
+pub use tls::Tls;

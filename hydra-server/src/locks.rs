@@ -35,6 +35,8 @@ pub(crate) async fn acquire(call: &mut Call, name: &SwampName, lock: &str) -> Re
     let LockBody { ttl, wait, owner } = read(&bytes, r#"{"ttl":"10s","wait":"5s","owner":"w1"}"#)?;
     let mut request = LockRequest::new(ttl);
     (request.wait, request.owner, request.idempotency) = (wait, owner, call.idempotency(&bytes)?);
+    // Whoever waits needs room, as with any long poll.
+    let _room = if wait.is_zero() { None } else { Some(call.app.streams.enter()?) };
     let granted = call.app.engine.lock(name, lock, request).await?;
     call.mark_written(Some(Durability::Synced), granted.replayed);
     uncached(answer::json(StatusCode::CREATED, &held(granted.lock)))

@@ -4,11 +4,12 @@ mod commands;
 mod flags;
 mod offline;
 mod serving;
+mod tokens;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use commands::Command;
+use commands::{Command, TokenCommand};
 use flags::Cli;
 use hydra_core::ErrorCode;
 
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         Some(Command::Repair(flags)) => offline::repair(&flags),
         Some(Command::Restore(flags)) => offline::restore(&flags),
         Some(Command::Resolve(flags)) => offline::resolve(&flags),
+        Some(Command::Token { command: TokenCommand::New(flags) }) => tokens::new(&flags),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,21 +7,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::Method;
-use hydra_core::{Engine, EngineStats};
+use hydra_core::{Engine, EngineStats, ErrorCode};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::route::Label;
+use crate::service;
 
 const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "POST", "DELETE", "other"];
 /// Every status that is answered, in ascending order; one more place is kept for all others.
-const STATUSES: [u16; 24] = [
-    200, 201, 204, 304, 400, 403, 404, 405, 409, 412, 413, 414, 415, 421, 422, 428, 429, 431, 500, 501, 502, 503, 504,
-    507,
+const STATUSES: [u16; 25] = [
+    200, 201, 204, 304, 400, 401, 403, 404, 405, 409, 412, 413, 414, 415, 421, 422, 428, 429, 431, 500, 501, 502, 503,
+    504, 507,
 ];
 /// Upper ends of the latency buckets, in microseconds.
 const BUCKETS: [u64; 14] =
@@ -31,6 +33,7 @@ const BUCKETS: [u64; 14] =
 #[derive(Debug)]
 pub(crate) struct Metrics {
     requests: Arc<Requests>,
+    doors: Arc<Doors>,
     registry: Registry,
 }
 
@@ -39,8 +42,24 @@ impl Metrics {
         let requests = Arc::new(Requests::default());
         let mut registry = Registry::with_prefix("hydra");
         registry.register_collector(Box::new(Arc::clone(&requests)));
+        let doors = Arc::new(Doors::default());
+        registry.register_collector(Box::new(Arc::clone(&doors)));
         registry.register_collector(Box::new(EngineNumbers(engine.clone())));
-        Metrics { requests, registry }
+        let build = [("version", service::VERSION), ("rustc", service::RUSTC), ("commit", service::COMMIT)];
+        registry.register("build", "What runs here", Info::new(build.to_vec()));
+        Metrics { requests, doors, registry }
+    }
+
+    /// Counts an error answer, if it is one about who may do what.
+    pub(crate) fn count_refusal(&self, code: ErrorCode) {
+        if let Some(at) = REFUSALS.iter().position(|refusal| *refusal == code) {
+            self.doors.refusals[at].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a connection that came to nothing.
+    pub(crate) fn count_failed_handshake(&self, why: Handshake) {
+        self.doors.handshakes[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts one answered request.
@@ -55,6 +74,52 @@ impl Metrics {
         let mut out = String::new();
         text::encode(&mut out, &self.registry)?;
         Ok(out)
+    }
+}
+
+/// Why there was no TLS connection, in the order of [`HANDSHAKES`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Handshake {
+    /// The peer speaks no TLS, none that is allowed, or does not trust the certificate.
+    Refused,
+    /// The peer took too long.
+    Timeout,
+}
+
+const HANDSHAKES: [&str; 2] = ["refused", "timeout"];
+const REFUSALS: [ErrorCode; 4] =
+    [ErrorCode::MissingToken, ErrorCode::InvalidToken, ErrorCode::ScopeDenied, ErrorCode::OriginDenied];
+
+/// Who was kept out, and why.
+#[derive(Debug, Default)]
+struct Doors {
+    refusals: [AtomicU64; REFUSALS.len()],
+    handshakes: [AtomicU64; HANDSHAKES.len()],
+}
+
+impl Collector for Doors {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(
+            "auth_failures",
+            "Requests refused for who sent them, by the code of the error",
+            None,
+            MetricType::Counter,
+        )?;
+        for (code, count) in REFUSALS.iter().zip(&self.refusals) {
+            let count = ConstCounter::new(count.load(Ordering::Relaxed));
+            count.encode(family.encode_family(&[("reason", code.as_str())])?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "tls_handshakes_failed",
+            "Connections on which no TLS was agreed on",
+            None,
+            MetricType::Counter,
+        )?;
+        for (why, count) in HANDSHAKES.iter().zip(&self.handshakes) {
+            let count = ConstCounter::new(count.load(Ordering::Relaxed));
+            count.encode(family.encode_family(&[("reason", *why)])?)?;
+        }
+        Ok(())
     }
 }
 

@@ -13,10 +13,10 @@ use crate::query::Query;
 
 const POLICY_LIMIT: Limit = Limit { bytes: MAX_SMALL_BODY_BYTES, code: ErrorCode::BodyTooLarge, what: "the policy" };
 
-/// Every registered policy, the most specific first.
+/// Every registered policy that is about names of the token, the most specific first.
 pub(crate) fn list(call: &mut Call) -> Result<Response, Error> {
     Query::parse(call.head.uri.query(), &[])?;
-    let policies = call.app.engine.policies().into_iter();
+    let policies = call.app.engine.policies().into_iter().filter(|(pattern, _)| call.access.overlaps(pattern));
     let policies = policies.map(|(pattern, policy)| PolicyBody { pattern, policy }).collect();
     answer::json(StatusCode::OK, &PoliciesBody { policies })
 }

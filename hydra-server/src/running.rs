@@ -36,7 +36,8 @@ impl Server {
         let engine = blocking(move || Engine::open(options)).await?;
         let no_port = |error| Error::io("listen on", "127.0.0.1:0".as_ref(), error);
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(no_port)?;
-        let url = format!("http://{}", listener.local_addr().map_err(no_port)?);
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().map_err(no_port)?);
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(run(listener, engine.clone(), config, async {
             let _ = stopped.await;

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::activity::{Activity, Watched};
 use crate::app::App;
 use crate::config::Config;
+use crate::metrics::Handshake;
 
 /// Buffers of this size hold a request head beyond every limit, so that it is refused with a reason.
 const READ_BUFFER: usize = 128 << 10;
@@ -122,7 +124,7 @@ impl Server {
         let _ = stream.set_nodelay(true);
         let late = self.draining.is_cancelled();
         // In a box: a task that captures a future and then waits for it keeps room for it twice.
-        let connection = Box::pin(connection(
+        let connection = Box::pin(greet(
             stream,
             Arc::clone(&self.app),
             if late { CancellationToken::new() } else { self.draining.clone() },
@@ -145,8 +147,31 @@ impl Server {
     }
 }
 
+/// Agrees on TLS where that is spoken, then serves the connection. A peer that takes too long is let go.
+async fn greet(stream: TcpStream, app: Arc<App>, draining: CancellationToken, keep_alive: bool) {
+    let Some(tls) = &app.config.tls else { return connection(stream, app, draining, keep_alive).await };
+    let greeted = tokio::select! {
+        greeted = tokio::time::timeout(app.config.handshake_timeout, tls.accept(stream)) => greeted,
+        () = draining.cancelled() => return,
+    };
+    match greeted {
+        Ok(Ok(stream)) => connection(stream, app, draining, keep_alive).await,
+        Ok(Err(error)) => {
+            app.metrics.count_failed_handshake(Handshake::Refused);
+            tracing::debug!("a peer and this server could not agree on TLS: {error}");
+        }
+        Err(_) => {
+            app.metrics.count_failed_handshake(Handshake::Timeout);
+            tracing::debug!("a peer took too long to agree on TLS");
+        }
+    }
+}
+
 /// Serves one connection until it closes, its peer has used up its time, or the last request after `draining`.
-async fn connection(stream: TcpStream, app: Arc<App>, draining: CancellationToken, keep_alive: bool) {
+async fn connection<S>(stream: S, app: Arc<App>, draining: CancellationToken, keep_alive: bool)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let activity = Activity::new();
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity), app.engine.server_id()));
     let (requests, answering) = (Arc::clone(&activity), Arc::clone(&app));

@@ -1,16 +1,26 @@
 //! The paths that are about the server itself: `/`, `/health`, `/ready`, `/version`, `/metrics`, `/v1/probe`.
 
-use http::{HeaderValue, StatusCode};
-use hydra_core::wire::ProbeBody;
+use http::{HeaderValue, Method, StatusCode};
+use hydra_core::wire::{ProbeBody, ProblemPage};
 use hydra_core::{Error, ErrorCode, MAX_BATCH_OPS, MAX_KEY_BYTES, MAX_PART_BYTES, MAX_VALUE_BYTES};
 use serde_json::json;
 
 use crate::answer::{self, Response};
 use crate::app::{Call, blocking};
-use crate::config::{MAX_BATCH_BODY_BYTES, MAX_HEADER_BYTES, MAX_LIST_LIMIT, MAX_URI_BYTES, MAX_WAIT};
+use crate::config::{
+    MAX_BATCH_BODY_BYTES, MAX_HEADER_BYTES, MAX_HOLDS_BODY_BYTES, MAX_LIST_LIMIT, MAX_SMALL_BODY_BYTES, MAX_URI_BYTES,
+    MAX_WAIT,
+};
 use crate::query::Query;
 
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The compiler that built this.
+pub(crate) const RUSTC: &str = env!("HYDRA_RUSTC");
+/// The commit this was built from, where whoever built it said so with HYDRA_COMMIT.
+pub(crate) const COMMIT: &str = match option_env!("HYDRA_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
 
 /// Who is there, and where to go on.
 pub(crate) fn welcome(call: &mut Call) -> Result<Response, Error> {
@@ -22,6 +32,7 @@ pub(crate) fn welcome(call: &mut Call) -> Result<Response, Error> {
         "server": engine.server_id(),
         "cluster": engine.cluster(),
         "folders": engine.folder_count(),
+        "docs": "/openapi.json",
         "hint": "PUT and GET JSON at /v1/kv/{sanctuary}/{realm}/{swamp}/{key}; limits are at /version",
     });
     answer::json(StatusCode::OK, &body)
@@ -32,22 +43,53 @@ pub(crate) fn health(_: &mut Call) -> Result<Response, Error> {
     answer::json(StatusCode::OK, &json!({"status": "ok"}))
 }
 
-/// Whether the server wants requests.
+/// Whether the server wants requests, and what an operator should look at although it does.
 pub(crate) fn ready(call: &mut Call) -> Result<Response, Error> {
-    if call.app.is_draining() {
-        return answer::json(StatusCode::SERVICE_UNAVAILABLE, &json!({"ready": false, "reasons": ["draining"]}));
+    let stats = call.app.engine.stats();
+    let noted = [
+        ("swamps-read-only", stats.read_only_swamps > 0),
+        ("files-damaged", stats.damaged_files > 0),
+        ("memory-used-up", !call.app.engine.has_room()),
+    ];
+    let warnings: Vec<&str> = noted.iter().filter(|(_, is_so)| *is_so).map(|(name, _)| *name).collect();
+    let (status, reasons) = match call.app.is_draining() {
+        true => (StatusCode::SERVICE_UNAVAILABLE, &["draining"][..]),
+        false => (StatusCode::OK, &[][..]),
+    };
+    answer::json(status, &json!({"ready": reasons.is_empty(), "reasons": reasons, "warnings": warnings}))
+}
+
+/// Sets the server aside, or takes it back: from then on requests are refused, so that clients go to its fallbacks,
+/// and everything acknowledged is on disk when this is answered. Ends nothing.
+pub(crate) async fn drain(call: &mut Call) -> Result<Response, Error> {
+    Query::parse(call.head.uri.query(), &[])?;
+    let drained = call.head.method == Method::POST;
+    call.app.set_drained(drained);
+    tracing::warn!(token = call.access.name(), drained, "an operator set the server aside or took it back");
+    if drained {
+        let engine = call.app.engine.clone();
+        blocking(move || engine.flush(None)).await?;
+        call.mark_synced();
     }
-    answer::json(StatusCode::OK, &json!({"ready": true}))
+    answer::json(StatusCode::OK, &json!({"draining": call.app.is_draining()}))
 }
 
 /// What runs here and which limits it holds.
 pub(crate) fn version(call: &mut Call) -> Result<Response, Error> {
     Query::parse(call.head.uri.query(), &[])?;
+    let config = &call.app.config;
     let body = json!({
         "version": VERSION,
+        "commit": COMMIT,
+        "rustc": RUSTC,
         "format": 1,
         "api": "v1",
         "folders": call.app.engine.folder_count(),
+        "features": {
+            "tokens": config.tokens.is_some(),
+            "tls": config.tls.is_some(),
+            "http2": true,
+        },
         "limits": {
             "namePartBytes": MAX_PART_BYTES,
             "keyBytes": MAX_KEY_BYTES,
@@ -56,11 +98,18 @@ pub(crate) fn version(call: &mut Call) -> Result<Response, Error> {
             "listLimit": MAX_LIST_LIMIT,
             "batchOps": MAX_BATCH_OPS,
             "batchBytes": MAX_BATCH_BODY_BYTES,
+            "smallBodyBytes": MAX_SMALL_BODY_BYTES,
+            "holdsBodyBytes": MAX_HOLDS_BODY_BYTES,
+            "bodyMemoryBytes": config.max_body_memory,
             "uriBytes": MAX_URI_BYTES,
             "headerBytes": MAX_HEADER_BYTES,
-            "connections": call.app.config.max_connections,
-            "streams": call.app.config.streams(),
+            "connections": config.max_connections,
+            "streams": config.streams(),
             "waitSeconds": MAX_WAIT.as_secs(),
+            "headerTimeoutMs": config.header_timeout.as_millis() as u64,
+            "handshakeTimeoutMs": config.handshake_timeout.as_millis() as u64,
+            "bodyTimeoutMs": config.body_timeout.as_millis() as u64,
+            "idleTimeoutMs": config.idle_timeout.as_millis() as u64,
         },
     });
     answer::json(StatusCode::OK, &body)
@@ -105,11 +154,5 @@ pub(crate) fn problem(call: &mut Call, code: &str) -> Result<Response, Error> {
         let detail = format!("{} is no error code of this server", crate::route::shown(code));
         return Err(Error::new(ErrorCode::NotFound, detail));
     };
-    let body = json!({
-        "type": format!("/problems/{known}"),
-        "code": known.as_str(),
-        "status": known.status(),
-        "title": known.title(),
-    });
-    answer::json(StatusCode::OK, &body)
+    answer::json(StatusCode::OK, &ProblemPage::of(*known))
 }

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use hydra_core::{Engine, EngineOptions, SwampName};
-use hydra_server::{Config, run};
+use hydra_server::{Config, Tls, Tokens, check_origin, run};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -25,26 +25,26 @@ pub(crate) fn serve(flags: ServeFlags) -> Result<(), Failure> {
     let settings = flags.resolve()?;
     log_to_stderr(&settings)?;
     let addresses = addresses(&settings)?;
+    let config = config(&settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
-    let outcome = runtime.block_on(serve_until_signalled(settings, &addresses));
+    let outcome = runtime.block_on(serve_until_signalled(settings, config, &addresses));
     // A thread that hangs on a broken disk must not keep the process.
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve_until_signalled(settings: Settings, addresses: &[SocketAddr]) -> Result<(), Failure> {
+async fn serve_until_signalled(settings: Settings, config: Config, addresses: &[SocketAddr]) -> Result<(), Failure> {
     let signals = Signals::new().map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
     let listener = TcpListener::bind(addresses)
         .await
         .map_err(|error| Failure { code: 5, message: format!("cannot listen on {}: {error}", settings.listen()) })?;
-    let config = config(&settings);
     let options = engine_options(settings);
     let engine = off_thread(move || Engine::open(options)).await?;
-    announce(&listener, &engine);
+    announce(&listener, &engine, &config);
     let (stop, stopped) = oneshot::channel();
     let serving = run(listener, engine.clone(), config, async {
         let _ = stopped.await;
@@ -104,23 +104,42 @@ fn addresses(settings: &Settings) -> Result<Vec<SocketAddr>, Failure> {
     let found: Vec<SocketAddr> = found.collect();
     let open = found.iter().find(|address| !address.ip().is_loopback());
     match open {
-        Some(address) if settings.insecure_no_auth != Some(true) => Err(Failure::usage(format!(
-            "--listen {text} can be reached from other machines ({address}), and there is no authentication: \
-             anybody could read and change everything. Listen on 127.0.0.1, or add --insecure-no-auth if the \
-             network itself keeps others out"
-        ))),
+        Some(address) if settings.tokens.is_none() && settings.insecure_no_auth != Some(true) => {
+            Err(Failure::usage(format!(
+                "--listen {text} can be reached from other machines ({address}), and no tokens are demanded: anybody \
+                 could read and change everything.\n\
+                 Make a token and demand it:  hydra-server token new --name admin --scopes r,w,a,destroy --swamps '*/*/*' \
+                 --tokens tokens.json\n\
+                 \x20                            hydra-server --listen {text} --tokens tokens.json --tls-cert … --tls-key …\n\
+                 Or listen on 127.0.0.1; or add --insecure-no-auth if the network itself keeps others out"
+            )))
+        }
         _ => Ok(found),
     }
 }
 
-fn config(settings: &Settings) -> Config {
+fn config(settings: &Settings) -> Result<Config, Failure> {
     let default = Config::default();
-    Config {
+    let tls = match (&settings.tls_cert, &settings.tls_key) {
+        (Some(certificate), Some(key)) => Some(Tls::open(certificate, key)?),
+        (None, None) => None,
+        (Some(_), None) => return Err(Failure::usage("--tls-cert needs --tls-key, the key of the certificate")),
+        (None, Some(_)) => return Err(Failure::usage("--tls-key needs --tls-cert, the certificate of the key")),
+    };
+    let allow_origins = settings.allow_origin.clone().unwrap_or_default();
+    for origin in &allow_origins {
+        check_origin(origin).map_err(|why| Failure::usage(format!("--allow-origin {why}")))?;
+    }
+    Ok(Config {
         max_connections: default.max_connections.min(room_for_connections()),
         pool: settings.pool.clone().unwrap_or(default.pool),
         shutdown_grace: settings.shutdown_grace.unwrap_or(default.shutdown_grace),
+        tokens: settings.tokens.as_ref().map(Tokens::open).transpose()?,
+        protect_metrics: settings.protect_metrics.unwrap_or(default.protect_metrics),
+        tls,
+        allow_origins,
         ..default
-    }
+    })
 }
 
 /// Raises the limit of open files as far as it goes, and leaves a quarter of it to the engine, and no fewer than
@@ -153,12 +172,13 @@ fn engine_options(settings: Settings) -> EngineOptions {
 }
 
 /// Says on stdout that the server is ready, and how to try it.
-fn announce(listener: &TcpListener, engine: &Engine) {
+fn announce(listener: &TcpListener, engine: &Engine, config: &Config) {
     let Ok(address) = listener.local_addr() else { return };
     let (owned, standby) = engine.folders();
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let copies = if standby.is_empty() { String::new() } else { format!(", copies of {standby}") };
     let mut text = format!(
-        "hydra-server {} listening on http://{address} (data in {}, folders {} of {}{copies})\n",
+        "hydra-server {} listening on {scheme}://{address} (data in {}, folders {} of {}{copies})\n",
         engine.server_id(),
         engine.data_dir().display(),
         if owned.is_empty() { "none".to_owned() } else { owned.to_string() },
@@ -169,7 +189,8 @@ fn announce(listener: &TcpListener, engine: &Engine) {
     if let Some(name) = demo.and_then(|name| name.in_folders(owned, engine.folder_count()).next()) {
         let host =
             if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
-        text.push_str(&format!("try: curl -X PUT http://{host}/v1/kv/{name}/greeting -d '\"hello\"'\n"));
+        let token = if config.tokens.is_some() { " -H \"Authorization: Bearer $TOKEN\"" } else { "" };
+        text.push_str(&format!("try: curl -X PUT{token} {scheme}://{host}/v1/kv/{name}/greeting -d '\"hello\"'\n"));
     }
     // Whoever started the server may not be reading.
     let mut out = std::io::stdout().lock();

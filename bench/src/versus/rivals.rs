@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use fjall::{Database as FjallDatabase, Keyspace, KeyspaceCreateOptions, PersistMode};
-use hydra_core::{Batch, Condition, Engine, EngineOptions, Op, Policy, SwampName, Value};
+use hydra_core::{Batch, Condition, Engine, EngineOptions, Expiry, Op, Policy, SwampName, Value};
 use redb::{Database as RedbDatabase, Durability, ReadableDatabase, TableDefinition};
 use rusqlite::{Connection, OptionalExtension};
 use std::sync::Mutex;
@@ -74,7 +74,7 @@ impl Rival for Hydra {
         let put = |key: &String| Op::Put {
             key: key.clone(),
             value: value.clone(),
-            expires_at: None,
+            expiry: Expiry::Never,
             condition: Condition::Always,
         };
         for part in keys.chunks(1_000) {

@@ -12,7 +12,7 @@ use crate::state::Known;
 use crate::write::OpResult;
 
 impl<'a> Run<'a> {
-    pub(super) fn lock(&mut self, op: &LockOp, made: Option<&'a Made>) -> Result<OpResult> {
+    pub(super) fn lock(&mut self, op: &LockOp, made: &'a Made) -> Result<OpResult> {
         let LockOp { key, step } = op;
         let now = self.scene.now;
         let known = self.known(key);
@@ -43,7 +43,7 @@ impl<'a> Run<'a> {
             (Step::Renew { .. } | Step::Release { .. }, holder) => return Err(not_held(holder.is_some())),
             (Step::Forget, _) => (Slot::tombstone(self.next_stamp()?, key), OpResult::Released),
         };
-        self.keep(vec![slot], made)?;
+        self.keep_slots(vec![slot], made);
         self.note(Done::Read);
         Ok(result)
     }

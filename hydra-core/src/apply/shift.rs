@@ -25,7 +25,7 @@ const PURGED: usize = 16;
 const NEVER: Timestamp = Timestamp::from_millis(0);
 
 impl<'a> Run<'a> {
-    pub(super) fn shift(&mut self, shift: &Shift, made: Option<&'a Made>) -> Result<OpResult> {
+    pub(super) fn shift(&mut self, shift: &Shift, made: &'a Made) -> Result<OpResult> {
         shift.check()?;
         let offered = self.offered(shift);
         let (mut slots, mut taken) = (Vec::with_capacity(offered.len() + 1), Vec::with_capacity(offered.len()));
@@ -37,7 +37,7 @@ impl<'a> Run<'a> {
         }
         if !taken.is_empty() {
             self.keep_answer(shift, &taken, &mut slots)?;
-            self.keep(slots, made)?;
+            self.keep_slots(slots, made);
         }
         self.note(Done::Read);
         Ok(OpResult::Shifted(taken))

@@ -281,7 +281,7 @@ impl<'a> Plan<'a> {
         self.push(Op::Put {
             key: there.key.clone(),
             value: there.value.clone(),
-            expires_at: there.expires_at,
+            expiry: there.expires_at.into(),
             condition: condition(here),
         })
     }

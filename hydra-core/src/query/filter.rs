@@ -7,8 +7,8 @@ use crate::error::{Error, ErrorCode};
 use crate::json;
 
 use super::collation::collate;
-use super::pointer::Pointer;
 use super::scan::Json;
+use crate::pointer::Pointer;
 
 /// How deep `and`, `or` and `not` may be nested.
 pub const MAX_FILTER_DEPTH: usize = 16;
@@ -126,7 +126,7 @@ impl Node {
             Node::And(nodes) => nodes.iter().all(|node| node.passes(value)),
             Node::Or(nodes) => nodes.iter().any(|node| node.passes(value)),
             Node::Not(node) => !node.passes(value),
-            Node::Test(test) => test.passes(value.and_then(|value| test.path.find(value))),
+            Node::Test(test) => test.passes(value.and_then(|value| value.at(&test.path))),
         }
     }
 }
@@ -360,7 +360,7 @@ impl fmt::Display for Node {
             Node::Or(nodes) => list("or", nodes),
             Node::Not(node) => write!(f, "{{\"not\":{node}}}"),
             Node::Test(Test { path, op, value, .. }) => {
-                let path = serde_json::Value::from(path.as_str());
+                let path = serde_json::Value::from(path.to_string());
                 write!(f, "{{\"path\":{path},\"op\":\"{}\",\"value\":{value}}}", op.as_str())
             }
         }

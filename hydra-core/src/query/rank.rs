@@ -38,7 +38,7 @@ impl Rank {
             Order::Created => Rank::Time(facts.created.as_millis()),
             Order::Updated => Rank::Time(facts.updated.as_millis()),
             Order::Expires => facts.expires.map_or(Rank::LAST, |at| Rank::Time(at.as_millis())),
-            Order::Value(pointer) => match facts.json.and_then(|json| pointer.find(Json::new(json))) {
+            Order::Value(pointer) => match facts.json.and_then(|json| Json::new(json).at(pointer)) {
                 None => Rank::LAST,
                 Some(found) => {
                     let mut bytes = collate_first(found, RANK_MOST);

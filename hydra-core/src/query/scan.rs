@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use crate::pointer::{Pointer, index};
+
 /// The text of exactly one JSON value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Json<'a>(&'a [u8]);
@@ -46,6 +48,15 @@ impl<'a> Json<'a> {
         std::iter::from_fn(move || {
             let name = parts.next()?.string()?;
             Some((name, parts.next()?))
+        })
+    }
+
+    /// What stands at a place; `None` where there is no such member or element.
+    pub(crate) fn at(self, place: &Pointer) -> Option<Json<'a>> {
+        place.steps().iter().try_fold(self, |value, step| match value.first() {
+            b'{' => value.members().find(|(name, _)| name == step).map(|(_, found)| found),
+            b'[' => value.elements().nth(index(step, usize::MAX)?),
+            _ => None,
         })
     }
 
@@ -126,6 +137,32 @@ fn end_of_string(text: &[u8], at: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pointers_find_what_the_standard_says() {
+        let value = Json::new(br#"{"foo":["bar","baz"],"":0,"a/b":1,"c%d":2,"m~n":8," ":7,"1":{"2":[[5]]}}"#);
+        let found = |text: &str| {
+            let pointer: Pointer = text.parse().expect(text);
+            value.at(&pointer).map(|json| String::from_utf8_lossy(json.text()).into_owned())
+        };
+        let cases = [
+            ("/foo/0", "\"bar\""),
+            ("/foo", r#"["bar","baz"]"#),
+            ("/", "0"),
+            ("/a~1b", "1"),
+            ("/c%d", "2"),
+            ("/m~0n", "8"),
+            ("/ ", "7"),
+            ("/1/2/0/0", "5"),
+        ];
+        for (pointer, expected) in cases {
+            assert_eq!(found(pointer).as_deref(), Some(expected), "{pointer}");
+        }
+        for absent in ["/foo/2", "/foo/00", "/foo/-", "/foo/0/x", "/bar", "/foo/99999999999999999999", "/foo/"] {
+            assert_eq!(found(absent), None, "{absent}");
+        }
+        assert!(found("").is_some_and(|whole| whole.starts_with('{')));
+    }
 
     #[test]
     fn parts_are_found_whatever_stands_between_and_inside_them() {

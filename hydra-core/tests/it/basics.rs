@@ -3,7 +3,9 @@
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use hydra_core::{Batch, Condition, Durability, ErrorCode, ListQuery, Op, OpResult, Policy, Timestamp, Value, Version};
+use hydra_core::{
+    Batch, Condition, Durability, ErrorCode, Expiry, ListQuery, Number, Op, OpResult, Policy, Timestamp, Value, Version,
+};
 
 use crate::common::{get, incremented, json, keyed_increment, name, open, put, put_if, synced};
 
@@ -129,7 +131,7 @@ fn a_request_that_comes_again_counts_once() {
 fn a_batch_runs_in_order_and_leaves_out_what_fails() {
     let dir = tempfile::tempdir().unwrap();
     let engine = synced(dir.path());
-    let put_op = |key: &str, condition| Op::Put { key: key.into(), value: json("1"), expires_at: None, condition };
+    let put_op = |key: &str, condition| Op::Put { key: key.into(), value: json("1"), expiry: Expiry::Never, condition };
     let ops = vec![
         put_op("a", Condition::Always),
         put_op("a", Condition::Absent),
@@ -143,7 +145,7 @@ fn a_batch_runs_in_order_and_leaves_out_what_fails() {
     let results = committed.results;
     assert!(matches!(results[0], Ok(OpResult::Put { created: true, .. })));
     assert_eq!(results[1].as_ref().unwrap_err().code(), ErrorCode::AlreadyExists);
-    assert!(matches!(results[2], Ok(OpResult::Incremented { value: 5, .. })));
+    assert!(matches!(results[2], Ok(OpResult::Incremented { value: Number::Integer(5), .. })));
     assert!(matches!(&results[3], Ok(OpResult::Got(Some(treasure))) if treasure.value.as_bytes() == b"5"));
     assert!(matches!(results[4], Ok(OpResult::Deleted { existed: false })));
     assert_eq!(results[5].as_ref().unwrap_err().code(), ErrorCode::InvalidKey);
@@ -217,7 +219,7 @@ fn expired_treasures_are_hidden_everywhere() {
     let dir = tempfile::tempdir().unwrap();
     let engine = synced(dir.path());
     let put_until = |key: &str, at: Timestamp| {
-        let op = Op::Put { key: key.into(), value: json("7"), expires_at: Some(at), condition: Condition::Always };
+        let op = Op::Put { key: key.into(), value: json("7"), expiry: Expiry::At(at), condition: Condition::Always };
         engine.batch(&name(S), Batch::of(op)).unwrap();
     };
     let now = Timestamp::now();

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hydra_core::{
-    Batch, Condition, Engine, EngineOptions, ErrorCode, Idempotency, Op, OpResult, Policy, SwampName, Value,
+    Batch, Condition, Engine, EngineOptions, ErrorCode, Expiry, Idempotency, Number, Op, OpResult, Policy, SwampName,
+    Value,
 };
 
 pub fn name(text: &str) -> SwampName {
@@ -56,7 +57,7 @@ pub fn get(engine: &Engine, swamp: &str, key: &str) -> Option<String> {
 }
 
 pub fn put_if(key: &str, value: &str, condition: Condition) -> Batch {
-    Batch::of(Op::Put { key: key.into(), value: json(value), expires_at: None, condition })
+    Batch::of(Op::Put { key: key.into(), value: json(value), expiry: Expiry::Never, condition })
 }
 
 /// An increment under an idempotency key.
@@ -68,7 +69,7 @@ pub fn keyed_increment(key: &str, by: i64, request: &str) -> Batch {
 pub fn incremented(engine: &Engine, swamp: &str, batch: Batch) -> (i64, bool) {
     let committed = engine.batch(&name(swamp), batch).unwrap();
     match committed.results[0] {
-        Ok(OpResult::Incremented { value, .. }) => (value, committed.replayed),
+        Ok(OpResult::Incremented { value: Number::Integer(value), .. }) => (value, committed.replayed),
         ref other => panic!("{other:?}"),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hydra_core::{Condition, Engine, EngineOptions, Op, Policy, Timestamp, Value};
+use hydra_core::{Condition, Engine, EngineOptions, Expiry, Op, Policy, Timestamp, Value};
 
 use crate::common::{json, name};
 
@@ -116,7 +116,7 @@ fn expired_treasures_are_dropped_when_their_time_is_over() {
     let put = |key: &str, expires_at| Op::Put {
         key: key.into(),
         value: Value::json("1").expect("JSON"),
-        expires_at,
+        expiry: Expiry::from(expires_at),
         condition: Condition::Always,
     };
     engine

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hydra_core::{
-    Batch, Condition, Engine, EngineOptions, EventId, EventKind, Feed, FeedEvent, FeedOptions, Op, Policy, Timestamp,
+    Batch, Condition, Engine, EngineOptions, EventId, EventKind, Expiry, Feed, FeedEvent, FeedOptions, Op, Policy,
+    Timestamp,
 };
 use proptest::prelude::*;
 
@@ -52,8 +53,7 @@ fn apply(map: &mut BTreeMap<String, Vec<u8>>, event: &FeedEvent) {
 }
 
 fn content(engine: &Engine, swamp: &str) -> BTreeMap<String, Vec<u8>> {
-    let mut query = hydra_core::ListQuery::default();
-    query.limit = 100_000;
+    let query = hydra_core::ListQuery { limit: 100_000, ..hydra_core::ListQuery::default() };
     let page = engine.hydrate(&name(swamp)).unwrap().list(&query).unwrap();
     page.treasures.into_iter().map(|t| (t.key, t.value.as_bytes().to_vec())).collect()
 }
@@ -101,7 +101,7 @@ fn a_batch_is_told_in_the_order_of_its_operations() {
     let op = |key: usize| Op::Put {
         key: format!("{key:03}"),
         value: json("1"),
-        expires_at: None,
+        expiry: Expiry::Never,
         condition: Condition::Always,
     };
     engine.batch(&name("a/b/c"), Batch { ops: (0..100).map(op).collect(), ..Batch::default() }).unwrap();
@@ -185,8 +185,8 @@ fn what_expires_is_told_also_when_the_swamp_left_memory() {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(short_lived(dir.path())).unwrap();
     let put = |key: &str, ms: u64| {
-        let expires_at = Some(Timestamp::now().after(Duration::from_millis(ms)));
-        let op = Op::Put { key: key.into(), value: json("1"), expires_at, condition: Condition::Always };
+        let expiry = Expiry::At(Timestamp::now().after(Duration::from_millis(ms)));
+        let op = Op::Put { key: key.into(), value: json("1"), expiry, condition: Condition::Always };
         engine.batch(&name("a/b/c"), Batch::of(op)).unwrap();
     };
     put("before", 300);
@@ -403,7 +403,7 @@ proptest! {
         let put_of = |&(key, value): &(u8, u8), ms: Option<u64>| Op::Put {
             key: key.to_string(),
             value: json(&value.to_string()),
-            expires_at: ms.map(|ms| Timestamp::now().after(Duration::from_millis(ms))),
+            expiry: ms.map(|ms| Timestamp::now().after(Duration::from_millis(ms))).into(),
             condition: Condition::Always,
         };
         for step in steps {

@@ -12,8 +12,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use hydra_core::{
-    Batch, Compression, Condition, CopyState, Engine, EngineOptions, Idempotency, ListQuery, Op, Pattern, Policy,
-    SwampName, Timestamp, Treasure, Value, inspect,
+    Batch, Compression, Condition, CopyState, Engine, EngineOptions, Expiry, Idempotency, ListQuery, Op, Pattern,
+    Policy, SwampName, Timestamp, Treasure, Value, inspect,
 };
 use serde_json::{Value as Json, json};
 
@@ -211,7 +211,12 @@ fn delete(engine: &Engine, key: &str) {
 
 fn put_until(engine: &Engine, key: &str, expires_at: &str) {
     let expires_at = Some(expires_at.parse::<Timestamp>().unwrap());
-    let op = Op::Put { key: key.into(), value: Value::json("1").unwrap(), expires_at, condition: Condition::Always };
+    let op = Op::Put {
+        key: key.into(),
+        value: Value::json("1").unwrap(),
+        expiry: expires_at.into(),
+        condition: Condition::Always,
+    };
     engine.batch(&name(S), Batch::of(op)).unwrap();
 }
 
@@ -285,7 +290,7 @@ fn cases() -> Vec<Case> {
                 let op = |key: &str, text: &str| Op::Put {
                     key: key.into(),
                     value: value(text),
-                    expires_at: None,
+                    expiry: Expiry::Never,
                     condition: Condition::Always,
                 };
                 let ops = vec![
@@ -344,7 +349,7 @@ fn cases() -> Vec<Case> {
             m.closed("s1", |e| {
                 let keyed = |key: &str, op: Op| Batch { idempotency: Some(Idempotency::new(key, 1)), ..Batch::of(op) };
                 let value = Value::json("\"once\"").unwrap();
-                let op = Op::Put { key: "k".into(), value, expires_at: None, condition: Condition::Absent };
+                let op = Op::Put { key: "k".into(), value, expiry: Expiry::Never, condition: Condition::Absent };
                 e.batch(&name(S), keyed("first", op.clone())).unwrap();
                 assert!(e.batch(&name(S), keyed("second", op)).unwrap().results[0].is_err());
                 let delete = Op::Delete { key: "absent".into(), condition: Condition::Always };

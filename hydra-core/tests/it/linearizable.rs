@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hydra_core::{Batch, Condition, Engine, ErrorCode, Op, OpResult, Policy, SwampName, Version};
+use hydra_core::{Batch, Condition, Engine, ErrorCode, Expiry, Op, OpResult, Policy, SwampName, Version};
 
 use crate::common::{json, name, options};
 
@@ -160,7 +160,7 @@ impl Field {
     }
 
     fn put(&self, at: usize, value: i64, condition: Condition) -> bool {
-        let op = Op::Put { key: "k".into(), value: json(&value.to_string()), expires_at: None, condition };
+        let op = Op::Put { key: "k".into(), value: json(&value.to_string()), expiry: Expiry::Never, condition };
         self.write(at, op).is_some()
     }
 

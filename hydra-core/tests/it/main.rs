@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod basics; // what each operation does, without faults
+mod changes; // patches and increments with options: what they change, keep and remember
 mod common; // directories, names, short cuts
 mod compaction; // snapshots, what they supersede, holds, the sweep
 mod copies; // chunks of other servers: merge, increments, retries on two servers
@@ -12,6 +13,7 @@ mod golden; // directories that earlier versions wrote
 mod linearizable; // many threads on few keys, checked call by call
 mod locks; // one holder at a time, who waits for it, who sees it
 mod memory; // more swamps in use than fit
+mod queries; // lists in every order with every condition, and lists of swamps
 mod queues; // shifts: who takes what, leases, who waits, what is told again
 mod repair; // repair, tried on every golden directory
 mod restart; // what is there after closing, dropping, killing; files and directories that stay or go

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hydra_core::{
-    Applied, Batch, Condition, Durability, Engine, ErrorCode, FeedOptions, Idempotency, ListQuery, Op, Policy, Shift,
-    ShiftRequest, Shifted, Timestamp,
+    Applied, Batch, Condition, Durability, Engine, ErrorCode, Expiry, FeedOptions, Idempotency, ListQuery, Op, Policy,
+    Shift, ShiftRequest, Shifted, Timestamp,
 };
 use tempfile::tempdir;
 
@@ -38,7 +38,8 @@ fn keys(shifted: &Shifted) -> String {
 }
 
 fn put_until(engine: &Engine, key: &str, expires_at: Timestamp) {
-    let op = Op::Put { key: key.into(), value: json("1"), expires_at: Some(expires_at), condition: Condition::Always };
+    let op =
+        Op::Put { key: key.into(), value: json("1"), expiry: Expiry::At(expires_at), condition: Condition::Always };
     engine.batch(&name(JOBS), Batch::of(op)).unwrap().results.remove(0).unwrap();
 }
 
@@ -83,8 +84,12 @@ fn a_shift_takes_the_first_of_an_order_and_they_are_gone() {
 fn a_shift_in_a_batch_sees_what_came_before_it() {
     both(|engine| {
         put(engine, JOBS, "old", "1");
-        let put =
-            |key: &str| Op::Put { key: key.into(), value: json("2"), expires_at: None, condition: Condition::Always };
+        let put = |key: &str| Op::Put {
+            key: key.into(),
+            value: json("2"),
+            expiry: Expiry::Never,
+            condition: Condition::Always,
+        };
         let take =
             |take| Op::Shift(Shift { take, descending: true, order: "key".parse().unwrap(), ..Shift::default() });
         let batch = Batch { ops: vec![put("p"), take(1), put("q"), take(9)], atomic: true, ..Batch::default() };
@@ -150,7 +155,7 @@ fn twenty_workers_take_every_job_exactly_once() {
         let put = |n: usize| Op::Put {
             key: format!("job{n:05}"),
             value: json("{}"),
-            expires_at: None,
+            expiry: Expiry::Never,
             condition: Condition::Always,
         };
         let batch = Batch { ops: (0..10_000).map(put).collect(), ..Batch::default() };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hydra_core::{
-    Batch, Engine, EngineOptions, ErrorCode, FolderCount, FolderId, FolderSet, MAX_HOLDS_FILES, Op, Takeover,
+    Batch, Engine, EngineOptions, ErrorCode, Expiry, FolderCount, FolderId, FolderSet, MAX_HOLDS_FILES, Op, Takeover,
     TakeoverFile, folder_of, swamp_dir,
 };
 
@@ -44,7 +44,7 @@ fn takeover(engine: &Engine) -> Takeover {
 }
 
 fn write_in_buffer(engine: &Engine, key: &str) {
-    let op = Op::Put { key: key.into(), value: json("1"), expires_at: None, condition: Default::default() };
+    let op = Op::Put { key: key.into(), value: json("1"), expiry: Expiry::Never, condition: Default::default() };
     engine.batch(&name(S), Batch::of(op)).unwrap();
 }
 

@@ -158,6 +158,57 @@ fn batches_and_verbs_pass() {
 }
 
 #[test]
+fn a_batch_across_swamps_is_taken_apart_and_put_together_again() {
+    let mut pair = Pair::start();
+    let (low, high) = (name_in("0-49", "a/b/c").to_string(), name_in("50-99", "a/b/c").to_string());
+    let ops = json!({"ops": [
+        {"op": "put", "swamp": low, "key": "k", "value": 1.0},
+        {"op": "incr", "swamp": high, "key": "n", "by": 2},
+        {"op": "get", "swamp": low, "key": "k"},
+        {"op": "get", "swamp": "no/name", "key": "k"},
+        {"op": "incr", "swamp": high, "key": "n", "by": 1, "max": 2},
+        {"op": "get", "swamp": high, "key": "n"},
+    ]});
+    let ask = |pair: &Pair| pair.send("POST", "/v1/batch", &[("Idempotency-Key", "once")], ops.to_string());
+    let statuses = |answer: &Answer| -> Vec<u64> {
+        let results = answer.json()["results"].as_array().expect("results").clone();
+        results.iter().filter_map(|result| result["status"].as_u64()).collect()
+    };
+    let first = ask(&pair);
+    assert_eq!((first.status, statuses(&first)), (200, vec![201, 200, 200, 400, 422, 200]), "{first:?}");
+    assert_eq!(
+        (first.json()["ok"].clone(), first.json()["results"][5]["treasure"]["value"].clone()),
+        (json!(4), json!(2))
+    );
+    assert_eq!(first.json()["results"][1]["swamp"], high.as_str());
+    assert_eq!((first.header("hydra-durable"), first.header("hydra-replayed")), (Some("buffered"), None));
+    let again = ask(&pair);
+    assert_eq!((statuses(&again), again.header("hydra-replayed")), (statuses(&first), Some("true")));
+    assert_eq!(pair.post("/v1/batch", r#"{"atomic":true,"ops":[]}"#).code(), "invalid-body");
+    assert_eq!(pair.post("/v1/batch", r#"{"opps":[]}"#).status, 400);
+    pair.s1.stop();
+    pair.s2.stop();
+    let gone = pair.post("/v1/batch", &ops.to_string());
+    assert_eq!((gone.status, statuses(&gone)), (200, vec![502, 502, 502, 400, 502, 502]), "{gone:?}");
+    assert_eq!(gone.json()["results"][0]["code"], "server-unreachable");
+}
+
+#[test]
+fn a_batch_across_swamps_falls_over_folder_by_folder() {
+    let mut pair = Pair::start();
+    let (low, high) = (name_in("0-49", "a/b/c").to_string(), name_in("50-99", "a/b/c").to_string());
+    pair.s1.stop();
+    let ops = json!({"ops": [
+        {"op": "put", "swamp": low, "key": "k", "value": 1},
+        {"op": "put", "swamp": high, "key": "k", "value": 1},
+    ]});
+    let answer = pair.post("/v1/batch", &ops.to_string());
+    assert_eq!((answer.status, answer.json()["ok"].clone()), (200, json!(2)), "{answer:?}");
+    assert_eq!(pair.get(&format!("/v1/kv/{low}/k")).header("hydra-served-by"), Some("fallback"));
+    assert_eq!(pair.get(&format!("/v1/kv/{high}/k")).header("hydra-served-by"), None);
+}
+
+#[test]
 fn headers_of_one_connection_stay_on_it() {
     let pair = Pair::start();
     let path = treasure_path(&name_in("0-49", "a/b/c"), "k");
@@ -211,7 +262,7 @@ fn the_router_says_who_it_is() {
     assert_eq!(pair.get("/problems/not-owner").json()["status"], 421);
     let metrics = pair.get("/metrics").text();
     assert!(metrics.contains("hydra_router_server_up{server=\"s1\"} 1\n"), "{metrics}");
-    for path in ["/v1", "/v1/batch", "/nothing"] {
+    for path in ["/v1", "/v1/batches", "/nothing"] {
         assert_eq!(pair.get(path).code(), "not-found", "{path}");
     }
     assert_eq!(pair.put("/health", "1").code(), "method-not-allowed");
@@ -275,6 +326,8 @@ fn the_sdk_uses_a_router_like_a_server() {
 fn http2_without_tls_passes() {
     let pair = Pair::start();
     let url = format!("http://{}{}", pair.0, treasure_path(&name_in("0-49", "a/b/c"), "k"));
+    // The client of the tests would speak TLS, too, and asks for the cryptography even where it does not.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
     block_on(async {
         let put = client.put(&url).body("[1]").send().await.expect("an answer");

@@ -43,7 +43,7 @@ fn pages_of_other_origins_change_nothing() {
     let pair = Pair::start();
     let path = treasure_path(&name_in("0-49", "a/b/c"), "k");
     let refused = pair.send("PUT", &path, &[("Origin", "http://evil.example")], "1");
-    assert_eq!((refused.status, refused.code().as_str(), refused.server()), (403, "origin-refused", None));
+    assert_eq!((refused.status, refused.code().as_str(), refused.server()), (403, "origin-denied", None));
     assert_eq!(pair.send("GET", &path, &[("Origin", "http://evil.example")], "").status, 404);
 }
 

@@ -240,11 +240,20 @@ impl Node {
     }
 
     pub(crate) fn start_with(id: &'static str, change: impl FnOnce(&mut EngineOptions)) -> Node {
+        Node::start_as(id, change, hydra_server::Config::default())
+    }
+
+    /// A server with settings of its own.
+    pub(crate) fn start_as(
+        id: &'static str,
+        change: impl FnOnce(&mut EngineOptions),
+        config: hydra_server::Config,
+    ) -> Node {
         let dir = TempDir::new().expect("a directory");
         let mut options = EngineOptions::new(dir.path());
         options.server_id = Some(id.into());
         change(&mut options);
-        let server = block_on(Server::start(options)).expect("a server");
+        let server = block_on(Server::start_with(options, config)).expect("a server");
         Node { id, dir, url: server.url().to_owned(), server: Some(server), revived: None }
     }
 

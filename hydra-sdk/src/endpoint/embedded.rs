@@ -9,12 +9,13 @@ use hydra_core::{
     Policy, Swamp, SwampName, Value, Version,
 };
 
-use super::{Listing, WriteOptions};
+use super::across::Parts;
+use super::{Listing, Reading, SwampListing, WriteOptions};
 use crate::cluster::CallOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RawFeed, Subscription, Waited};
 use crate::operation::{Done, Operation};
-use crate::treasure::{Cursor, Page, SwampInfo, Treasure, Written};
+use crate::treasure::{Cursor, ListedSwamp, Page, SwampInfo, Treasure, Written};
 
 /// An engine in this process.
 #[derive(Debug)]
@@ -56,8 +57,43 @@ impl Embedded {
         blocking(move || engine.hydrate(&name)).await
     }
 
-    pub(super) async fn get(&self, name: &SwampName, key: &str, _: &CallOptions) -> Result<Option<Treasure<Value>>> {
-        Ok(self.swamp(name).await?.get(key)?.map(Treasure::from))
+    pub(super) async fn get(
+        &self,
+        name: &SwampName,
+        reading: &Reading<'_>,
+        _: &CallOptions,
+    ) -> Result<Option<Treasure<Value>>> {
+        let swamp = self.swamp(name).await?;
+        let found = if reading.with_expired { swamp.get_with_expired(reading.key)? } else { swamp.get(reading.key)? };
+        let Some(found) = found.map(Treasure::from) else { return Ok(None) };
+        if reading.path.is_root() {
+            return Ok(Some(found));
+        }
+        Ok(found.value.at(&reading.path).map(|value| Treasure { value, ..found }))
+    }
+
+    pub(super) async fn push(
+        &self,
+        name: &SwampName,
+        operation: Operation,
+        options: &WriteOptions,
+    ) -> Result<Done<Value>> {
+        self.write(name, operation, options).await
+    }
+
+    /// Swamps know nothing of each other: what fails in one is the answer of its own operations.
+    pub(super) async fn batch_across(
+        &self,
+        operations: Vec<(SwampName, Operation)>,
+        options: &WriteOptions,
+    ) -> Result<Vec<Result<Done<Value>>>> {
+        let parts = Parts::of(operations, SwampName::clone);
+        let runs = parts.groups().map(|(name, group)| {
+            let operations = group.iter().map(|(_, operation)| operation.clone()).collect();
+            async move { self.batch(name, operations, false, options).await.map_err(|error| error.about(name.as_str())) }
+        });
+        let results = futures_util::future::join_all(runs.collect::<Vec<_>>()).await;
+        Ok(parts.in_order(results))
     }
 
     pub(super) async fn write(
@@ -78,7 +114,7 @@ impl Embedded {
         options: &WriteOptions,
     ) -> Result<Vec<Result<Done<Value>>>> {
         let idempotency = options.idempotency_key.as_deref().map(|key| idempotency(key, &operations)).transpose()?;
-        let ops = operations.into_iter().map(Operation::into_op).collect();
+        let ops = operations.into_iter().map(Operation::into_op).collect::<Result<_>>()?;
         let batch = Batch { ops, atomic, idempotency, sync: options.sync, ..Batch::default() };
         let Committed { results, durability, .. } = self.swamp(name).await?.write(batch).await?;
         let done = |result: hydra_core::Result<OpResult>| done(result?, durability == Durability::Synced);
@@ -123,17 +159,26 @@ impl Embedded {
     }
 
     pub(super) async fn list(&self, name: &SwampName, listing: &Listing, _: &CallOptions) -> Result<Page<Value>> {
-        let mut query = ListQuery::default();
-        query.prefix.clone_from(&listing.prefix);
-        query.cursor = listing.cursor.as_ref().map(|cursor| cursor.0.clone());
-        (query.descending, query.limit) = (listing.descending, listing.limit);
-        let page = self.swamp(name).await?.list(&query)?;
-        let treasures = page.treasures.into_iter().map(Treasure::from).collect();
-        Ok(Page { treasures, next: page.next.map(Cursor) })
+        let Listing { query, has_values } = listing.clone();
+        let swamp = self.swamp(name).await?;
+        let page = blocking(move || swamp.list(&query)).await?;
+        let treasure = |treasure: hydra_core::Treasure| {
+            let treasure = Treasure::from(treasure);
+            if has_values { treasure } else { treasure.without_value() }
+        };
+        Ok(Page { treasures: page.treasures.into_iter().map(treasure).collect(), next: page.next.map(Cursor) })
     }
 
-    pub(super) async fn count(&self, name: &SwampName, _: &CallOptions) -> Result<u64> {
-        Ok(self.swamp(name).await?.count())
+    pub(super) async fn count(&self, name: &SwampName, query: &ListQuery, _: &CallOptions) -> Result<u64> {
+        let (swamp, query) = (self.swamp(name).await?, query.clone());
+        blocking(move || swamp.count_matching(&query)).await
+    }
+
+    pub(super) async fn swamps(&self, listing: SwampListing) -> Result<(Vec<ListedSwamp>, Option<String>)> {
+        let engine = self.engine.clone();
+        let page = blocking(move || engine.swamps(&listing.query).map(|page| (page, listing.query.info))).await?;
+        let (page, info) = page;
+        Ok((page.swamps.into_iter().map(|listed| ListedSwamp::of_engine(listed, info)).collect(), page.next))
     }
 
     pub(super) async fn info(&self, name: &SwampName, _: &CallOptions) -> Result<Option<SwampInfo>> {

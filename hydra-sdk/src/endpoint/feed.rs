@@ -20,6 +20,8 @@ use crate::server::Server;
 use crate::settings::OpClass;
 use crate::treasure::Treasure;
 
+/// The event after which a server ends a feed: it goes on with the next connection.
+const LAGGED: &str = "lagged";
 /// How long a server may be silent. It gives a sign of life every 15 s.
 const LONGEST_SILENCE: Duration = Duration::from_secs(40);
 /// The longest a server is asked to wait at once.
@@ -127,24 +129,23 @@ impl Reading {
                 }
                 continue;
             }
-            let body = serde_json::from_slice::<EventBody>(&line);
-            match body.map_err(|error| unreadable(&error.to_string())).and_then(|body| event_of(body, self.is_stale)) {
-                // What it is that a newer server tells is not known here.
-                Ok(None) => {}
-                Ok(Some(Told::Event(event))) => return Some(Ok(event)),
-                Ok(Some(Told::Lagged)) => return None,
-                Err(error) => return Some(Err(error)),
+            let body = match serde_json::from_slice::<EventBody>(&line) {
+                Ok(body) => body,
+                Err(error) => return Some(Err(unreadable(&error.to_string()))),
+            };
+            if body.event == LAGGED {
+                return None;
+            }
+            // What else a newer server tells is not known here.
+            if let Some(event) = event_of(body, self.is_stale).transpose() {
+                return Some(event);
             }
         }
     }
 }
 
-enum Told {
-    Event(Event<Value>),
-    Lagged,
-}
-
-fn event_of(body: EventBody, is_stale: bool) -> Result<Option<Told>> {
+/// The event of a line; `None` for a kind that is not known.
+fn event_of(body: EventBody, is_stale: bool) -> Result<Option<Event<Value>>> {
     let id = body.id.as_deref().map(str::parse).transpose().map_err(Error::from)?;
     let missing = || unreadable("an event without its members");
     let old = body.old.map(|old| treasure(old, is_stale)).transpose()?;
@@ -168,10 +169,9 @@ fn event_of(body: EventBody, is_stale: bool) -> Result<Option<Told>> {
         "destroy" => EventKind::Destroy,
         "reset" => EventKind::Reset { reason: body.reason.unwrap_or_default() },
         "live" => EventKind::Live,
-        "lagged" => return Ok(Some(Told::Lagged)),
         _ => return Ok(None),
     };
-    Ok(Some(Told::Event(Event { id, at: body.at, kind })))
+    Ok(Some(Event { id, at: body.at, kind }))
 }
 
 /// A treasure of an event; without a value where only keys were asked for.

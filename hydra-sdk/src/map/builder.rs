@@ -2,6 +2,7 @@
 
 use super::draft::{Draft, MapServer, PoolDraft, RouteDraft};
 use super::{ClientMap, MapError};
+use crate::access::Access;
 use crate::settings::Settings;
 
 /// Makes a [`ClientMap`] in code; [`ClientMap::builder`] begins one. Checked like a file.
@@ -28,7 +29,13 @@ impl MapBuilder {
         self
     }
 
-    /// A server and where it listens: `http://host:port`.
+    /// Where the token of clients and the certificates they trust are. Default nowhere.
+    pub fn access(mut self, access: Access) -> Self {
+        self.0.access = access;
+        self
+    }
+
+    /// A server and where it listens: `http://host:port` or `https://host:port`.
     pub fn server(self, id: impl Into<String>, url: impl Into<String>) -> Self {
         self.server_with(MapServer::new(id, url))
     }

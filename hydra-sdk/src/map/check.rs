@@ -96,6 +96,9 @@ impl Checker<'_> {
         if self.draft.cluster.is_empty() {
             self.note("E003", "cluster is empty; it names the cluster, e.g. \"hydra\"");
         }
+        if let (Some(_), Some(_)) = (&self.draft.access.token_file, &self.draft.access.token_env) {
+            self.note("E003", "[access] has both token_file and token_env; a token comes from one of them");
+        }
         if let (Some(folders), None) = (self.draft.folders, self.count()) {
             self.note("E105", format!("folders = {folders}: must be 1 to {}, and never changes", FolderCount::MAX));
         }
@@ -359,13 +362,12 @@ fn beyond(range: &FolderSet, count: FolderCount) -> String {
 /// Checks `http://host:port`.
 pub(crate) fn check_url(url: &str) -> Result<(), String> {
     let rest = match url.split_once("://") {
-        Some(("http", rest)) => rest.strip_suffix('/').unwrap_or(rest),
-        Some(("https", _)) => {
-            return Err("needs TLS, which this version does not speak; use http://host:port".to_owned());
-        }
-        _ => return Err("must be http://host:port".to_owned()),
+        Some(("http" | "https", rest)) => rest.strip_suffix('/').unwrap_or(rest),
+        _ => return Err("must be http://host:port or https://host:port".to_owned()),
     };
-    let refuse = |why: &str| Err(format!("{why}; it must be http://host:port without path or credentials"));
+    let refuse = |why: &str| {
+        Err(format!("{why}; it must be http://host:port or https://host:port, without path or credentials"))
+    };
     if rest.contains(['/', '?', '#', '@']) {
         return refuse("has a path or credentials");
     }
@@ -387,9 +389,7 @@ mod tests {
 
     #[test]
     fn urls_are_scheme_host_and_port() {
-        for good in
-            ["http://10.0.0.1:7700", "http://hydra-00.internal:1/", "http://[::1]:4937", "http://localhost:4937"]
-        {
+        for good in ["http://10.0.0.1:7700", "http://hydra-00.internal:1/", "http://[::1]:4937", "https://a:1"] {
             assert_eq!(check_url(good), Ok(()), "{good}");
         }
         for bad in [
@@ -403,7 +403,7 @@ mod tests {
             "http://:1",
             "http://a:+1",
             "http://a b:1",
-            "https://a:1",
+            "https://a",
         ] {
             assert!(check_url(bad).is_err(), "{bad}");
         }

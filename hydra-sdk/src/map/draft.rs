@@ -1,5 +1,6 @@
 //! A client map as it was written, by a file or by a builder, before it is checked.
 
+use crate::access::Access;
 use crate::settings::Settings;
 
 /// The format of map files that this version reads.
@@ -17,6 +18,7 @@ pub(crate) struct Draft {
     pub(crate) folders: Option<i64>,
     pub(crate) servers: Vec<MapServer>,
     pub(crate) client: Settings,
+    pub(crate) access: Access,
     /// The first is the default pool.
     pub(crate) pools: Vec<PoolDraft>,
 }
@@ -30,6 +32,7 @@ impl Default for Draft {
             folders: None,
             servers: Vec::new(),
             client: Settings::default(),
+            access: Access::default(),
             pools: vec![PoolDraft::new(DEFAULT_POOL)],
         }
     }
@@ -64,7 +67,7 @@ pub(crate) struct RouteDraft {
 pub struct MapServer {
     /// The server's id: 1 to 32 of `a-z`, `0-9` and `_`.
     pub id: String,
-    /// Where it listens: `http://host:port`.
+    /// Where it listens: `http://host:port` or `https://host:port`.
     pub url: String,
     /// How much it can carry compared with the others; used for planning, never for routing. Default 1.
     pub capacity: f64,

@@ -1,6 +1,7 @@
 //! Reading a map file: TOML into a draft. Notices every unknown key and every wrong type, with its place.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hydra_core::duration::parse_duration;
@@ -9,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::draft::{Draft, MapServer, PoolDraft, RouteDraft};
 use super::finding::{Finding, did_you_mean};
+use crate::access::Access;
 use crate::settings::{Failback, FallbackMode, ReadFrom, Settings};
 
 /// Reads a map. The draft holds whatever could be read, so that the other checks can go on; there is
@@ -33,7 +35,11 @@ type Value<'v> = Spanned<DeValue<'v>>;
 
 impl Reader<'_> {
     fn document(&mut self, table: &DeTable<'_>) -> Draft {
-        self.allow(table, "the map", &["format", "cluster", "epoch", "folders", "servers", "route", "pool", "client"]);
+        self.allow(
+            table,
+            "the map",
+            &["format", "cluster", "epoch", "folders", "access", "servers", "route", "pool", "client"],
+        );
         let mut draft = Draft::default();
         if let Some(value) = table.get("format") {
             draft.format = self.integer(value, "format").unwrap_or(draft.format);
@@ -51,6 +57,9 @@ impl Reader<'_> {
         if let Some(client) = table.get("client").and_then(|value| self.table(value, "[client]")) {
             draft.client = self.settings(client, "[client]", &Settings::default());
         }
+        if let Some(access) = table.get("access").and_then(|value| self.table(value, "[access]")) {
+            draft.access = self.access(access);
+        }
         if let Some(servers) = table.get("servers").and_then(|value| self.table(value, "[servers]")) {
             draft.servers = servers.iter().filter_map(|(id, value)| self.server(id.get_ref(), value)).collect();
         }
@@ -61,6 +70,16 @@ impl Reader<'_> {
             draft.pools.extend(pool);
         }
         draft
+    }
+
+    fn access(&mut self, table: &DeTable<'_>) -> Access {
+        self.allow(table, "[access]", &["token_file", "token_env", "ca_certificate"]);
+        let mut text = |key| table.get(key).and_then(|value| self.string(value, key));
+        Access {
+            token_file: text("token_file").map(PathBuf::from),
+            token_env: text("token_env"),
+            ca_certificate: text("ca_certificate").map(PathBuf::from),
+        }
     }
 
     fn server(&mut self, id: &str, value: &Value<'_>) -> Option<MapServer> {

@@ -1,12 +1,14 @@
 //! Writing a client map as TOML: complete, in one order, so that two maps are alike if their texts are.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use hydra_core::FolderSet;
 use hydra_core::duration::format_duration;
 
 use super::check::read_ranges;
 use super::draft::{Draft, MapServer, PoolDraft, RouteDraft};
+use crate::access::Access;
 use crate::settings::{Failback, FallbackMode, ReadFrom, Settings};
 
 /// The text of a map; reading it gives the same map.
@@ -22,6 +24,7 @@ fn map(out: &mut String, draft: &Draft) -> std::fmt::Result {
     writeln!(out, "cluster = {}", quoted(&draft.cluster))?;
     writeln!(out, "epoch = {}", draft.epoch)?;
     writeln!(out, "folders = {}", draft.folders.unwrap_or_default())?;
+    access(out, &draft.access)?;
     settings(out, "client", &draft.client)?;
     for listed in &draft.servers {
         server(out, listed)?;
@@ -33,6 +36,24 @@ fn map(out: &mut String, draft: &Draft) -> std::fmt::Result {
         let table = if index == 0 { "route" } else { "pool.route" };
         for listed in &listed.routes {
             route(out, table, listed)?;
+        }
+    }
+    Ok(())
+}
+
+fn access(out: &mut String, access: &Access) -> std::fmt::Result {
+    if *access == Access::default() {
+        return Ok(());
+    }
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    writeln!(out, "\n[access]")?;
+    for (key, value) in [
+        ("token_file", path(&access.token_file)),
+        ("token_env", access.token_env.clone()),
+        ("ca_certificate", path(&access.ca_certificate)),
+    ] {
+        if let Some(value) = value {
+            writeln!(out, "{key} = {}", quoted(&value))?;
         }
     }
     Ok(())
@@ -129,11 +150,14 @@ mod tests {
             cluster = "a \"b\"\\\u0007"
             epoch = 7
             folders = 100
+            [access]
+            token_file = "/run/secrets/hydra"
+            ca_certificate = "/etc/hydra/ca.pem"
             [client]
             attempts = 2
             read_from = "any"
             [servers]
-            s1 = { url = "http://h:1", zone = "r", capacity = 2.5, sync = "u@h:/x" }
+            s1 = { url = "https://h:1", zone = "r", capacity = 2.5, sync = "u@h:/x" }
             s2 = { url = "http://h:2" }
             [[route]]
             folders = "1-98, 0,99"
@@ -153,7 +177,7 @@ mod tests {
         let again = ClientMap::from_toml(&written).unwrap_or_else(|error| panic!("{error} in\n{written}"));
         assert_eq!(again.to_toml(), written);
         assert_eq!((again.cluster(), again.epoch(), again.servers()), (map.cluster(), 7, map.servers()));
-        assert_eq!(again.routes("chat").count(), 1);
+        assert_eq!((again.access(), again.routes("chat").count()), (map.access(), 1));
         assert!(written.contains("folders = \"0-99\"") && written.contains("deadline = \"1500ms\""), "{written}");
     }
 }

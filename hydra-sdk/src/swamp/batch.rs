@@ -3,12 +3,12 @@
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use hydra_core::{Applied, Condition, MAX_BATCH_OPS, Value, Version};
+use hydra_core::{Applied, Condition, Increment, MAX_BATCH_OPS, Value, Version};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Swamp;
-use super::write::{Call, write_options};
+use super::write::{Call, Write, write_options};
 use crate::endpoint::WriteOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::operation::{Done, Expiry, Operation};
@@ -61,6 +61,29 @@ impl<V: Serialize + DeserializeOwned> Batch<V> {
         self
     }
 
+    /// Merges another value into a JSON value, as [`Swamp::merge`] does.
+    pub fn merge<P: Serialize + ?Sized>(self, key: impl Into<String>, patch: &P) -> Self {
+        let patch = self.swamp.merge(key, patch);
+        self.write(patch)
+    }
+
+    /// A write with the conditions that were set on it, e.g. `swamp.increment("n", 1).max(9)`. What else was set on
+    /// it (sync, deadline, fallback, idempotency key) is for the batch to say.
+    pub fn write(mut self, write: impl Into<Write>) -> Self {
+        let Write { name, operation } = write.into();
+        let refused = || {
+            let detail = format!("the write is about {name}; Hydra::batch takes writes of several swamps");
+            Error::new(ErrorKind::Invalid, detail).about(self.swamp.name.as_str())
+        };
+        match if name == self.swamp.name { operation } else { Err(refused()) } {
+            Ok(operation) => self.operations.push(operation),
+            Err(error) => {
+                self.unwritable.get_or_insert(error);
+            }
+        }
+        self
+    }
+
     /// Removes a key.
     pub fn delete(mut self, key: impl Into<String>) -> Self {
         self.operations.push(Operation::Delete { key: key.into(), condition: Condition::Always });
@@ -69,7 +92,7 @@ impl<V: Serialize + DeserializeOwned> Batch<V> {
 
     /// Adds to an integer.
     pub fn increment(mut self, key: impl Into<String>, by: i64) -> Self {
-        self.operations.push(Operation::Increment { key: key.into(), by });
+        self.operations.push(Operation::Increment { key: key.into(), increment: Increment::by(by) });
         self
     }
 

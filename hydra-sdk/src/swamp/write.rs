@@ -4,14 +4,15 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
-use hydra_core::{Condition, Timestamp, Value, Version};
+use hydra_core::{Condition, Number, SwampName, Timestamp, Value, Version};
 
 use super::Swamp;
 use crate::endpoint::WriteOptions;
 use crate::error::{Error, ErrorKind, Result};
-use crate::operation::{Done, Expiry, Operation};
+use crate::operation::{Change, Done, Expiry, Operation};
+use crate::request::new_key;
 use crate::settings::Fallback;
-use crate::treasure::Written;
+use crate::treasure::{Pushed, Written};
 
 /// A call that runs when it is awaited.
 pub(super) type Call<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
@@ -48,6 +49,29 @@ macro_rules! write_options {
 }
 pub(super) use write_options;
 
+/// One write that was made and not awaited, so that it can go into a batch with the conditions that were set on it:
+/// a [`Put`], [`Patch`], [`Delete`] or [`Increment`]. What else was set on it (sync, deadline, fallback, idempotency
+/// key) is for the batch to say.
+#[derive(Debug)]
+pub struct Write {
+    pub(super) name: SwampName,
+    pub(super) operation: Result<Operation>,
+}
+
+/// What every write becomes when it goes into a batch.
+macro_rules! into_write {
+    ($($write:ident $(<$n:ident: $bound:ident>)?),*) => {$(
+        impl$(<$n: $bound>)? From<$write$(<$n>)?> for Write {
+            fn from(write: $write$(<$n>)?) -> Write {
+                let name = write.swamp.name.clone();
+                let operation = write.operation().map_err(|error| error.about(name.as_str()));
+                Write { name, operation }
+            }
+        }
+    )*};
+}
+into_write!(Put, Patch, Delete, Increment<N: Amount>);
+
 /// Stores one value; runs when awaited.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is stored until it is awaited"]
@@ -79,6 +103,12 @@ impl Put {
         self
     }
 
+    /// It expires when the treasure in whose place it is put would have.
+    pub fn keep_ttl(mut self) -> Self {
+        self.expiry = Expiry::Keep;
+        self
+    }
+
     /// Only if there is no such treasure; otherwise [`ErrorKind::AlreadyExists`].
     pub fn create_only(mut self) -> Self {
         self.condition = Condition::Absent;
@@ -98,6 +128,12 @@ impl Put {
     }
 
     write_options!();
+
+    fn operation(self) -> Result<Operation> {
+        let Put { key, value, expiry, condition, .. } = self;
+        let value = value.map_err(|detail| Error::new(ErrorKind::Invalid, detail))?;
+        Ok(Operation::Put { key, value, expiry, condition })
+    }
 }
 
 impl IntoFuture for Put {
@@ -106,12 +142,116 @@ impl IntoFuture for Put {
 
     fn into_future(self) -> Call<Written> {
         Box::pin(async move {
-            let Put { swamp, key, value, expiry, condition, options } = self;
+            let (swamp, options) = (self.swamp.clone(), self.options.clone());
+            written(run(&swamp, self.operation()?, &options).await?)
+        })
+    }
+}
+
+/// Changes a part of one JSON value and keeps its expiry; runs when awaited. Without [`Patch::create`] a treasure
+/// that is not there is [`ErrorKind::NotFound`].
+///
+/// What the patch does not touch keeps its text: numbers their digits, members their order.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is changed until it is awaited"]
+pub struct Patch {
+    swamp: Swamp<()>,
+    key: String,
+    change: Result<Change, String>,
+    create: bool,
+    condition: Condition,
+    options: WriteOptions,
+}
+
+impl Patch {
+    pub(super) fn new(swamp: Swamp<()>, key: String, change: Result<Change>) -> Patch {
+        let options = WriteOptions { call: swamp.options.clone(), ..WriteOptions::default() };
+        let change = change.map_err(|error| error.detail().to_owned());
+        Patch { swamp, key, change, create: false, condition: Condition::Always, options }
+    }
+
+    /// Also if there is no such treasure: it is patched as if it were `{}`.
+    pub fn create(mut self) -> Self {
+        self.create = true;
+        self
+    }
+
+    /// Only if the treasure is at this version; otherwise [`ErrorKind::VersionMismatch`].
+    pub fn if_version(mut self, version: &Version) -> Self {
+        self.condition = Condition::Version(vec![*version]);
+        self
+    }
+
+    write_options!();
+
+    fn operation(self) -> Result<Operation> {
+        let Patch { key, change, create, condition, .. } = self;
+        let change = change.map_err(|detail| Error::new(ErrorKind::Invalid, detail))?;
+        Ok(Operation::Patch { key, change, create, condition })
+    }
+}
+
+impl IntoFuture for Patch {
+    type Output = Result<Written>;
+    type IntoFuture = Call<Written>;
+
+    fn into_future(self) -> Call<Written> {
+        Box::pin(async move {
+            let (swamp, options) = (self.swamp.clone(), self.options.clone());
+            written(run(&swamp, self.operation()?, &options).await?)
+        })
+    }
+}
+
+/// Stores one value under a new key, which is its idempotency key; runs when awaited. Keys that are made here sort by
+/// the time they were made.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is stored until it is awaited"]
+pub struct Push {
+    swamp: Swamp<()>,
+    value: Result<Value, String>,
+    expiry: Expiry,
+    options: WriteOptions,
+}
+
+impl Push {
+    pub(super) fn new(swamp: Swamp<()>, value: Result<Value>) -> Push {
+        let options = WriteOptions { call: swamp.options.clone(), ..WriteOptions::default() };
+        let value = value.map_err(|error| error.detail().to_owned());
+        Push { swamp, value, expiry: Expiry::Never, options }
+    }
+
+    /// It expires after this span, counted by the clock of the server.
+    pub fn ttl(mut self, span: Duration) -> Self {
+        self.expiry = Expiry::In(span);
+        self
+    }
+
+    /// It expires at this moment. Without this and without [`Push::ttl`] it never does.
+    pub fn expires_at(mut self, time: SystemTime) -> Self {
+        self.expiry = Expiry::At(Timestamp::from(time));
+        self
+    }
+
+    write_options!();
+}
+
+impl IntoFuture for Push {
+    type Output = Result<Pushed>;
+    type IntoFuture = Call<Pushed>;
+
+    fn into_future(self) -> Call<Pushed> {
+        Box::pin(async move {
+            let Push { swamp, value, expiry, mut options } = self;
             let value = value.map_err(|detail| Error::new(ErrorKind::Invalid, detail))?;
-            match run(&swamp, Operation::Put { key, value, expiry, condition }, &options).await? {
-                Done::Put(written) => Ok(written),
-                other => Err(unexpected(&other)),
-            }
+            let key = options.idempotency_key.get_or_insert_with(new_key).clone();
+            // Nothing else has a UUID for a key; any other text may be one already.
+            let is_uuid = key.len() == 36 && uuid::Uuid::try_parse(&key).is_ok();
+            let condition = if is_uuid { Condition::Always } else { Condition::Absent };
+            let operation = Operation::Put { key: key.clone(), value, expiry, condition };
+            let done = swamp.hydra.endpoint().push(&swamp.name, operation, &options).await?;
+            let Written { version, synced, .. } = written(done)?;
+            Ok(Pushed { key, version, synced })
         })
     }
 }
@@ -139,6 +279,10 @@ impl Delete {
     }
 
     write_options!();
+
+    fn operation(self) -> Result<Operation> {
+        Ok(Operation::Delete { key: self.key, condition: self.condition })
+    }
 }
 
 impl IntoFuture for Delete {
@@ -147,8 +291,8 @@ impl IntoFuture for Delete {
 
     fn into_future(self) -> Call<bool> {
         Box::pin(async move {
-            let Delete { swamp, key, condition, options } = self;
-            match run(&swamp, Operation::Delete { key, condition }, &options).await? {
+            let (swamp, options) = (self.swamp.clone(), self.options.clone());
+            match run(&swamp, self.operation()?, &options).await? {
                 Done::Deleted(existed) => Ok(existed),
                 other => Err(unexpected(&other)),
             }
@@ -156,37 +300,138 @@ impl IntoFuture for Delete {
     }
 }
 
-/// Adds to one integer; runs when awaited.
+/// What can be added: a whole number, exactly, or a number with a fraction.
+pub trait Amount: Copy + Send + sealed_amount::Sealed + 'static {}
+
+impl Amount for i64 {}
+impl Amount for f64 {}
+
+mod sealed_amount {
+    use hydra_core::Number;
+
+    pub trait Sealed: Sized {
+        fn into_number(self) -> Number;
+        fn from_number(number: Number) -> Option<Self>;
+    }
+
+    impl Sealed for i64 {
+        fn into_number(self) -> Number {
+            Number::Integer(self)
+        }
+
+        fn from_number(number: Number) -> Option<i64> {
+            match number {
+                Number::Integer(whole) => Some(whole),
+                Number::Fraction(_) => None,
+            }
+        }
+    }
+
+    impl Sealed for f64 {
+        fn into_number(self) -> Number {
+            Number::Fraction(self)
+        }
+
+        fn from_number(number: Number) -> Option<f64> {
+            Some(match number {
+                Number::Integer(whole) => whole as f64,
+                Number::Fraction(fraction) => fraction,
+            })
+        }
+    }
+}
+
+/// Adds to one number; runs when awaited.
+///
+/// A whole number that is added without a path, bounds or an initial value merges with what other servers add at the
+/// same time. Every other increment is decided by what is stored, so fallbacks are asked only with
+/// [`Fallback::Exclusive`].
 #[derive(Debug, Clone)]
 #[must_use = "nothing is added until it is awaited"]
-pub struct Increment {
+pub struct Increment<N = i64> {
     swamp: Swamp<()>,
     key: String,
-    by: i64,
+    by: N,
+    path: String,
+    initial: Option<N>,
+    min: Option<N>,
+    max: Option<N>,
     options: WriteOptions,
 }
 
-impl Increment {
-    pub(super) fn new(swamp: Swamp<()>, key: String, by: i64) -> Increment {
+impl<N: Amount> Increment<N> {
+    pub(super) fn new(swamp: Swamp<()>, key: String, by: N) -> Increment<N> {
         let options = WriteOptions { call: swamp.options.clone(), ..WriteOptions::default() };
-        Increment { swamp, key, by, options }
+        Increment { swamp, key, by, path: String::new(), initial: None, min: None, max: None, options }
+    }
+
+    /// The number stands inside of the value, at this JSON Pointer: `/stats/views`. Objects that are missing on the
+    /// way are made.
+    pub fn path(mut self, path: impl Into<String>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// Where there is nothing, it counts as this. Default 0.
+    pub fn initial(mut self, initial: N) -> Self {
+        self.initial = Some(initial);
+        self
+    }
+
+    /// A sum below this is refused ([`ErrorKind::OutOfRange`]), and nothing is changed.
+    pub fn min(mut self, min: N) -> Self {
+        self.min = Some(min);
+        self
+    }
+
+    /// A sum above this is refused ([`ErrorKind::OutOfRange`]), and nothing is changed.
+    pub fn max(mut self, max: N) -> Self {
+        self.max = Some(max);
+        self
     }
 
     write_options!();
+
+    fn operation(self) -> Result<Operation> {
+        let number = |amount: N| match amount.into_number() {
+            Number::Fraction(number) if !number.is_finite() => {
+                Err(Error::new(ErrorKind::Invalid, format!("{number} cannot be added; allowed are finite numbers")))
+            }
+            number => Ok(number),
+        };
+        let increment = hydra_core::Increment {
+            by: number(self.by)?,
+            path: self.path.parse()?,
+            initial: self.initial.map(number).transpose()?,
+            min: self.min.map(number).transpose()?,
+            max: self.max.map(number).transpose()?,
+        };
+        Ok(Operation::Increment { key: self.key, increment })
+    }
 }
 
-impl IntoFuture for Increment {
-    type Output = Result<i64>;
-    type IntoFuture = Call<i64>;
+impl<N: Amount> IntoFuture for Increment<N> {
+    type Output = Result<N>;
+    type IntoFuture = Call<N>;
 
-    fn into_future(self) -> Call<i64> {
+    fn into_future(self) -> Call<N> {
         Box::pin(async move {
-            let Increment { swamp, key, by, options } = self;
-            match run(&swamp, Operation::Increment { key, by }, &options).await? {
-                Done::Incremented(sum, _) => Ok(sum),
+            let (swamp, options) = (self.swamp.clone(), self.options.clone());
+            match run(&swamp, self.operation()?, &options).await? {
+                Done::Incremented(sum, _) => N::from_number(sum).ok_or_else(|| {
+                    let detail = format!("the sum is {sum}, which is no whole number");
+                    Error::new(ErrorKind::Decode, detail).with_applied(hydra_core::Applied::Yes)
+                }),
                 other => Err(unexpected(&other)),
             }
         })
+    }
+}
+
+fn written(done: Done<Value>) -> Result<Written> {
+    match done {
+        Done::Put(written) => Ok(written),
+        other => Err(unexpected(&other)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Typed calls on the wire: what is sent for each, and what is made of each answer.
 
 use futures_util::stream::TryStreamExt;
-use hydra_sdk::{Applied, Done, ErrorCode, ErrorKind, Hydra, Policy, Swamp, Value, Version};
+use hydra_sdk::{Applied, Done, ErrorCode, ErrorKind, Hydra, Number, Policy, Swamp, Value, Version};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime};
 
@@ -100,6 +100,71 @@ async fn increments_and_deletes() {
 }
 
 #[tokio::test]
+async fn changes_are_sent_as_what_they_are() {
+    let (fake, swamp) = client(|asked| match asked.method.as_str() {
+        "PATCH" => answer(200, "s1", &format!(r#"{{"key":"k","version":"{VERSION}","created":false}}"#)),
+        "POST" if !asked.target.contains("incr") => {
+            answer(201, "s1", &format!(r#"{{"key":"k","version":"{VERSION}","created":true}}"#))
+        }
+        _ => fine("s1")(asked),
+    })
+    .await;
+    swamp.merge("k", &serde_json::json!({"a": null})).create().await.expect("merged");
+    let version: Version = VERSION.parse().expect("a version");
+    swamp.patch("k", &serde_json::json!([])).if_version(&version).await.expect("patched");
+    assert_eq!(swamp.increment("n", 0.5).path("/a b").min(-1.0).await.expect("added"), 7.0);
+    swamp.put("k", &alice()).keep_ttl().await.expect("stored");
+    let pushed = swamp.push(&alice()).ttl(Duration::from_secs(5)).await.expect("pushed");
+    swamp.get_path::<String>("k", "/a/0").await.expect("read");
+    let asked = fake.asked();
+    let targets: Vec<_> = asked.iter().map(|asked| asked.target.rsplit("smith").next().unwrap_or_default()).collect();
+    assert_eq!(
+        targets,
+        [
+            "/k?create=true",
+            "/k",
+            "/n?incr=0.5&path=%2Fa%20b&min=-1.0",
+            "/k?keep_ttl=true",
+            "?ttl=5s",
+            "/k?path=%2Fa%2F0"
+        ]
+    );
+    assert_eq!(asked[0].header("content-type"), Some("application/merge-patch+json"));
+    assert_eq!(asked[1].header("content-type"), Some("application/json-patch+json"));
+    assert_eq!(asked[4].header("idempotency-key"), Some(pushed.key.as_str()));
+}
+
+#[tokio::test]
+async fn a_batch_across_swamps_asks_each_server_once_and_fails_only_what_is_its_own() {
+    let one = |asked: &Asked| {
+        let body: serde_json::Value = serde_json::from_slice(&asked.body).expect("JSON");
+        let results: Vec<_> = body["ops"].as_array().expect("ops").iter().map(|op| {
+            serde_json::json!({"status": 201, "key": op["key"], "swamp": op["swamp"], "version": VERSION, "created": true})
+        }).collect();
+        answer(200, "s1", &serde_json::json!({"ok": 1, "failed": 0, "results": results}).to_string())
+    };
+    let fakes = [Fake::start(one).await, Fake::start(one).await];
+    let map = hydra_sdk::ClientMap::builder().folders(2).server("s1", fakes[0].url()).server("s2", fakes[1].url());
+    let map = map.route("0", "s1", [""; 0]).route("1", "s2", [""; 0]).build().expect("a map");
+    let hydra = Hydra::with_map(map).expect("a client");
+    let swamps: Vec<Swamp<u32>> = (0..6).map(|n| hydra.swamp(format!("a/b/{n}")).expect("a name")).collect();
+    let is_first = |swamp: &Swamp<u32>| hydra.locate(swamp.name()).primary.id == "s1";
+    assert!(swamps.iter().any(is_first) && !swamps.iter().all(is_first), "both servers are asked");
+    let batch = || swamps.iter().fold(hydra.batch(), |batch, swamp| batch.write(swamp.put("k", &1)));
+    assert!(batch().await.expect("carried out").iter().all(Result::is_ok));
+    assert_eq!((fakes[0].asked().len(), fakes[1].asked().len()), (1, 1));
+    let [_s1, mut s2] = fakes;
+    s2.stop().await;
+    let done = batch().await.expect("carried out as far as it could be");
+    for (swamp, done) in swamps.iter().zip(done) {
+        match is_first(swamp) {
+            true => assert!(done.is_ok()),
+            false => assert_eq!(done.expect_err("nobody answers").kind(), ErrorKind::Network),
+        }
+    }
+}
+
+#[tokio::test]
 async fn batches_answer_for_each_operation() {
     let results = format!(
         r#"{{"ok":4,"failed":1,"results":[
@@ -114,7 +179,7 @@ async fn batches_answer_for_each_operation() {
     let done = batch.await.expect("carried out");
     assert!(matches!(&done[0], Ok(Done::Put(written)) if written.created));
     assert!(matches!(done[1], Ok(Done::Deleted(false))));
-    assert!(matches!(done[2], Ok(Done::Incremented(12, _))));
+    assert!(matches!(done[2], Ok(Done::Incremented(Number::Integer(12), _))));
     assert!(matches!(&done[3], Ok(Done::Got(Some(treasure))) if treasure.value == alice()));
     let error = done[4].as_ref().expect_err("it exists");
     assert_eq!(

@@ -43,7 +43,7 @@ fn listening_beyond_this_machine_needs_to_be_meant() {
     let open = ["--listen", "0.0.0.0:0", "--data"];
     let (code, _, stderr) = run(program().args(open).arg(dir.path()));
     assert_eq!(code, Some(2));
-    assert!(stderr.contains("--insecure-no-auth"), "{stderr}");
+    assert!(stderr.contains("--insecure-no-auth") && stderr.contains("token new"), "{stderr}");
     assert!(std::fs::read_dir(dir.path()).expect("readable").next().is_none(), "nothing was created");
     let mut child = program().args(open).arg(dir.path()).arg("--insecure-no-auth").spawn().expect("starts");
     std::thread::sleep(std::time::Duration::from_millis(300));
@@ -61,8 +61,16 @@ fn flags_that_do_not_exist_are_exit_2() {
         assert_eq!(code, Some(2), "{flags:?}");
         assert!(!stderr.is_empty());
     }
-    for later in ["--tokens", "--tls-cert"] {
-        assert_eq!(run(program().args([later, "1"])).0, Some(2), "{later}");
+    for unusable in [
+        &["--tokens", "/nonexistent"][..],
+        &["--tls-cert", "/nonexistent", "--tls-key", "/nonexistent"],
+        &["--tls-cert", "/nonexistent"],
+        &["--tls-key", "/nonexistent"],
+        &["--allow-origin", "*"],
+    ] {
+        let (code, _, stderr) = run(program().args(unusable));
+        assert_eq!(code, Some(2), "{unusable:?}");
+        assert!(stderr.contains(unusable[0]) || stderr.contains("/nonexistent"), "{stderr}");
     }
     let (code, stdout, _) = run(program().arg("--help"));
     assert_eq!(code, Some(0));

@@ -257,7 +257,7 @@ fn increments_add_up_and_stop_at_the_ends_of_the_number() {
         assert_eq!((answer.status, answer.code().as_str()), (422, "not-a-number"), "{value}");
         assert_eq!(hydra.get(KEY).text(), value);
     }
-    for bad in ["", "?incr=", "?incr=1.5", "?incr=one", "?incr=9223372036854775808", "?incr=1&incr=2"] {
+    for bad in ["", "?incr=", "?incr=1.", "?incr=one", "?incr=9223372036854775808", "?incr=1&incr=2"] {
         assert_eq!(hydra.post(&format!("{KEY}{bad}"), "").status, 400, "{bad}");
     }
     assert_eq!(hydra.post(&format!("{KEY}?incr=1"), "5").code(), "invalid-body");
@@ -363,7 +363,7 @@ fn a_list_can_be_narrowed() {
 fn a_list_refuses_what_it_does_not_understand() {
     let hydra = Hydra::start();
     fill(&hydra, 3);
-    for bad in ["limit=0", "limit=10001", "limit=ten", "order=created", "dir=up", "include=all", "prefix=a&prefix=b"] {
+    for bad in ["limit=0", "limit=10001", "limit=ten", "order=size", "dir=up", "include=all", "prefix=a&prefix=b"] {
         let answer = hydra.get(&format!("{SWAMP}?{bad}"));
         assert_eq!((answer.status, answer.code().as_str()), (400, "invalid-parameter"), "{bad}");
     }
@@ -563,7 +563,7 @@ fn the_service_paths_tell_who_is_there() {
         (&json!("welcome"), &json!(100), &json!("s1"))
     );
     assert_eq!(hydra.get("/health").json(), json!({"status":"ok"}));
-    assert_eq!(hydra.get("/ready").json(), json!({"ready":true}));
+    assert_eq!(hydra.get("/ready").json(), json!({"ready":true,"reasons":[],"warnings":[]}));
     assert_eq!(hydra.get("/version").json()["limits"]["valueBytes"], 24 << 20);
     let probe: ProbeBody = serde_json::from_slice(&hydra.get("/v1/probe").body).expect("a probe");
     assert_eq!((probe.server.as_str(), probe.owned.as_str(), probe.standby.as_str()), ("s1", "0-99", ""));
@@ -609,16 +609,16 @@ fn a_misspelt_parameter_is_an_error_with_a_suggestion() {
     }
     assert_eq!(hydra.get(KEY).status, 404);
     assert_eq!(hydra.delete(&format!("{KEY}?ttl=1")).code(), "unknown-parameter");
-    assert_eq!(hydra.get(&format!("{KEY}?path=/a")).code(), "unknown-parameter");
+    assert_eq!(hydra.get(&format!("{KEY}?ttl=1")).code(), "unknown-parameter");
 }
 
 #[test]
 fn a_method_that_is_not_there_is_405_with_those_that_are() {
     let hydra = Hydra::start();
     for (method, path, allow) in [
-        ("POST", SWAMP, "GET, HEAD"),
-        ("PATCH", KEY, "GET, HEAD, PUT, DELETE, POST"),
-        ("OPTIONS", KEY, "GET, HEAD, PUT, DELETE, POST"),
+        ("PUT", SWAMP, "GET, HEAD, QUERY, POST"),
+        ("OPTIONS", KEY, "GET, HEAD, PUT, PATCH, DELETE, POST"),
+        ("GET", "/v1/batch", "POST"),
         ("GET", "/v1/swamps/a/b/c/batch", "POST"),
         ("PUT", "/v1/policies", "GET, HEAD"),
         ("BREW", "/health", "GET, HEAD"),
@@ -637,7 +637,7 @@ fn a_page_from_elsewhere_cannot_write() {
     let hydra = Hydra::start();
     for (method, path) in [("PUT", KEY), ("POST", "/v1/flush"), ("DELETE", "/v1/swamps/users/profiles/alice")] {
         let answer = hydra.send(method, path, &[("Origin", "https://evil.example")], "");
-        assert_eq!((answer.status, answer.code().as_str()), (403, "origin-refused"));
+        assert_eq!((answer.status, answer.code().as_str()), (403, "origin-denied"));
     }
     hydra.put(KEY, "1");
     assert_eq!(hydra.send("GET", KEY, &[("Origin", "https://evil.example")], "").status, 200);
@@ -659,6 +659,8 @@ fn http_2_is_spoken_on_the_same_port() {
     let hydra = Hydra::start();
     let url = format!("{}{KEY}", hydra.server().url());
     block_on(async {
+        // The client of the tests would speak TLS, too, and asks for the cryptography even where it does not.
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().http2_prior_knowledge().build().expect("a client");
         let put = client.put(&url).body("\"Alice\"").send().await.expect("an answer");
         assert_eq!((put.status().as_u16(), put.version()), (201, reqwest::Version::HTTP_2));

@@ -1,5 +1,9 @@
 //! The promises of the server, tried over real sockets and with real processes.
 
+/// Who may do what: tokens, scopes, patterns, origins, and what an operator sees of it.
+mod auth;
+/// Batches, on one swamp and across several: every kind of operation, and what fails alone.
+mod batches;
 /// The command line: flags, settings, exit codes, and the commands that need no server.
 mod cli;
 /// Two servers that wrote without knowing of each other: what lost is listed, on both.
@@ -16,17 +20,27 @@ mod http;
 mod idle;
 /// Every limit from both sides, and peers that are slow or silent.
 mod limits;
+/// Lists in every order, with conditions, line by line; and lists of swamps.
+mod lists;
 /// Every rule of names and keys, before and after percent-decoding, as raw bytes.
 mod names;
+/// The OpenAPI document, held against the answers of a server.
+mod openapi;
 /// Queues and locks: workers, leases, waits, retries, and a server that is killed meanwhile.
 mod queues;
 /// Too little memory, too few files, a full disk: refused while it lasts, and nothing lost.
 mod resources;
 /// The real client, against the server and in its own process.
 mod sdk;
+/// Lists and swamps through the real client, also over two servers.
+mod sdk_lists;
 /// A small HTTP client that changes nothing of what it sends, and servers to send it to.
 mod support;
 /// Two servers and copied files: what the fallback took over is noted, asked for at the owner, and settled.
 mod takeover;
+/// TLS: certificates, their change, and peers that are slow or speak something else.
+mod tls;
 /// The offline commands, on directories in every state.
 mod tools;
+/// One treasure: parts of it, patches, increments with bounds, pushed values, and every way to ask again.
+mod treasures;

@@ -24,6 +24,72 @@ fn did(result: Result<Done<Json>, Error>) -> String {
     }
 }
 
+/// Patches, increments with options, pushes, and parts of values.
+async fn changes(swamp: &Swamp<Json>) -> Result<Vec<String>, Error> {
+    let mut told = Vec::new();
+    told.push(failure(&swamp.merge("me", &json!({})).await.expect_err("there is none")));
+    told.push(format!("{}", swamp.merge("me", &json!({"age": 30, "x": null})).create().await?.created));
+    let version = swamp.merge("me", &json!({"nick": "Al"})).await?.version;
+    told.push(failure(&swamp.patch("me", &json!([{"op": "test", "path": "/age", "value": 1}])).await.expect_err("31")));
+    told.push(failure(&swamp.patch("me", &json!([{"op": "jump"}])).await.expect_err("no patch")));
+    let steps =
+        json!([{"op": "move", "from": "/nick", "path": "/names"}, {"op": "add", "path": "/tags", "value": [1]}]);
+    swamp.patch("me", &steps).if_version(&version).await?;
+    told.push(failure(&swamp.merge("me", &json!({})).if_version(&version).await.expect_err("old")));
+    told.push(format!("{}", swamp.increment("me", 5).path("/stats/views").initial(10).max(15).await?));
+    told.push(failure(&swamp.increment("me", 1).path("/stats/views").max(15).await.expect_err("above")));
+    told.push(failure(&swamp.increment("me", 1).path("stats").await.expect_err("no pointer")));
+    told.push(failure(&swamp.increment("me", f64::NAN).await.expect_err("no number")));
+    told.push(format!("{} {}", swamp.increment("half", 0.5).await?, swamp.increment("half", 1.5).min(2.0).await?));
+    told.push(format!("{:?}", swamp.get("me").await?));
+    told.push(format!("{:?}", swamp.get_path::<i64>("me", "/stats/views").await?));
+    told.push(format!("{:?}", swamp.get_path::<i64>("me", "/none").await?));
+    told.push(format!("{:?}", swamp.get_path::<String>("none", "/a").await?));
+
+    swamp.put("kept", &json!(1)).ttl(Duration::from_secs(3600)).await?;
+    swamp.put("kept", &json!(2)).keep_ttl().await?;
+    told.push(format!("{}", swamp.treasure("kept").await?.expect("there").expires_at.is_some()));
+    told.push(format!("{:?}", swamp.treasure_with_expired("brief").await?.map(|found| found.value)));
+
+    let (first, second) =
+        (swamp.push(&json!("job")).await?, swamp.push(&json!("next")).ttl(Duration::from_secs(9)).await?);
+    told.push(format!("{} {:?}", first.key < second.key, swamp.get(&first.key).await?));
+    let named = || swamp.push(&json!("paid")).idempotency_key("order-99");
+    let (once, again) = (named().await?, named().await?);
+    told.push(format!("{} {}", once.key, once.version == again.version));
+    told.push(failure(&swamp.push(&json!("other")).idempotency_key("order-99").await.expect_err("another value")));
+    let odd = Value::binary("text/plain", "plain").expect("binary");
+    let odd_key = swamp.push_value(odd.clone()).await?.key;
+    told.push(format!("{}", swamp.get_value(odd_key).await? == Some(odd)));
+
+    let updated = swamp.update("count", |n| Some(json!(n.and_then(|n| n.as_i64()).unwrap_or(0) + 1))).await?;
+    told.push(format!("{}", updated.expect("stored").created));
+    Ok(told)
+}
+
+/// One call about several swamps.
+async fn across(hydra: &Hydra, swamp: &Swamp<Json>) -> Result<Vec<String>, Error> {
+    let other: Swamp<u32> = hydra.swamp("site/hits/home")?;
+    let batch = || {
+        let batch = hydra.batch().write(swamp.put("a", &json!([1])).create_only()).write(other.increment("n", 2));
+        let batch = batch.get(swamp, "a").write(swamp.merge("none", &json!({}))).write(other.increment("n", 1).max(2));
+        batch.write(other.delete("zzz")).get(&other, "n").idempotency_key("across-1")
+    };
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        told.extend(batch().await?.into_iter().map(|done| match done {
+            Ok(Done::Got(found)) => format!("got {:?}", found.map(|treasure| treasure.value)),
+            Ok(Done::Incremented(sum, _)) => format!("sum {sum}"),
+            Ok(done) => format!("{:?}", std::mem::discriminant(&done) == std::mem::discriminant(&Done::Deleted(true))),
+            Err(error) => failure(&error),
+        }));
+    }
+    let strange = swamp.batch().write(other.increment("n", 1)).await.expect_err("of another swamp");
+    told.push(format!("{:?}", strange.kind()));
+    told.push(format!("{}", hydra.batch().await?.len()));
+    Ok(told)
+}
+
 /// Tries every call and notes what came of it.
 async fn story(hydra: &Hydra) -> Result<Vec<String>, Error> {
     let mut told = Vec::new();
@@ -60,6 +126,9 @@ async fn story(hydra: &Hydra) -> Result<Vec<String>, Error> {
     ));
     told.push(failure(&swamp.increment("visits", 11).idempotency_key(key).await.expect_err("another request")));
     told.push(failure(&swamp.increment("name", 1).await.expect_err("no number")));
+
+    told.extend(changes(&swamp).await?);
+    told.extend(across(hydra, &swamp).await?);
 
     let png = Value::binary("image/png", [0, 255, 7]).expect("binary");
     swamp.put_value("picture", png.clone()).await?;

@@ -181,7 +181,8 @@ impl Hydra {
         options.server_id = Some("s1".into());
         change(&mut options);
         let server = block_on(Server::start_with(options, config)).expect("a server");
-        let target = Target(server.url().trim_start_matches("http://").parse().expect("an address"));
+        let address = server.url().split("://").nth(1).and_then(|address| address.parse().ok());
+        let target = Target(address.expect("an address"));
         Hydra { server: Some(server), target, dir }
     }
 
@@ -271,7 +272,8 @@ impl Process {
         // A server that owns no folder has nothing to try.
         let is_whole = |text: &str| text.contains("try: ") || text.contains("folders none of");
         while !is_whole(&greeting) && lines.read_line(&mut greeting).expect("a line") > 0 {}
-        let address = greeting.split("listening on http://").nth(1).and_then(|rest| rest.split(' ').next());
+        let address = greeting.split("listening on http").nth(1).and_then(|rest| rest.split(' ').next());
+        let address = address.and_then(|address| address.split("://").nth(1));
         let address = address.and_then(|text| text.parse().ok());
         Process { child, target: Target(address.unwrap_or_else(|| panic!("no address in {greeting:?}"))), greeting }
     }

@@ -1,0 +1,58 @@
+//! The path of every route with its variable parts in braces. The compiler asks for a line when a route is added.
+
+use crate::route::Route;
+
+macro_rules! templates {
+    ($($route:pat => $path:literal,)*) => {
+        /// Every path, as the document has them.
+        pub(super) const TEMPLATES: &[&str] = &[$($path),*];
+
+        /// The path of a route.
+        pub(super) fn template(route: &Route) -> &'static str {
+            match route { $($route => $path,)* }
+        }
+    };
+}
+
+templates! {
+    Route::Welcome => "/",
+    Route::Health => "/health",
+    Route::Ready => "/ready",
+    Route::Version => "/version",
+    Route::Metrics => "/metrics",
+    Route::OpenApi => "/openapi.json",
+    Route::Problem(_) => "/problems/{code}",
+    Route::Probe => "/v1/probe",
+    Route::Drain => "/v1/admin/drain",
+    Route::List(_) => "/v1/kv/{sanctuary}/{realm}/{swamp}",
+    Route::Treasure(..) => "/v1/kv/{sanctuary}/{realm}/{swamp}/{key}",
+    Route::Query(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/query",
+    Route::Swamps(None, _) => "/v1/swamps",
+    Route::Swamps(Some(_), None) => "/v1/swamps/{sanctuary}",
+    Route::Swamps(Some(_), Some(_)) => "/v1/swamps/{sanctuary}/{realm}",
+    Route::Swamp(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}",
+    Route::Batch(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/batch",
+    Route::FlushSwamp(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/flush",
+    Route::SwampPolicy(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/policy",
+    Route::Conflicts(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/conflicts",
+    Route::Shift(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/shift",
+    Route::Lock(..) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/locks/{lock}",
+    Route::Events(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/events",
+    Route::AllEvents => "/v1/events",
+    Route::Policies => "/v1/policies",
+    Route::Policy(_) => "/v1/policies/{sanctuary}/{realm}/{swamp}",
+    Route::Resolve(_) => "/v1/resolve/{sanctuary}/{realm}/{swamp}",
+    Route::BatchAcross => "/v1/batch",
+    Route::FlushAll => "/v1/flush",
+    Route::Folders => "/v1/folders",
+    Route::Folder(_) => "/v1/folders/{folders}",
+    Route::FlushFolder(_) => "/v1/folders/{folders}/flush",
+    Route::MarkCopied(_) => "/v1/folders/{folders}/copied",
+    Route::HoldFolder(_) => "/v1/folders/{folder}/hold",
+    Route::CollectFolder(_) => "/v1/folders/{folders}/gc",
+    Route::CompactFolder(_) => "/v1/folders/{folders}/compact",
+    Route::VerifyFolder(_) => "/v1/folders/{folders}/verify",
+    Route::Takeover(_) => "/v1/folders/{folder}/takeover",
+    Route::Holds(_) => "/v1/folders/{folder}/holds",
+    Route::Settle(_) => "/v1/folders/{folder}/takeover/settle",
+}
