@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::apply::doubtful_absence;
+use crate::archive::Arrivals;
 use crate::clock::{Clock, coarse_ms};
 use crate::collect::Collector;
 use crate::conflict::Conflict;
@@ -196,6 +197,7 @@ impl Engine {
             started_ms: coarse_ms(),
             space: SpaceWatch::new(ballast),
             holds: Holds::open(&root)?,
+            arrivals: Arrivals::default(),
             collector: Collector::default(),
             sweeper: Sweeper::default(),
             gc_delay: options.gc_delay,

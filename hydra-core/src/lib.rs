@@ -34,6 +34,7 @@ pub mod wire;
 mod advice;
 mod error;
 mod folder;
+mod import;
 mod name;
 mod pattern;
 mod policy;
@@ -71,11 +72,14 @@ mod slot;
 mod state;
 
 // Between the two: the one way to the disk, and the way back.
+mod archive;
 mod collect;
 mod commit;
 mod compact;
+
 mod directories;
 mod disk;
+mod export;
 mod handles;
 mod hydrate;
 mod list;
@@ -117,14 +121,19 @@ mod faults;
 #[cfg(test)]
 mod merge_model;
 
+pub use archive::{Archive, ArchivedFile, Unpacked, Unpacking};
 pub use catalog::{ListedSwamp, LoadedSwamp, SwampsPage, SwampsQuery};
 pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use engine::{
     Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, Swamp, SwampInfo,
 };
 pub use error::{Applied, Error, ErrorCode, Result};
+pub use export::{Export, ExportPart};
 pub use feed::{Changed, EventId, EventKind, Feed, FeedEvent, FeedOptions};
 pub use folder::{FolderCount, FolderId, FolderSet, folder_of};
+pub use import::{
+    IMPORT_BATCH_BYTES, IMPORT_BATCH_OPS, ImportError, ImportMode, ImportRecord, ImportTally, MAX_IMPORT_ERRORS,
+};
 pub use layout::swamp_dir;
 pub use locks::{Granted, Lock, LockInfo, LockOp, LockRequest, MAX_LOCK_NAME_BYTES, MAX_LOCK_TTL, MAX_OWNER_BYTES};
 pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};

@@ -47,6 +47,20 @@ impl Swamp {
         Ok(Page { treasures, next })
     }
 
+    /// Shows one treasure after the other, as [`Swamp::list`] would, until `visit` has enough.
+    pub(crate) fn visit(&self, query: &ListQuery, mut visit: impl FnMut(Treasure) -> bool) -> Result<()> {
+        count(&self.0.shared.stats.reads);
+        let mut walk = Walk::new(&self.0, query)?;
+        let mut goes_on = true;
+        while goes_on && walk.is_under_way() {
+            walk.slice(SLICE, |treasure| {
+                goes_on = visit(treasure);
+                goes_on
+            });
+        }
+        Ok(())
+    }
+
     /// Whether [`Swamp::list`] answers without sorting first.
     #[must_use]
     pub fn is_ordered(&self, order: &Order) -> bool {

@@ -92,7 +92,7 @@ pub(crate) struct Sight {
     pub(crate) version: Version,
     pub(crate) created_at: Timestamp,
     pub(crate) expires_at: Option<Timestamp>,
-    updated_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
     /// The value, where increments decide it.
     total: Option<i128>,
 }

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::archive::Unpacked;
 use crate::engine::{Collected, Compacted};
 use crate::error::{Applied, Error, ErrorCode};
 use crate::folder::{FolderCount, FolderId};
+use crate::import::{ImportError, ImportTally};
 use crate::name::SwampName;
 use crate::number::Number;
 use crate::pattern::Pattern;
@@ -73,7 +75,7 @@ pub mod header {
 pub const PROBLEM_JSON: &str = "application/problem+json";
 /// The media type of change feeds for browsers, and unless another one is asked for.
 pub const EVENT_STREAM: &str = "text/event-stream";
-/// The media type of change feeds with one JSON object per line.
+/// The media type of change feeds, exports and answers to imports with one JSON object per line.
 pub const NDJSON: &str = "application/x-ndjson";
 /// In `If-None-Match` of a long poll, and in `ifVersion` of a batch: the version of what does not exist.
 pub const ABSENT_VERSION: &str = "0";
@@ -141,7 +143,8 @@ pub fn resolve_path(name: &SwampName) -> String {
     name_path("/v1/resolve", name)
 }
 
-/// The path of a verb of a folder: `takeover`, `holds`, `takeover/settle`, `hold`, `gc`, `compact`, `verify`, `flush`.
+/// The path of a verb of a folder: `takeover`, `holds`, `takeover/settle`, `hold`, `gc`, `compact`, `verify`, `flush`,
+/// `archive`.
 #[must_use]
 pub fn folder_path(folder: FolderId, verb: &str) -> String {
     format!("/v1/folders/{folder}/{verb}")
@@ -906,6 +909,125 @@ impl AddAssign<Compacted> for CompactedBody {
         self.files_after += folder.files_after;
         self.bytes_before += folder.bytes_before;
         self.bytes_after += folder.bytes_after;
+    }
+}
+
+/// One line of an import: a treasure of [`TreasureBody`], of which only these members count. Others of a treasure are
+/// read and left out, anything else is an error.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportLineBody<'a> {
+    /// The swamp, where the import is not about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swamp: Option<&'a str>,
+    /// The key.
+    pub key: &'a str,
+    /// The value: its JSON, or `{"$binary": base64, "contentType": …}`.
+    pub value: &'a serde_json::value::RawValue,
+    /// When it was last written where it comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<Timestamp>,
+    /// When it expires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// One line of the answer to an import: `progress` now and then, at last `done`, with `error` where it ended early.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ImportAnswerBody {
+    /// How far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ImportProgressBody>,
+    /// Why it ended early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Problem>,
+    /// What became of the lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<ImportDoneBody>,
+}
+
+/// How far an import is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportProgressBody {
+    /// Lines that are settled: written, skipped or failed.
+    pub lines: u64,
+    /// Lines that were written, and acknowledged.
+    pub written: u64,
+    /// Bytes of the body that came in.
+    pub bytes: u64,
+}
+
+/// What became of the lines of an import.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportDoneBody {
+    /// Lines that are settled: the sum of the next three.
+    pub lines: u64,
+    /// Lines that were written, and acknowledged.
+    pub written: u64,
+    /// Lines that the mode left alone.
+    pub skipped: u64,
+    /// Lines that could not be written.
+    pub failed: u64,
+    /// `synced` when all that was written is on disk, else `buffered`.
+    pub durable: String,
+    /// The first [`MAX_IMPORT_ERRORS`](crate::MAX_IMPORT_ERRORS) lines that failed.
+    pub errors: Vec<ImportErrorBody>,
+}
+
+/// A line of an import that was not written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportErrorBody {
+    /// The number of the line, counted from 1; empty lines do not count.
+    pub line: u64,
+    /// The code of the error.
+    pub code: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+impl From<&ImportTally> for ImportDoneBody {
+    fn from(tally: &ImportTally) -> ImportDoneBody {
+        let error = |failed: &ImportError| ImportErrorBody {
+            line: failed.line,
+            code: failed.error.code().as_str().to_owned(),
+            detail: failed.error.to_string(),
+        };
+        ImportDoneBody {
+            lines: tally.lines,
+            written: tally.written,
+            skipped: tally.skipped,
+            failed: tally.failed,
+            durable: tally.durability.as_str().to_owned(),
+            errors: tally.errors.iter().map(error).collect(),
+        }
+    }
+}
+
+/// What an archive brought: `PUT /v1/folders/{F}/archive`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnpackedBody {
+    /// The folder.
+    pub folder: FolderId,
+    /// Files that are here now, and were not or were shorter.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that were here already, as long or longer.
+    pub kept: u64,
+    /// Files that this server wrote itself; those never come from elsewhere.
+    pub own: u64,
+    /// Files that are here with another beginning; they stay as they are.
+    pub differing: u64,
+    /// Snapshots that their writer never finished; nothing would read them.
+    pub unfinished: u64,
+}
+
+impl UnpackedBody {
+    /// What became of the files of a folder's archive.
+    #[must_use]
+    pub fn of(folder: FolderId, done: Unpacked) -> UnpackedBody {
+        let Unpacked { files, bytes, kept, own, differing, unfinished } = done;
+        UnpackedBody { folder, files, bytes, kept, own, differing, unfinished }
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) fn class_of(head: &Parts, place: &Place) -> OpClass {
     match (place, head.method.as_str()) {
         (Place::Flush | Place::Query, _) => OpClass::Read,
         (Place::Batch, _) => OpClass::Overwrite,
+        (Place::Import, "POST") => import(head.uri.query().unwrap_or_default()),
         _ if is_conditional => OpClass::Exclusive,
         (Place::Treasure, "PUT" | "DELETE") | (Place::List, "POST") => OpClass::Overwrite,
         (Place::Treasure, "POST") => increment(head.uri.query().unwrap_or_default()),
@@ -34,6 +35,12 @@ fn is_read(method: &str) -> bool {
 fn is_merge_patch(head: &Parts) -> bool {
     let json_patch = |value: &http::HeaderValue| value.as_bytes().starts_with(b"application/json-patch+json");
     !head.headers.get(CONTENT_TYPE).is_some_and(json_patch)
+}
+
+/// An import that overwrites can be sent again; in the other modes what is stored decides.
+fn import(query: &str) -> OpClass {
+    let mode = query.split('&').find_map(|piece| piece.strip_prefix("mode="));
+    if mode.is_none_or(|mode| mode == "upsert") { OpClass::Overwrite } else { OpClass::Exclusive }
 }
 
 /// A plain increment by a whole number commutes; one inside of a value, with bounds, or by a fraction, does not.

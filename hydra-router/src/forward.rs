@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::header::{CONNECTION, HeaderMap, HeaderName};
-use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, BodyStream, StreamBody};
@@ -34,7 +33,11 @@ pub(crate) async fn forward(
     let mut request = request_of(gateway, head, class_of(&head.parts, place))?;
     // The permit is held until the answer begins.
     let _room;
-    match body.take(&gateway.kept).await? {
+    let taken = match place {
+        Place::Import => Taken::Stream(body.stream()),
+        _ => body.take(&gateway.kept).await?,
+    };
+    match taken {
         Taken::Whole(bytes, room) => {
             if *place == Place::Lock {
                 request.patience = wait_of_lock(&bytes);

@@ -115,19 +115,7 @@ impl Cluster {
     pub(crate) async fn call(&self, name: &SwampName, request: &Request, options: &CallOptions) -> Result<Answered> {
         let state = self.state();
         let route = state.map.route(name);
-        let settings = route.settings();
-        let timeout = if options.is_bulk { settings.bulk_timeout } else { settings.try_timeout };
-        let usual = if options.is_bulk { settings.deadline + settings.bulk_timeout } else { settings.deadline };
-        let call = Call {
-            state: &state,
-            route,
-            class: request.class,
-            fallback: options.fallback.unwrap_or(settings.fallback_mode.into()),
-            deadline: options.deadline.unwrap_or(usual) + options.patience,
-            timeout: timeout + options.patience,
-            primary_first: options.primary_first,
-        };
-        with_fallback(&call, request).await.map_err(|error| {
+        call_by(&state, route, request, options).await.map_err(|error| {
             let folder = state.folder_of(route).map(|folder| format!(" (folder {folder})"));
             error.about(format!("{name}{}", folder.unwrap_or_default()))
         })
@@ -168,6 +156,21 @@ impl Cluster {
             primary_first: false,
         };
         Ok(with_fallback(&call, request).await?.answer)
+    }
+
+    /// Sends a request about a folder to whoever answers for it.
+    pub(crate) async fn call_folder(
+        &self,
+        pool: &str,
+        folder: FolderId,
+        request: &Request,
+        options: &CallOptions,
+    ) -> Result<Answered> {
+        let state = self.state();
+        let route = state.map.route_of(pool, folder).ok_or_else(|| {
+            Error::new(ErrorKind::Config, format!("the map has no folder {folder} of the pool {pool:?} any more"))
+        })?;
+        call_by(&state, route, request, options).await.map_err(|error| error.about(format!("folder {folder}")))
     }
 
     /// Whether the primary of a name answers again, while another server is being asked in its place.
@@ -222,6 +225,23 @@ impl Cluster {
         }
         Err(Error::new(ErrorKind::Network, "no server answered").with_attempts(missed))
     }
+}
+
+/// Sends a request along a route.
+async fn call_by(state: &State, route: Route<'_>, request: &Request, options: &CallOptions) -> Result<Answered> {
+    let settings = route.settings();
+    let timeout = if options.is_bulk { settings.bulk_timeout } else { settings.try_timeout };
+    let usual = if options.is_bulk { settings.deadline + settings.bulk_timeout } else { settings.deadline };
+    let call = Call {
+        state,
+        route,
+        class: request.class,
+        fallback: options.fallback.unwrap_or(settings.fallback_mode.into()),
+        deadline: options.deadline.unwrap_or(usual) + options.patience,
+        timeout: timeout + options.patience,
+        primary_first: options.primary_first,
+    };
+    with_fallback(&call, request).await
 }
 
 impl State {
@@ -282,6 +302,14 @@ impl State {
             Origin::Given => Announce { folders: Some(self.map.folders().get()), pool: Some(pool) },
             Origin::Address { folders } => Announce { folders, pool: None },
         }
+    }
+
+    /// What names have in common that one request can be about: who is asked for them, in which order.
+    pub(crate) fn way_of(&self, name: &SwampName) -> (usize, Vec<usize>, Option<String>) {
+        let route = self.map.route(name);
+        let (primary, fallbacks) = route.indexes();
+        let holder = self.servers[primary].stays.holder_of(route.folder());
+        (primary, fallbacks.to_vec(), holder.map(|holder| holder.id().to_owned()))
     }
 
     /// A number that is one higher at every call: for reading from everyone in turn.

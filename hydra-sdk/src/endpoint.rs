@@ -5,6 +5,7 @@ mod embedded;
 mod feed;
 mod queues;
 mod remote;
+mod transfer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use hydra_core::{ListQuery, Lock, LockInfo, Pattern, Pointer, Policy, Shift, SwampName, SwampsQuery, Value, Version};
 
 pub(crate) use embedded::{Embedded, Scratch};
+pub(crate) use transfer::{ExportPart, Source};
 
 use crate::cluster::{CallOptions, Cluster};
 use crate::error::{Error, ErrorKind, Result};

@@ -48,6 +48,7 @@ mod server;
 mod settings;
 mod swamp;
 mod swamps;
+mod transfer;
 mod treasure;
 mod watch;
 
@@ -72,6 +73,7 @@ pub use swamp::{
     Swamp, Taken, Write,
 };
 pub use swamps::Swamps;
+pub use transfer::{Import, ImportFailure, ImportMode, Imported, Record};
 pub use treasure::{Cursor, ListedSwamp, Page, Pushed, SwampInfo, Treasure, Written};
 
 /// Handles are shared between threads and tasks; held by the compiler.

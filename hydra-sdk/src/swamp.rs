@@ -207,6 +207,14 @@ impl<V> Swamp<V> {
         self.hydra.endpoint().get(&self.name, reading, &self.options).await
     }
 
+    pub(crate) fn hydra(&self) -> &Hydra {
+        &self.hydra
+    }
+
+    pub(crate) fn options(&self) -> &CallOptions {
+        &self.options
+    }
+
     fn handle(&self) -> Swamp<()> {
         self.typed()
     }

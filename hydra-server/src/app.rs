@@ -17,21 +17,22 @@ use http::{HeaderValue, Method};
 use hydra_core::wire::Problem;
 use hydra_core::{
     Applied, Batch, Committed, CopyState, Durability, Engine, Error, ErrorCode, FolderId, FolderState, Idempotency,
-    OpResult, Pattern, Swamp, SwampName,
+    OpResult, Swamp, SwampName,
 };
+use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::answer::{self, Response};
 use crate::auth::{Access, Need, Scope};
 use crate::body::{BodyMemory, Limit, RequestBody};
 use crate::conditions::{folders_header, idempotency_key, single};
-use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
+use crate::config::{Config, MAX_HEADER_BYTES, MAX_UNPACKERS, MAX_URI_BYTES};
 use crate::metrics::Metrics;
 use crate::route::{Label, Route};
 use crate::streams::Streams;
 use crate::{
-    across, batches, catalog, conflicts, feeds, folders, lists, locks, openapi, origin, policies, service, shift,
-    swamps, takeover, treasures, upkeep, writes,
+    across, archive, batches, catalog, conflicts, export, feeds, folders, import, lists, locks, openapi, origin,
+    policies, service, shift, swamps, takeover, treasures, upkeep, writes,
 };
 
 /// How long a request waits for the memory budget before it is refused, and how often it looks.
@@ -56,7 +57,9 @@ pub(crate) struct App {
     pub(crate) engine: Engine,
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
-    bodies: BodyMemory,
+    pub(crate) bodies: BodyMemory,
+    /// Turns for archives that are unpacked: each takes a thread.
+    pub(crate) unpackers: Semaphore,
     server: HeaderValue,
     draining: AtomicBool,
     pub(crate) streams: Streams,
@@ -72,6 +75,7 @@ impl App {
         Arc::new(App {
             metrics: Metrics::new(&engine),
             bodies: BodyMemory::new(config.max_body_memory),
+            unpackers: Semaphore::new(MAX_UNPACKERS),
             server: answer::ascii(engine.server_id().to_owned()),
             draining: AtomicBool::new(false),
             streams: Streams::new(config.streams()),
@@ -174,6 +178,12 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Lock(name, lock) if call.head.method == Method::POST => locks::acquire(call, &name, &lock).await,
         Route::Lock(name, lock) if call.head.method == Method::PUT => locks::renew(call, &name, &lock).await,
         Route::Lock(name, lock) => locks::release(call, &name, &lock).await,
+        Route::Export(name) => export::one(call, &name).await,
+        Route::Import(name) => import::one(call, name).await,
+        Route::ExportAll => export::all(call).await,
+        Route::ImportAll => import::all(call).await,
+        Route::Archive(folder) if reads => archive::pack(call, folder).await,
+        Route::Archive(folder) => archive::unpack(call, folder).await,
         Route::Events(name) => feeds::swamp(call, &name).await,
         Route::AllEvents => feeds::many(call).await,
         Route::Policies => policies::list(call),
@@ -297,11 +307,6 @@ impl Call {
         self.access.check(&Need::on_swamp(scopes, name))
     }
 
-    /// The same for all swamps that match a pattern.
-    pub(crate) fn may_for_all(&self, scopes: &'static [Scope], pattern: &Pattern) -> Result<(), Error> {
-        self.access.check(&Need::on_pattern(scopes, pattern))
-    }
-
     /// Whether the client counts the same folders and means the same pool.
     fn check_map(&self) -> Result<(), Error> {
         let here = self.app.engine.folder_count();
@@ -377,7 +382,8 @@ impl Call {
             .with_hint("send the write to the owner, or with Hydra-Fallback-For: <owner's id> when it does not answer"))
     }
 
-    fn falls_back(&self) -> Result<bool, Error> {
+    /// Whether the client says that the owner of the folder does not answer.
+    pub(crate) fn falls_back(&self) -> Result<bool, Error> {
         let sent = single(&self.head.headers, &answer::FALLBACK_FOR)?;
         Ok(sent.is_some_and(|id| !id.trim().is_empty()))
     }
@@ -392,6 +398,20 @@ impl Call {
     /// Reads the request body.
     pub(crate) async fn read_body(&mut self, limit: Limit) -> Result<Bytes, Error> {
         self.body.read(limit, self.app.config.body_timeout, &self.app.bodies).await
+    }
+
+    /// The request body, for a handler that reads it piece by piece.
+    pub(crate) fn take_body(&mut self) -> RequestBody {
+        std::mem::replace(&mut self.body, RequestBody::new(Body::empty()))
+    }
+
+    /// An error as it is written in the midst of an answer that has begun.
+    pub(crate) fn problem_of(&self, error: &Error) -> Problem {
+        let mut problem = Problem::of(error);
+        problem.instance = self.id.to_str().ok().map(str::to_owned);
+        problem.folder = self.folder;
+        problem.server = Some(self.app.engine.server_id().to_owned());
+        problem
     }
 
     /// The idempotency key that was sent.
@@ -450,7 +470,12 @@ impl Call {
 
     /// Says that what was done is on disk.
     pub(crate) fn mark_synced(&mut self) {
-        self.durability = Some(Durability::Synced);
+        self.mark(Durability::Synced);
+    }
+
+    /// Says where what was done is.
+    pub(crate) fn mark(&mut self, durability: Durability) {
+        self.durability = Some(durability);
     }
 
     /// Whether deletes leave a mark even where nothing was found.
@@ -498,10 +523,7 @@ impl Call {
     }
 
     fn problem(&self, error: &Error) -> Response {
-        let mut problem = Problem::of(error);
-        problem.instance = self.id.to_str().ok().map(str::to_owned);
-        problem.folder = self.folder;
-        problem.server = Some(self.app.engine.server_id().to_owned());
+        let problem = self.problem_of(error);
         if problem.status >= 500 && !matches!(error.code(), ErrorCode::Draining | ErrorCode::Busy) {
             tracing::error!(id = ?self.id, code = %error.code(), "{error}");
         }
@@ -581,7 +603,7 @@ pub(crate) async fn swamp(engine: &Engine, name: &SwampName) -> Result<Swamp, Er
 }
 
 /// Waits for memory where that costs no thread.
-async fn hydrate(engine: &Engine, name: &SwampName) -> Result<Swamp, Error> {
+pub(crate) async fn hydrate(engine: &Engine, name: &SwampName) -> Result<Swamp, Error> {
     let until = Instant::now() + MEMORY_PATIENCE;
     loop {
         let in_time = Instant::now() < until;

@@ -19,7 +19,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::answer::{self, Response};
 use crate::app::Call;
-use crate::auth::Scope;
+use crate::auth::{Need, Scope};
 use crate::conditions::{self, single};
 use crate::config::{DEFAULT_HEARTBEAT, HEARTBEATS, MAX_FEED_SWAMPS};
 use crate::event::{Format, Shape};
@@ -48,7 +48,6 @@ pub(crate) async fn swamp(call: &mut Call, name: &SwampName) -> Result<Response,
 pub(crate) async fn many(call: &mut Call) -> Result<Response, Error> {
     let wanted = Wanted::of(call, &KNOWN)?;
     let topic = Topic::of(call)?;
-    topic.check_access(call)?;
     if call.head.method == Method::HEAD {
         return Ok(wanted.head(Body::empty()));
     }
@@ -84,23 +83,19 @@ impl Topic {
         }
         match (query.text("pattern"), names.is_empty()) {
             (Some(_), false) => Err(invalid("pattern", "came together with swamp; send one of them")),
-            (Some(pattern), true) => Ok(Topic::Pattern(pattern.parse()?)),
+            (Some(pattern), true) => {
+                let pattern = pattern.parse()?;
+                call.access.check(&Need::on_pattern(&[Scope::Read], &pattern))?;
+                Ok(Topic::Pattern(pattern))
+            }
             (None, true) => {
                 Err(invalid("swamp", "is missing, and so is pattern; name swamps with ?swamp=a/b/c&swamp=d/e/f"))
             }
             (None, false) => {
+                names.iter().try_for_each(|name| call.may(&[Scope::Read], name))?;
                 names.iter().try_for_each(|name| call.has_folder_of(name))?;
                 Ok(Topic::Swamps(names))
             }
-        }
-    }
-}
-
-impl Topic {
-    fn check_access(&self, call: &Call) -> Result<(), Error> {
-        match self {
-            Topic::Swamps(names) => names.iter().try_for_each(|name| call.may(&[Scope::Read], name)),
-            Topic::Pattern(pattern) => call.may_for_all(&[Scope::Read], pattern),
         }
     }
 }

@@ -34,6 +34,10 @@ pub(crate) enum Route {
     Conflicts(SwampName),
     Shift(SwampName),
     Lock(SwampName, String),
+    Export(SwampName),
+    Import(SwampName),
+    ExportAll,
+    ImportAll,
     Events(SwampName),
     AllEvents,
     Policies,
@@ -51,6 +55,7 @@ pub(crate) enum Route {
     CollectFolder(FolderSet),
     CompactFolder(FolderSet),
     VerifyFolder(FolderSet),
+    Archive(FolderId),
 }
 
 impl Route {
@@ -78,6 +83,8 @@ impl Route {
             [Some("problems"), Some(code), None, _] => Ok(Route::Problem(code.to_owned())),
             [Some("v1"), Some("probe"), None, _] => Ok(Route::Probe),
             [Some("v1"), Some("swamps"), None, _] => Ok(Route::Swamps(None, None)),
+            [Some("v1"), Some("export"), None, _] => Ok(Route::ExportAll),
+            [Some("v1"), Some("import"), None, _] => Ok(Route::ImportAll),
             [Some("v1"), Some("events"), None, _] => Ok(Route::AllEvents),
             [Some("v1"), Some("admin"), Some("drain"), None] => Ok(Route::Drain),
             [Some("v1"), Some("batch"), None, _] => Ok(Route::BatchAcross),
@@ -107,6 +114,8 @@ impl Route {
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
             Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
+            Route::Import(_) | Route::ImportAll => "POST",
+            Route::Archive(_) => "GET, HEAD, PUT",
             Route::HoldFolder(_) | Route::Drain => "POST, DELETE",
             _ => "GET, HEAD",
         }
@@ -130,6 +139,8 @@ impl Route {
             | Route::Conflicts(name)
             | Route::Shift(name)
             | Route::Lock(name, _)
+            | Route::Export(name)
+            | Route::Import(name)
             | Route::Events(name)
             | Route::Resolve(name) => Some(name),
             _ => None,
@@ -170,6 +181,9 @@ impl Route {
             Route::HoldFolder(_) | Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => {
                 Label::Upkeep
             }
+            Route::Export(_) | Route::Import(_) | Route::ExportAll | Route::ImportAll | Route::Archive(_) => {
+                Label::Transfer
+            }
             _ => Label::Service,
         }
     }
@@ -193,14 +207,15 @@ pub(crate) enum Label {
     Takeover,
     Upkeep,
     Events,
+    Transfer,
     Shift,
     Lock,
 }
 
 impl Label {
-    pub(crate) const NAMES: [&str; 15] = [
+    pub(crate) const NAMES: [&str; 16] = [
         "none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders", "takeover",
-        "upkeep", "events", "shift", "lock",
+        "upkeep", "events", "transfer", "shift", "lock",
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -230,6 +245,8 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
         Some("flush") => Ok(Route::FlushSwamp(name)),
         Some("policy") => Ok(Route::SwampPolicy(name)),
         Some("conflicts") => Ok(Route::Conflicts(name)),
+        Some("export") => Ok(Route::Export(name)),
+        Some("import") => Ok(Route::Import(name)),
         Some("events") => Ok(Route::Events(name)),
         Some("shift") => Ok(Route::Shift(name)),
         Some(verb) => match verb.strip_prefix("locks/") {
@@ -269,6 +286,7 @@ fn folder_verb(set: &str, verb: [Option<&str>; 3], path: &str) -> Result<Route, 
         [Some("takeover"), None, _] => folder(set).map(Route::Takeover),
         [Some("takeover"), Some("settle"), None] => folder(set).map(Route::Settle),
         [Some("holds"), None, _] => folder(set).map(Route::Holds),
+        [Some("archive"), None, _] => folder(set).map(Route::Archive),
         _ => Err(not_found(path)),
     }
 }

@@ -211,7 +211,9 @@ impl Embedded {
 }
 
 /// Runs what may wait for the disk on a thread that may wait.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> hydra_core::Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> hydra_core::Result<T> + Send + 'static,
+) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => Ok(result?),
         Err(error) => Err(Error::new(ErrorKind::Protocol, format!("the engine gave up: {error}"))

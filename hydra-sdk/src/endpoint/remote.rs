@@ -243,7 +243,8 @@ fn request_of(name: &SwampName, operation: &Operation, options: &WriteOptions) -
     };
     let request = keyed(Request::new(operation.class(), method, with_query(path, &query)), options);
     let request = match condition {
-        None | Some(Condition::Always) => request,
+        // Only imports compare times.
+        None | Some(Condition::Always | Condition::UpdatedBefore(_)) => request,
         Some(Condition::Absent) => request.header("if-none-match", "*"),
         Some(Condition::Present) => request.header("if-match", "*"),
         Some(Condition::Version(versions)) => {

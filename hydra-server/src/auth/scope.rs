@@ -98,7 +98,11 @@ impl<'r> Need<'r> {
             }
             Route::OpenApi | Route::Problem(_) | Route::Resolve(_) => return None,
             Route::List(name) | Route::Treasure(name, _) => (by_method, Place::Swamp(name)),
-            Route::Events(name) => (READ, Place::Swamp(name)),
+            Route::Export(name) => (READ, Place::Swamp(name)),
+            Route::Import(name) => (WRITE, Place::Swamp(name)),
+            // The query says for which swamps, or each line does; see `export` and `import`.
+            Route::ExportAll => (READ, Place::Nowhere),
+            Route::ImportAll => (WRITE, Place::Nowhere),
             // The query says for which swamps; see `feeds`.
             Route::AllEvents => (READ, Place::Nowhere),
             // What it holds decides, item by item; see `across`.
@@ -112,7 +116,7 @@ impl<'r> Need<'r> {
             Route::Batch(name) => (&[][..], Place::Swamp(name)),
             Route::Shift(name) => (WRITE, Place::Swamp(name)),
             Route::Lock(name, _) => (by_method, Place::Swamp(name)),
-            Route::SwampPolicy(name) | Route::Conflicts(name) => (READ, Place::Swamp(name)),
+            Route::SwampPolicy(name) | Route::Conflicts(name) | Route::Events(name) => (READ, Place::Swamp(name)),
             Route::FlushSwamp(name) => (ADMIN, Place::Swamp(name)),
             Route::Policies => (READ, Place::Nowhere),
             Route::Policy(pattern) if by_method == READ => (READ, Place::Pattern(pattern)),
@@ -126,7 +130,7 @@ impl<'r> Need<'r> {
             Route::HoldFolder(_) | Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => {
                 (ADMIN, Place::Everywhere)
             }
-            Route::Drain => (ADMIN, Place::Everywhere),
+            Route::Archive(_) | Route::Drain => (ADMIN, Place::Everywhere),
         };
         Some(Need { scopes, place })
     }

@@ -1,5 +1,7 @@
 //! The promises of the server, tried over real sockets and with real processes.
 
+/// A folder as a tar stream: out of a server at work, into another one, and nothing hostile.
+mod archive;
 /// Who may do what: tokens, scopes, patterns, origins, and what an operator sees of it.
 mod auth;
 /// Batches, on one swamp and across several: every kind of operation, and what fails alone.
@@ -42,5 +44,9 @@ mod takeover;
 mod tls;
 /// The offline commands, on directories in every state.
 mod tools;
+/// Lines and folders out of one server and into another: whole, in little memory, and honest about what failed.
+mod transfer;
+/// The same through the real client, on servers and in its own process.
+mod transfer_sdk;
 /// One treasure: parts of it, patches, increments with bounds, pushed values, and every way to ask again.
 mod treasures;
