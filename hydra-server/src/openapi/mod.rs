@@ -38,6 +38,8 @@ const BLOCKS: &[&str] = &[
     include_str!("blocks/export.json"),
     include_str!("blocks/import.json"),
     include_str!("blocks/swamp-events.json"),
+    include_str!("blocks/swamp-shift.json"),
+    include_str!("blocks/swamp-lock.json"),
     include_str!("blocks/events.json"),
     include_str!("blocks/batch.json"),
     include_str!("blocks/policies.json"),
@@ -242,7 +244,11 @@ mod tests {
 
     /// A path with something allowed in every place.
     fn example(path: &str) -> String {
-        let path = path.replace("{key}", "k").replace("{code}", "not-found").replace("{folders}", "50-74");
+        let path = path
+            .replace("{key}", "k")
+            .replace("{lock}", "l")
+            .replace("{code}", "not-found")
+            .replace("{folders}", "50-74");
         let path = path.replace("{folder}", "7");
         ["sanctuary", "realm", "swamp"].iter().fold(path, |path, part| path.replace(&format!("{{{part}}}"), "a"))
     }
