@@ -36,6 +36,7 @@ impl ErrorCode {
     pub(crate) fn carried(self) -> Carried {
         match self {
             ErrorCode::TreasureNotFound
+            | ErrorCode::IdempotencyReuse
             | ErrorCode::Internal
             | ErrorCode::Io
             | ErrorCode::DiskFull
@@ -121,6 +122,9 @@ impl ErrorCode {
                 "The swamp has no treasure under this key, or it has expired.",
                 "Check the key. A DELETE that a fallback answers so may have left a mark for the primary.",
             ),
+            ErrorCode::LockNotFound => {
+                ("Nobody holds the lock, or the time of whoever held it is over.", "POST to it takes it.")
+            }
             ErrorCode::PolicyNotFound => {
                 ("No policy is registered for exactly this pattern.", "GET /v1/policies lists those that are.")
             }
@@ -131,6 +135,10 @@ impl ErrorCode {
                 "The client counts another number of folders than the data directory of the server was made with. Both \
                  would look for the same name in different places.",
                 "Correct the number of folders in the client map; that of a directory never changes.",
+            ),
+            ErrorCode::LockHeld => (
+                "Somebody else holds the lock, or others wait for it.",
+                "Ask again after Retry-After, or send a wait and stand in line.",
             ),
             ErrorCode::BatchAborted => (
                 "One operation of an atomic batch failed, so none was applied. The detail has its place.",
@@ -143,6 +151,11 @@ impl ErrorCode {
             ErrorCode::VersionMismatch => (
                 "The treasure is at another version than the one demanded with If-Match or ifVersion.",
                 "Read it again (currentVersion is where it is now), decide again, and send the write with that version.",
+            ),
+            ErrorCode::LockTokenMismatch => (
+                "The lock is not held with this token: it was given back, its time is over, or somebody else has it.",
+                "What was done under the lock may overlap with what others did. Take the lock again, and let what it \
+                 protects refuse lower fences.",
             ),
             ErrorCode::AlreadyExists => (
                 "The treasure exists, and the request demanded that it does not.",
@@ -196,6 +209,10 @@ impl ErrorCode {
                 "The server has more to do, or more request bodies in memory, than it may.",
                 "Wait for Retry-After and send the request again.",
             ),
+            ErrorCode::InvalidFilter => (
+                "A condition of a list cannot be read. The detail names the place in it.",
+                "Compare it with the operators == != < <= > >= in contains starts exists, and with and, or and not.",
+            ),
             ErrorCode::PathNotFound => (
                 "The treasure is there, but its value has nothing at this place, or has no places at all.",
                 "Read the whole value and compare it with the path, a JSON Pointer such as /stats/views.",
@@ -206,8 +223,9 @@ impl ErrorCode {
                 "Read the value again, and make the patch from what it is now.",
             ),
             ErrorCode::TooManyStreams => (
-                "As many feeds and long polls are open as the server allows.",
-                "Close some, follow several swamps with one feed, or wait for Retry-After and come again.",
+                "As many feeds are open on this server as its limit allows.",
+                "Close feeds that nobody reads, follow several swamps with one feed of /v1/events, or wait for \
+                 Retry-After.",
             ),
             ErrorCode::HeadersTooLarge => {
                 ("The headers of the request are longer than 32 KiB.", "Send fewer or shorter headers.")

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::archive::Arrivals;
 use crate::clock::{Clock, coarse_ms};
 use crate::collect::Collector;
 use crate::directories::Directories;
@@ -18,6 +19,7 @@ use crate::handles::Handles;
 use crate::hold::Holds;
 use crate::hub::Hub;
 use crate::layout;
+use crate::lines::Lines;
 use crate::memory::Memory;
 use crate::name::SwampName;
 use crate::pattern::Pattern;
@@ -45,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) takeovers: Takeovers,
     /// Who listens to what.
     pub(crate) hub: Hub,
+    /// Who waits for what, in the order of their coming.
+    pub(crate) lines: Arc<Lines>,
     pub(crate) directories: Directories,
     pub(crate) syncs: Syncs,
     pub(crate) handles: Arc<Handles>,
@@ -61,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) started_ms: u64,
     pub(crate) space: SpaceWatch,
     pub(crate) holds: Holds,
+    /// The folders that archives are being unpacked into.
+    pub(crate) arrivals: Arrivals,
     pub(crate) collector: Collector,
     pub(crate) sweeper: Sweeper,
     /// How long a superseded file stays for copies that are under way.

@@ -5,8 +5,6 @@
 //! 33 content type length u8 · 34 key length u16 · 36 content type, key, value
 //! ```
 
-use std::borrow::Borrow;
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -14,6 +12,7 @@ use hashbrown::hash_table::Entry;
 
 use crate::format::record::Write;
 use crate::hashing::hash_key;
+use crate::hidden::is_hidden;
 use crate::stamp::{Stamp, Timestamp};
 use crate::value::Value;
 
@@ -193,6 +192,8 @@ pub(crate) struct Slots {
     pub(crate) values: usize,
     pub(crate) expiring: usize,
     pub(crate) bytes: usize,
+    /// Whether any key is hidden.
+    pub(crate) has_hidden: bool,
 }
 
 impl Slots {
@@ -216,6 +217,7 @@ impl Slots {
     /// Takes a PUT or DEL in if its stamp is the greatest of its key; answers the stamp that was there.
     pub(crate) fn offer(&mut self, stamp: Stamp, write: &Write<'_>) -> Option<Stamp> {
         let key = write.key().as_bytes();
+        self.has_hidden |= is_hidden(key);
         let hash = hash_key(key);
         let entry = self.table.entry(hash, |slot| slot.key_bytes() == key, |slot| hash_key(slot.key_bytes()));
         let (before, slot) = match entry {
@@ -237,36 +239,6 @@ impl Slots {
         self.expiring += usize::from(slot.expires().is_some());
         self.bytes += slot.footprint();
         before
-    }
-}
-
-/// Slots in order of their keys.
-#[derive(Debug, Clone)]
-pub(crate) struct Ordered(pub(crate) Slot);
-
-impl Borrow<[u8]> for Ordered {
-    fn borrow(&self) -> &[u8] {
-        self.0.key_bytes()
-    }
-}
-
-impl PartialEq for Ordered {
-    fn eq(&self, other: &Ordered) -> bool {
-        self.0.key_bytes() == other.0.key_bytes()
-    }
-}
-
-impl Eq for Ordered {}
-
-impl PartialOrd for Ordered {
-    fn partial_cmp(&self, other: &Ordered) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Ordered {
-    fn cmp(&self, other: &Ordered) -> Ordering {
-        self.0.key_bytes().cmp(other.0.key_bytes())
     }
 }
 

@@ -12,10 +12,13 @@ use crate::conflict::Lost;
 use crate::counter::{Counter, Sum};
 use crate::engine::CopyState;
 use crate::hashing::{KeyHashing, hash_key};
+use crate::hidden::is_hidden;
 use crate::hub::Audience;
+use crate::index::{Entry as Indexed, Indexes};
 use crate::merge::{KeyMemory, Merged, later_twins};
 use crate::news::News;
-use crate::slot::{Ordered, Slot, Slots};
+use crate::query::{Facts, Order, Position, Rank};
+use crate::slot::{Slot, Slots};
 use crate::stamp::{Stamp, Timestamp, Version};
 use crate::value::{Treasure, Value};
 use crate::vector::VersionVector;
@@ -89,7 +92,7 @@ pub(crate) struct Sight {
     pub(crate) version: Version,
     pub(crate) created_at: Timestamp,
     pub(crate) expires_at: Option<Timestamp>,
-    updated_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
     /// The value, where increments decide it.
     total: Option<i128>,
 }
@@ -131,6 +134,20 @@ fn visible(slot: &Slot, counter: Option<&Counter>, now: Timestamp) -> Option<Tre
     })
 }
 
+/// Before anything can have expired.
+const NEVER: Timestamp = Timestamp::from_millis(0);
+
+/// Where a slot with a value belongs in an order.
+pub(crate) fn rank(order: &Order, slot: &Slot, counter: Option<&Counter>) -> Rank {
+    let Some(Sight { created_at, updated_at, total, .. }) = sight(slot, counter, NEVER) else { return Rank::LAST };
+    let total = total.map(|total| total.to_string());
+    let json = match &total {
+        Some(total) => Some(total.as_bytes()),
+        None => slot.content_type().is_none().then(|| slot.value_bytes()),
+    };
+    Rank::of(order, &Facts { created: created_at, updated: updated_at, expires: slot.expires(), json })
+}
+
 /// The integer a value is; 0 for a tombstone, `None` for anything else.
 pub(crate) fn integer(slot: &Slot) -> Option<i128> {
     if slot.is_tombstone() {
@@ -152,6 +169,13 @@ fn is_live(counters: &Counters, slot: &Slot) -> bool {
     !slot.is_tombstone() || counter_of(counters, slot.key()).is_some_and(|counter| counter.names(slot.stamp()))
 }
 
+/// A slot leaves the orders, as long as its counter is what it was when it came.
+fn unindex(indexes: &mut Indexes, counters: &Counters, slot: &Slot) {
+    if is_live(counters, slot) {
+        indexes.remove(slot, |order| rank(order, slot, counter_of(counters, slot.key())));
+    }
+}
+
 /// How many slots hold a value, how many of those an expiry, and how many bytes all take.
 #[derive(Debug, Clone, Copy)]
 struct Tally {
@@ -161,21 +185,29 @@ struct Tally {
 }
 
 impl Tally {
-    /// Counts a slot in or out.
+    /// Counts a slot in or out. Of hidden ones only the bytes count.
     fn count(&mut self, counters: &Counters, slot: &Slot, sign: isize) {
-        let live = is_live(counters, slot);
+        let live = !is_hidden(slot.key_bytes()) && is_live(counters, slot);
         self.live = self.live.saturating_add_signed(if live { sign } else { 0 });
         self.expiring = self.expiring.saturating_add_signed(if live && slot.expires().is_some() { sign } else { 0 });
         self.bytes = self.bytes.saturating_add_signed(sign * slot.footprint() as isize);
     }
 }
 
+/// A hidden key by when it expires.
+fn hidden_entry(slot: &Slot) -> (u64, Box<str>) {
+    (slot.expires().map_or(u64::MAX, Timestamp::as_millis), slot.key().into())
+}
+
+/// About how many bytes of memory a hidden key takes beside its slot.
+const HIDDEN_BYTES: usize = 128;
+
 /// The content of a resident swamp.
 #[derive(Debug)]
 pub(crate) struct State {
     slots: HashTable<Slot>,
-    /// Every slot in order of keys; built when first asked for.
-    order: Option<BTreeSet<Ordered>>,
+    /// What has a value, in the orders that were asked for.
+    indexes: Indexes,
     counters: Counters,
     keys: HashMap<u128, KeyMemory, KeyHashing>,
     /// When the remembered keys were last looked through: at this many.
@@ -183,6 +215,8 @@ pub(crate) struct State {
     pub(crate) vector: VersionVector,
     pub(crate) max_hlc: u64,
     tally: Tally,
+    /// Hidden keys that have a value, by when they expire.
+    hidden: BTreeSet<(u64, Box<str>)>,
     pub(crate) copy: CopyState,
     /// One sentence for each file that is damaged or missing.
     pub(crate) findings: Vec<String>,
@@ -200,23 +234,27 @@ impl State {
 
     /// The state that the files say.
     pub(crate) fn of_merged(merged: Merged<'_>, copy: CopyState, findings: Vec<String>) -> State {
-        let Slots { table, values, expiring, bytes } = merged.winners;
+        let Slots { table, values, expiring, bytes, has_hidden } = merged.winners;
         let mut state = State {
             slots: table,
-            order: None,
+            indexes: Indexes::default(),
             counters: HashMap::default(),
             keys: merged.keys,
             keys_purged_at: 0,
             vector: merged.vector,
             max_hlc: merged.max_hlc,
             tally: Tally { live: values, expiring, bytes },
+            hidden: BTreeSet::new(),
             copy,
             findings,
             conflicts: merged.conflicts,
             audience: None,
         };
+        if has_hidden {
+            state.set_hidden_apart();
+        }
         state.counters.extend(merged.counters.into_iter().map(|(key, counter)| (key.into(), counter)));
-        let counts_alone = |slot: &Slot| slot.is_tombstone() && state.is_live(slot);
+        let counts_alone = |slot: &Slot| slot.is_tombstone() && state.is_live(slot) && !is_hidden(slot.key_bytes());
         let counted = state.counters.keys().filter(|key| state.slot(key).is_some_and(counts_alone)).count();
         state.tally.live += counted;
         let orphans: Vec<Box<str>> = state.counters.keys().filter(|key| state.slot(key).is_none()).cloned().collect();
@@ -224,6 +262,17 @@ impl State {
             state.insert_slot(Slot::tombstone(Stamp::ZERO, &key), |_, _| ());
         }
         state
+    }
+
+    /// Takes the hidden keys out of what was counted with the others.
+    fn set_hidden_apart(&mut self) {
+        let State { slots, tally, hidden, conflicts, .. } = self;
+        for slot in slots.iter().filter(|slot| is_hidden(slot.key_bytes()) && !slot.is_tombstone()) {
+            tally.live -= 1;
+            tally.expiring -= usize::from(slot.expires().is_some());
+            hidden.insert(hidden_entry(slot));
+        }
+        conflicts.retain(|lost| !is_hidden(lost.key.as_bytes()));
     }
 
     fn slot(&self, key: &str) -> Option<&Slot> {
@@ -240,16 +289,26 @@ impl State {
 
     /// Puts a slot in the place of what its key had. The counters change between counting the two.
     fn insert_slot(&mut self, slot: Slot, change: impl FnOnce(&mut Counters, &str)) {
-        let State { slots, order, counters, tally, .. } = self;
+        let State { slots, indexes, counters, tally, hidden, .. } = self;
         let key = slot.key_bytes();
+        let is_hidden = is_hidden(key);
         let entry = slots.entry(hash_key(key), |held| held.key_bytes() == key, |held| hash_key(held.key_bytes()));
         if let Entry::Occupied(held) = &entry {
             tally.count(counters, held.get(), -1);
+            if is_hidden {
+                hidden.remove(&hidden_entry(held.get()));
+            } else if !indexes.is_empty() {
+                unindex(indexes, counters, held.get());
+            }
         }
         change(counters, slot.key());
         tally.count(counters, &slot, 1);
-        if let Some(order) = order {
-            order.replace(Ordered(slot.clone()));
+        if is_hidden {
+            if is_live(counters, &slot) {
+                hidden.insert(hidden_entry(&slot));
+            }
+        } else if !indexes.is_empty() && is_live(counters, &slot) {
+            indexes.add(&slot, |order| rank(order, &slot, counter_of(counters, slot.key())));
         }
         match entry {
             Entry::Occupied(mut held) => *held.get_mut() = slot,
@@ -296,7 +355,7 @@ impl State {
 
     /// The treasure, unless there is none or it has expired at `now`.
     pub(crate) fn treasure(&self, key: &str, now: Timestamp) -> Option<Treasure> {
-        self.known(key).treasure(now)
+        if is_hidden(key.as_bytes()) { None } else { self.known(key).treasure(now) }
     }
 
     /// Whether anything at all is known of a key.
@@ -304,40 +363,47 @@ impl State {
         self.slot(key).is_some()
     }
 
-    /// Whether the order of keys is at hand for [`State::list`].
-    pub(crate) fn is_ordered(&self) -> bool {
-        self.order.is_some()
+    /// Every treasure in no order, without those that have expired at `now`.
+    pub(crate) fn treasures(&self, now: Timestamp) -> impl Iterator<Item = Treasure> {
+        self.shown_slots().filter_map(move |slot| visible(slot, self.counter(slot.key()), now))
     }
 
-    /// Builds the order of keys.
-    pub(crate) fn build_order(&mut self) {
-        if self.order.is_none() {
-            self.order = Some(self.slots.iter().cloned().map(Ordered).collect());
+    /// The orders, for building and reading them.
+    pub(crate) fn indexes(&self) -> &Indexes {
+        &self.indexes
+    }
+
+    /// The same, for changing which there are.
+    pub(crate) fn indexes_mut(&mut self) -> &mut Indexes {
+        &mut self.indexes
+    }
+
+    /// What belongs into an order now: with its place where increments decide it, else the slots alone.
+    pub(crate) fn unordered(&self, order: &Order) -> (Vec<Indexed>, Vec<Slot>) {
+        let (mut placed, mut rest) = (Vec::new(), Vec::with_capacity(self.tally.live));
+        for slot in self.shown_slots() {
+            match self.counter(slot.key()) {
+                Some(counter) => placed.push(Indexed { rank: rank(order, slot, Some(counter)), slot: slot.clone() }),
+                None => rest.push(slot.clone()),
+            }
         }
+        (placed, rest)
     }
 
-    /// Calls `each` with treasures in order of keys, from the first that `bounds` allow, until it answers `false`.
-    pub(crate) fn list(
+    /// Calls `each` with the treasures at places of an order, expired ones too, until it answers `false`. Nothing
+    /// while the order is not built: see [`crate::swamp::Resident::ensure_index`].
+    pub(crate) fn scan(
         &self,
-        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        order: &Order,
+        (from, to): (Bound<&Position>, Bound<&Position>),
         descending: bool,
-        now: Timestamp,
-        mut each: impl FnMut(Treasure) -> bool,
+        mut each: impl FnMut(&Indexed, Treasure) -> bool,
     ) {
-        let Some(order) = &self.order else { return };
-        if is_empty_range(bounds) {
-            return;
-        }
-        let range = order.range::<[u8], _>(bounds);
-        let mut visit = |entry: &Ordered| {
-            let slot = &entry.0;
-            visible(slot, self.counter(slot.key()), now).is_none_or(&mut each)
-        };
-        if descending {
-            range.rev().all(&mut visit);
-        } else {
-            let mut range = range;
-            range.all(&mut visit);
+        for entry in self.indexes.range(order, from, to, descending) {
+            let treasure = visible(&entry.slot, self.counter(entry.slot.key()), NEVER);
+            if treasure.is_some_and(|treasure| !each(entry, treasure)) {
+                return;
+            }
         }
     }
 
@@ -346,13 +412,34 @@ impl State {
         if self.tally.expiring == 0 {
             return self.tally.live as u64;
         }
-        let expired = |slot: &&Slot| slot.expires().is_some_and(|at| at <= now) && self.is_live(slot);
-        (self.tally.live - self.slots.iter().filter(expired).count()) as u64
+        let expired = |slot: &&Slot| slot.expires().is_some_and(|at| at <= now);
+        (self.tally.live - self.shown_slots().filter(expired).count()) as u64
     }
 
-    /// Whether no key has a value, not even an expired one.
+    /// Whether no key has a value, not even an expired one. Hidden keys do not count once they have expired.
     pub(crate) fn is_empty(&self) -> bool {
-        self.tally.live == 0
+        self.empty_from().is_some_and(|at| at == NEVER || at <= Timestamp::now())
+    }
+
+    /// When the last hidden key expires, where there is nothing else; zero where there is nothing at all.
+    pub(crate) fn empty_from(&self) -> Option<Timestamp> {
+        let last = self.hidden.last().map_or(NEVER, |&(at, _)| Timestamp::from_millis(at));
+        (self.tally.live == 0).then_some(last)
+    }
+
+    /// Hidden keys with a value that has expired, the earliest first.
+    pub(crate) fn hidden_expired(&self, now: Timestamp) -> impl Iterator<Item = &str> {
+        self.hidden.iter().take_while(move |&&(at, _)| at <= now.as_millis()).map(|(_, key)| &**key)
+    }
+
+    /// Hidden keys with a value, expired or not.
+    pub(crate) fn hidden_keys(&self) -> Vec<String> {
+        self.hidden.iter().map(|(_, key)| key.to_string()).collect()
+    }
+
+    /// What has a value, expired or not, and can be shown.
+    fn shown_slots(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|slot| !is_hidden(slot.key_bytes()) && self.is_live(slot))
     }
 
     /// When the oldest treasure came into being.
@@ -361,19 +448,18 @@ impl State {
             Some((first, _)) if slot.is_tombstone() => Stamp { hlc: first, incarnation: 0 }.timestamp(),
             _ => slot.created(),
         };
-        self.slots.iter().filter(|slot| self.is_live(slot)).map(created).min()
+        self.shown_slots().map(created).min()
     }
 
     /// The keys that have a value, expired or not.
     pub(crate) fn live_keys(&self) -> Vec<String> {
-        self.slots.iter().filter(|slot| self.is_live(slot)).map(|slot| slot.key().to_owned()).collect()
+        self.shown_slots().map(|slot| slot.key().to_owned()).collect()
     }
 
     /// Everything that has a value, expired or not, in the order of keys.
     pub(crate) fn live(&self) -> Arc<[KeyState]> {
-        let live = self.slots.iter().filter(|slot| self.is_live(slot));
         let held = |slot: &Slot| KeyState { slot: slot.clone(), counter: self.counter(slot.key()).cloned() };
-        let mut live: Vec<KeyState> = live.map(held).collect();
+        let mut live: Vec<KeyState> = self.shown_slots().map(held).collect();
         live.sort_unstable_by(|a, b| a.slot.key_bytes().cmp(b.slot.key_bytes()));
         live.into()
     }
@@ -384,12 +470,13 @@ impl State {
             let version = sight(slot, self.counter(slot.key()), Timestamp::default()).map(|sight| sight.version);
             KeyHashing.hash_one((slot.key_bytes(), version))
         };
-        self.slots.iter().filter(|slot| self.is_live(slot)).map(of).fold(0, u64::wrapping_add)
+        self.shown_slots().map(of).fold(0, u64::wrapping_add)
     }
 
-    /// What has a value and a time when it expires.
+    /// What has a value and a time when it expires, hidden keys too.
     pub(crate) fn expiring(&self) -> impl Iterator<Item = &Slot> {
-        let some = if self.tally.expiring == 0 { None } else { Some(self.slots.iter()) };
+        let none = self.tally.expiring == 0 && self.hidden.is_empty();
+        let some = if none { None } else { Some(self.slots.iter()) };
         some.into_iter().flatten().filter(|slot| slot.expires().is_some() && self.is_live(slot))
     }
 
@@ -413,8 +500,10 @@ impl State {
         }
         let (held, _) = entry.remove();
         self.tally.count(&self.counters, &held, -1);
-        if let Some(order) = &mut self.order {
-            order.remove(held.key_bytes());
+        if is_hidden(held.key_bytes()) {
+            self.hidden.remove(&hidden_entry(&held));
+        } else {
+            unindex(&mut self.indexes, &self.counters, &held);
         }
     }
 
@@ -498,23 +587,14 @@ impl State {
 
     /// About how many bytes of memory the swamp takes.
     pub(crate) fn footprint(&self) -> usize {
-        let order = self.order.as_ref().map_or(0, |order| 24 * order.len());
         let conflicts: usize = self.conflicts.iter().map(Lost::footprint).sum();
         self.tally.bytes
             + 20 * self.slots.capacity()
-            + order
+            + self.indexes.footprint()
+            + HIDDEN_BYTES * self.hidden.len()
             + 160 * self.keys.len()
             + 200 * self.counters.len()
             + conflicts
             + 400
-    }
-}
-
-/// `BTreeSet::range` panics for these.
-fn is_empty_range(bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
-    match bounds {
-        (Bound::Included(a), Bound::Included(b)) => a > b,
-        (Bound::Included(a) | Bound::Excluded(a), Bound::Included(b) | Bound::Excluded(b)) => a >= b,
-        _ => false,
     }
 }

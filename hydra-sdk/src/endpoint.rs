@@ -3,20 +3,23 @@
 mod across;
 mod embedded;
 mod feed;
+mod queues;
 mod remote;
+mod transfer;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydra_core::{Pattern, Pointer, Policy, SwampName, Value, Version};
+use hydra_core::{ListQuery, Lock, LockInfo, Pattern, Pointer, Policy, Shift, SwampName, SwampsQuery, Value, Version};
 
 pub(crate) use embedded::{Embedded, Scratch};
+pub(crate) use transfer::{ExportPart, Source};
 
 use crate::cluster::{CallOptions, Cluster};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{RawFeed, Subscription, Waited};
 use crate::operation::{Done, Operation};
-use crate::treasure::{Cursor, Page, SwampInfo, Treasure};
+use crate::treasure::{ListedSwamp, Page, SwampInfo, Treasure};
 
 /// Where a data set lives.
 #[derive(Debug)]
@@ -66,12 +69,35 @@ impl<'k> Reading<'k> {
 }
 
 /// What a list asks for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Listing {
-    pub(crate) prefix: Option<String>,
-    pub(crate) cursor: Option<Cursor>,
-    pub(crate) descending: bool,
-    pub(crate) limit: usize,
+    pub(crate) query: ListQuery,
+    /// Whether the values are wanted beside what is known of the treasures.
+    pub(crate) has_values: bool,
+}
+
+/// Which swamps are listed, of one place: a server, or this process.
+#[derive(Debug, Clone)]
+pub(crate) struct SwampListing {
+    pub(crate) query: SwampsQuery,
+    /// Who is asked; `None` where there is only one place.
+    pub(crate) part: Option<Part>,
+}
+
+/// Folders of a pool that one route leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) pool: String,
+    /// From the first to the last.
+    pub(crate) folders: (u32, u32),
+}
+
+/// What a lock is asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Locking {
+    pub(crate) ttl: Duration,
+    pub(crate) wait: Duration,
+    pub(crate) owner: Option<String>,
 }
 
 /// The same call on either endpoint; an error says which name it is about, where there is one.
@@ -150,6 +176,64 @@ impl Endpoint {
         either!(self, name, to => to.batch(name, operations, atomic, options))
     }
 
+    pub(crate) async fn shift(
+        &self,
+        name: &SwampName,
+        shift: &Shift,
+        wait: Duration,
+        options: &WriteOptions,
+    ) -> Result<Vec<Treasure<Value>>> {
+        shift.check()?;
+        options.check()?;
+        either!(self, name, to => to.shift(name, shift, wait, options))
+    }
+
+    /// `None` when somebody else holds it to the end of the wait.
+    pub(crate) async fn lock(
+        &self,
+        name: &SwampName,
+        lock: &str,
+        locking: &Locking,
+        options: &WriteOptions,
+    ) -> Result<Option<Lock>> {
+        hydra_core::check_key(lock)?;
+        options.check()?;
+        either!(self, name, to => to.lock(name, lock, locking, options))
+    }
+
+    /// `None` when it is not held with this token any more.
+    pub(crate) async fn renew_lock(
+        &self,
+        name: &SwampName,
+        lock: &str,
+        token: &str,
+        ttl: Duration,
+        options: &CallOptions,
+    ) -> Result<Option<Lock>> {
+        either!(self, name, to => to.renew_lock(name, lock, token, ttl, options))
+    }
+
+    /// Whether it was still held with this token.
+    pub(crate) async fn release_lock(
+        &self,
+        name: &SwampName,
+        lock: &str,
+        token: &str,
+        options: &CallOptions,
+    ) -> Result<bool> {
+        either!(self, name, to => to.release_lock(name, lock, token, options))
+    }
+
+    pub(crate) async fn lock_info(
+        &self,
+        name: &SwampName,
+        lock: &str,
+        options: &CallOptions,
+    ) -> Result<Option<LockInfo>> {
+        hydra_core::check_key(lock)?;
+        either!(self, name, to => to.lock_info(name, lock, options))
+    }
+
     /// One connection to the changes of a swamp; ends where it breaks.
     pub(crate) async fn subscribe(
         &self,
@@ -181,8 +265,22 @@ impl Endpoint {
         either!(self, name, to => to.list(name, listing, options))
     }
 
-    pub(crate) async fn count(&self, name: &SwampName, options: &CallOptions) -> Result<u64> {
-        either!(self, name, to => to.count(name, options))
+    /// How many treasures meet the conditions of a query; without one, how many there are.
+    pub(crate) async fn count(&self, name: &SwampName, query: &ListQuery, options: &CallOptions) -> Result<u64> {
+        either!(self, name, to => to.count(name, query, options))
+    }
+
+    /// The parts that a list of swamps goes through, one after the other.
+    pub(crate) fn parts(&self) -> Vec<Option<Part>> {
+        match self {
+            Endpoint::Remote(cluster) => cluster.parts(),
+            Endpoint::Embedded(_) => vec![None],
+        }
+    }
+
+    /// A page of swamps of one part, and where the next one begins.
+    pub(crate) async fn swamps(&self, listing: SwampListing) -> Result<(Vec<ListedSwamp>, Option<String>)> {
+        either!(self, to => to.swamps(listing))
     }
 
     pub(crate) async fn info(&self, name: &SwampName, options: &CallOptions) -> Result<Option<SwampInfo>> {

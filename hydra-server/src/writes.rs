@@ -8,6 +8,7 @@ use hydra_core::{Applied, Batch, Condition, Error, ErrorCode, Increment, Op, OpR
 
 use crate::answer::{self, Response};
 use crate::app::{Call, by_size, unexpected};
+use crate::auth::Scope;
 use crate::body::Limit;
 use crate::conditions::{Preference, no_conditions, plain_body, write_condition};
 use crate::config::MAX_SMALL_BODY_BYTES;
@@ -85,15 +86,23 @@ fn new_key(sent: Option<&str>) -> Result<(String, Condition), Error> {
 /// Carries out the one operation that stores a value, and answers as the client prefers.
 async fn store(call: &mut Call, name: &SwampName, batch: Batch) -> Result<Response, Error> {
     let key = batch.ops.first().map(|op| op.key().to_owned()).unwrap_or_default();
+    let preference = Preference::of(&call.head.headers);
+    if preference == Preference::Representation {
+        call.may(&[Scope::Read], name)?;
+    }
     let OpResult::Put { version, created } = call.write_one(name, batch).await? else {
         return Err(unexpected("a put or patch was answered with something else"));
     };
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    match Preference::of(&call.head.headers) {
+    match preference {
         Preference::Minimal => {
             let mut response = answer::empty(StatusCode::NO_CONTENT);
             response.headers_mut().insert(ETAG, answer::etag(&version));
             Ok(applied("return=minimal", response))
+        }
+        // A patch would show the rest of the value to somebody who may only write.
+        Preference::Representation if call.may(&[Scope::Read], name).is_err() => {
+            answer::written(status, &version, &WrittenBody { key, version, created })
         }
         Preference::Representation => match stored(call, name, &key, version).await {
             Some(mut response) => {

@@ -40,8 +40,10 @@ const DEMANDS: &[(&str, &str, &str, &str)] = &[
     ("GET HEAD", "/v1/probe", "-", ""),
     ("GET HEAD", "/v1/resolve/{S}", "-", ""),
     ("GET HEAD", "/v1/kv/{S}/{key}", "r", "swamp"),
-    ("PUT POST DELETE", "/v1/kv/{S}/{key}", "w", "swamp"),
+    ("PUT PATCH POST DELETE", "/v1/kv/{S}/{key}", "w", "swamp"),
     ("GET HEAD", "/v1/kv/{S}", "r", "swamp"),
+    ("POST", "/v1/kv/{S}", "w", "swamp"),
+    ("POST", "/v1/batch", "", ""),
     ("GET HEAD", "/v1/swamps/{S}", "r", "swamp"),
     ("DELETE", "/v1/swamps/{S}", "w destroy", "swamp"),
     ("POST", "/v1/swamps/{S}/batch", "", "swamp"),
@@ -158,6 +160,31 @@ fn a_batch_needs_what_its_operations_need() {
     assert_eq!((batch(&reader, get), batch(&reader, put), batch(&reader, &format!("{get},{put}"))), (200, 403, 403));
     assert_eq!((batch(&writer, get), batch(&writer, put), batch(&writer, &format!("{put},{get}"))), (403, 200, 403));
     assert_eq!(ask(server.target, Some(&reader), "GET", "/v1/kv/a/b/c/k", "").text(), "1");
+    let across = |token: &str| -> Vec<u64> {
+        let op = |swamp: &str, rest: &str| format!(r#"{{"swamp":"{swamp}",{}"#, &rest[1..]);
+        let ops = [op("a/b/d", put), op("a/b/c", get), op("x/y/z", get)].join(",");
+        let answer = ask(server.target, Some(token), "POST", "/v1/batch", &format!(r#"{{"ops":[{ops}]}}"#));
+        let results = answer.json()["results"].as_array().expect("results").clone();
+        results.iter().map(|result| result["status"].as_u64().expect("a status")).collect()
+    };
+    assert_eq!((across(&reader), across(&writer)), (vec![403, 200, 403], vec![201, 403, 403]));
+}
+
+#[test]
+fn a_patch_shows_the_rest_of_the_value_only_to_readers() {
+    let dir = TempDir::new().expect("a directory");
+    let file = dir.path().join("tokens.json");
+    let (both, writer) = (new_token(&file, "both", "r,w", "*/*/*"), new_token(&file, "w", "w", "*/*/*"));
+    let server = Process::start(&dir.path().join("data"), &["--tokens", file.to_str().expect("UTF-8")]);
+    assert_eq!(ask(server.target, Some(&both), "PUT", "/v1/kv/a/b/c/k", r#"{"secret":7}"#).status, 201);
+    let patch = |token: &str| {
+        let bearer = format!("Bearer {token}");
+        let headers = [("Authorization", bearer.as_str()), ("Prefer", "return=representation")];
+        server.target.send("PATCH", "/v1/kv/a/b/c/k", &headers, r#"{"open":1}"#).text()
+    };
+    assert!(patch(&both).contains("secret"));
+    let shown = patch(&writer);
+    assert!(shown.contains("version") && !shown.contains("secret"), "{shown}");
 }
 
 #[test]
