@@ -122,9 +122,10 @@ impl ErrorCode {
                 "The swamp has no treasure under this key, or it has expired.",
                 "Check the key. A DELETE that a fallback answers so may have left a mark for the primary.",
             ),
-            ErrorCode::LockNotFound => {
-                ("Nobody holds the lock, or the time of whoever held it is over.", "POST to it takes it.")
-            }
+            ErrorCode::LockNotFound => (
+                "Nobody holds the lock, or the time of whoever held it is over.",
+                "Take it with a POST to the same path.",
+            ),
             ErrorCode::PolicyNotFound => {
                 ("No policy is registered for exactly this pattern.", "GET /v1/policies lists those that are.")
             }

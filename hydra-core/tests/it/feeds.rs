@@ -1,3 +1,5 @@
+//! What feeds tell of changes: in order, without a gap, whatever leaves memory.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

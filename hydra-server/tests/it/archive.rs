@@ -1,3 +1,5 @@
+//! A folder as a tar stream: out of a server at work, into another one, and nothing hostile.
+
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

@@ -1,3 +1,5 @@
+//! Lists in every order, with conditions, line by line; and lists of swamps.
+
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 

@@ -1,3 +1,5 @@
+//! Lines out of one server and into another: whole, in little memory, and honest about what failed.
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};

@@ -1,3 +1,5 @@
+//! Import and export through the real client, on servers and in its own process.
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
