@@ -40,6 +40,9 @@ enum What {
         /// A hundredth of the work, to try the benchmark itself.
         #[arg(long)]
         quick: bool,
+        /// How many swamps are on disk where the start of the engine is measured; creating them takes longest.
+        #[arg(long, default_value_t = 1_000_000)]
+        swamps: usize,
         /// Write the table and the chart to this directory.
         #[arg(long, value_name = "DIR")]
         write_docs: Option<std::path::PathBuf>,
@@ -72,7 +75,7 @@ fn main() -> anyhow::Result<()> {
         What::Route => route::run(),
         What::Engine { dir } => engine::run(&dir),
         #[cfg(feature = "rivals")]
-        What::Versus { dir, quick, write_docs } => versus::run(&dir, quick, write_docs.as_deref()),
+        What::Versus { dir, quick, swamps, write_docs } => versus::run(&dir, quick, swamps, write_docs.as_deref()),
         #[cfg(feature = "rivals")]
         What::Reopen { name, path, records } => versus::reopen(&name, &path, records),
         What::Http { connections, seconds } => http::run(connections, seconds),

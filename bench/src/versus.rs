@@ -38,11 +38,11 @@ pub(crate) struct Amounts {
 }
 
 impl Amounts {
-    pub(crate) fn new(quick: bool) -> Amounts {
+    pub(crate) fn new(quick: bool, many: usize) -> Amounts {
         if quick {
             return Amounts { seconds: 0.1, records: 2_000, tenants: 500, sqlite_tenants: 100, many: 2_000 };
         }
-        Amounts { seconds: 2.0, records: 100_000, tenants: 100_000, sqlite_tenants: 2_000, many: 1_000_000 }
+        Amounts { seconds: 2.0, records: 100_000, tenants: 100_000, sqlite_tenants: 2_000, many }
     }
 }
 
@@ -66,8 +66,8 @@ const RIVALS: [(&str, Open); 4] = [
 ];
 
 /// Measures everything, prints it, and with `docs` writes the table and the chart there.
-pub(crate) fn run(dir: &Path, quick: bool, docs: Option<&Path>) -> anyhow::Result<()> {
-    let amounts = Amounts::new(quick);
+pub(crate) fn run(dir: &Path, quick: bool, swamps: usize, docs: Option<&Path>) -> anyhow::Result<()> {
+    let amounts = Amounts::new(quick, swamps);
     let home = tempfile::Builder::new().prefix("hydra-versus-").tempdir_in(dir)?;
     let mut report = Report::new(RIVALS.map(|(name, _)| name));
     for count in [1_000, amounts.records] {
