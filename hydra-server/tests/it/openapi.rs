@@ -193,7 +193,7 @@ fn what_a_server_answers_is_what_the_document_says() {
     contract.check("POST", alice, &[], "1", 201);
     contract.check("POST", alice, &[("Prefer", "return=minimal")], "1", 204);
     contract.check("POST", alice, &[], "{", 400);
-    let across = r#"{"ops":[{"op":"put","swamp":"a/b/c","key":"k","value":1},{"op":"get","swamp":"a/b/d","key":"k"}]}"#;
+    let across = r#"{"ops":[{"op":"put","swamp":"a/b/c","key":"k","value":1},{"op":"get","swamp":"a/b/c","key":"n"}]}"#;
     contract.check("POST", "/v1/batch", &json, across, 200);
     contract.check("POST", "/v1/batch", &json, r#"{"atomic":true,"ops":[]}"#, 400);
 
