@@ -196,6 +196,10 @@ impl ErrorCode {
                 "The server has more to do, or more request bodies in memory, than it may.",
                 "Wait for Retry-After and send the request again.",
             ),
+            ErrorCode::InvalidFilter => (
+                "A condition of a list cannot be read. The detail names the place in it.",
+                "Compare it with the operators == != < <= > >= in contains starts exists, and with and, or and not.",
+            ),
             ErrorCode::PathNotFound => (
                 "The treasure is there, but its value has nothing at this place, or has no places at all.",
                 "Read the whole value and compare it with the path, a JSON Pointer such as /stats/views.",
@@ -206,8 +210,9 @@ impl ErrorCode {
                 "Read the value again, and make the patch from what it is now.",
             ),
             ErrorCode::TooManyStreams => (
-                "As many feeds and long polls are open as the server allows.",
-                "Close some, follow several swamps with one feed, or wait for Retry-After and come again.",
+                "As many feeds are open on this server as its limit allows.",
+                "Close feeds that nobody reads, follow several swamps with one feed of /v1/events, or wait for \
+                 Retry-After.",
             ),
             ErrorCode::HeadersTooLarge => {
                 ("The headers of the request are longer than 32 KiB.", "Send fewer or shorter headers.")

@@ -1,12 +1,12 @@
 //! The engine: one data directory, its swamps in memory, and the handle through which each is used.
 
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::apply::doubtful_absence;
+use crate::archive::Arrivals;
 use crate::clock::{Clock, coarse_ms};
 use crate::collect::Collector;
 use crate::conflict::Conflict;
@@ -196,6 +196,7 @@ impl Engine {
             started_ms: coarse_ms(),
             space: SpaceWatch::new(ballast),
             holds: Holds::open(&root)?,
+            arrivals: Arrivals::default(),
             collector: Collector::default(),
             sweeper: Sweeper::default(),
             gc_delay: options.gc_delay,
@@ -858,39 +859,6 @@ impl Swamp {
         self.0.write(batch)
     }
 
-    /// Treasures in the order of their keys, compared as bytes.
-    ///
-    /// # Errors
-    /// `invalid-parameter` for a limit of 0.
-    pub fn list(&self, query: &ListQuery) -> Result<Page> {
-        count(&self.0.shared.stats.reads);
-        if query.limit == 0 {
-            return Err(Error::new(ErrorCode::InvalidParameter, "limit is 0; at least 1 is needed"));
-        }
-        if !self.0.state.read().is_ordered() {
-            let mut state = self.0.state.write();
-            state.build_order();
-            self.0.account(&state, 0);
-        }
-        let state = self.0.state.read();
-        let end = query.prefix.as_deref().and_then(after_prefix);
-        let mut page = Page::default();
-        state.list(query.bounds(end.as_deref()), query.descending, Timestamp::now(), |treasure| {
-            page.more = page.treasures.len() == query.limit;
-            if !page.more {
-                page.treasures.push(treasure);
-            }
-            !page.more
-        });
-        Ok(page)
-    }
-
-    /// How many treasures there are, without expired ones.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.0.state.read().count(Timestamp::now())
-    }
-
     /// What is known about the swamp; `None` when it has no treasure and no file. Looks at the directory.
     ///
     /// # Errors
@@ -991,74 +959,6 @@ impl CopyState {
             CopyState::Degraded => "degraded",
         }
     }
-}
-
-/// What to list.
-#[derive(Debug, Clone)]
-pub struct ListQuery {
-    /// Only keys that start with this. Default all.
-    pub prefix: Option<String>,
-    /// Only keys behind this one, in the order of the list. Default from the start.
-    pub after: Option<String>,
-    /// From the last key to the first. Default no.
-    pub descending: bool,
-    /// At most so many treasures. Default 100.
-    pub limit: usize,
-}
-
-impl Default for ListQuery {
-    fn default() -> ListQuery {
-        ListQuery { prefix: None, after: None, descending: false, limit: 100 }
-    }
-}
-
-impl ListQuery {
-    /// The range of keys, of which `end` is where the prefix ends.
-    fn bounds<'a>(&'a self, end: Option<&'a [u8]>) -> (Bound<&'a [u8]>, Bound<&'a [u8]>) {
-        let lowest = self.prefix.as_deref().map_or(Bound::Unbounded, |prefix| Bound::Included(prefix.as_bytes()));
-        let highest = end.map_or(Bound::Unbounded, Bound::Excluded);
-        match &self.after {
-            None => (lowest, highest),
-            Some(after) if self.descending => (lowest, lower(highest, after.as_bytes())),
-            Some(after) => (higher(lowest, after.as_bytes()), highest),
-        }
-    }
-}
-
-fn higher<'a>(bound: Bound<&'a [u8]>, after: &'a [u8]) -> Bound<&'a [u8]> {
-    match bound {
-        Bound::Included(start) if start > after => bound,
-        _ => Bound::Excluded(after),
-    }
-}
-
-fn lower<'a>(bound: Bound<&'a [u8]>, before: &'a [u8]) -> Bound<&'a [u8]> {
-    match bound {
-        Bound::Excluded(end) if end < before => bound,
-        _ => Bound::Excluded(before),
-    }
-}
-
-/// The first key behind all that start with a prefix; `None` when there is none.
-fn after_prefix(prefix: &str) -> Option<Vec<u8>> {
-    let mut end = prefix.as_bytes().to_vec();
-    while let Some(last) = end.pop() {
-        if last < 0xff {
-            end.push(last + 1);
-            return Some(end);
-        }
-    }
-    None
-}
-
-/// A part of a list.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct Page {
-    /// The treasures, in order.
-    pub treasures: Vec<Treasure>,
-    /// Whether there are more behind the last one.
-    pub more: bool,
 }
 
 /// What is known about a swamp.

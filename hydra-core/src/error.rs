@@ -67,6 +67,8 @@ error_codes! {
     InvalidHeader => "invalid-header", 400, "A header has a value that is not allowed";
     /// A cursor that this swamp did not hand out.
     InvalidCursor => "invalid-cursor", 400, "The cursor is not valid here";
+    /// A filter that cannot be read.
+    InvalidFilter => "invalid-filter", 400, "The filter is not understood";
     /// A pattern that is not `sanctuary/realm/swamp` with names, `prefix*` or `*`.
     InvalidPattern => "invalid-pattern", 400, "A pattern is not allowed";
     /// A setting, flag or file of settings is not usable.

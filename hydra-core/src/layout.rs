@@ -149,6 +149,25 @@ pub(crate) fn encode_part(part: &str) -> String {
     if encoded.len() > MAX_ENCODED { shorten(&encoded, part) } else { encoded }
 }
 
+/// The part that a directory name stands for; `None` for a name that [`encode_part`] never makes, and for a part
+/// that was cut.
+pub(crate) fn decode_part(encoded: &str) -> Option<String> {
+    let mut pieces = encoded.split('%');
+    let mut bytes = pieces.next()?.as_bytes().to_vec();
+    for piece in pieces {
+        let (digits, rest) = piece.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    let part = String::from_utf8(bytes).ok().filter(|part| !part.is_empty())?;
+    (encode_part(&part) == encoded).then_some(part)
+}
+
+/// Whether a directory name is of a part that was cut, so that only the files inside know it.
+pub(crate) fn is_cut(encoded: &str) -> bool {
+    encoded.contains("%h")
+}
+
 fn shorten(encoded: &str, part: &str) -> String {
     let mut cut = CUT_ENCODED;
     if let Some(escape) = encoded[..cut].rfind('%').filter(|escape| cut - escape < 3) {
@@ -195,7 +214,19 @@ mod tests {
         ];
         for (part, encoded) in cases {
             assert_eq!(encode_part(part), encoded);
+            assert_eq!(decode_part(encoded).as_deref(), Some(part));
         }
+    }
+
+    #[test]
+    fn decoding_is_the_reverse_of_encoding() {
+        for part in ["a.b-c_9", ".a", "-a", "a.", "con", "com1.x", "ä", "%41", "A b", "~", "..a"] {
+            assert_eq!(decode_part(&encode_part(part)).as_deref(), Some(part));
+        }
+        for never in ["A", "%41lice!", "%6", "%c3", "%zz", "", "a%61", "con", &encode_part(&"Ä".repeat(127))] {
+            assert_eq!(decode_part(never), None, "{never}");
+        }
+        assert!(is_cut(&encode_part(&"Ä".repeat(127))) && !is_cut("%41"));
     }
 
     #[test]
@@ -204,6 +235,7 @@ mod tests {
         let (short_a, short_b) = (encode_part(&a), encode_part(&b));
         assert_ne!(short_a, short_b);
         assert!(short_a.len() <= MAX_ENCODED);
+        assert_eq!(decode_part(&short_a), None, "what was cut cannot be read back");
         let readable = &short_a[..short_a.find("%h").expect("a hash")];
         assert_eq!(readable.len() % 3, 0, "cut between escapes: {readable}");
         assert_eq!(encode_part(&"a".repeat(200)).len(), 200, "200 bytes stay as they are");

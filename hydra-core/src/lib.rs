@@ -34,9 +34,11 @@ pub mod wire;
 mod advice;
 mod error;
 mod folder;
+mod import;
 mod name;
 mod pattern;
 mod policy;
+mod query;
 mod stamp;
 mod value;
 mod write;
@@ -49,6 +51,7 @@ mod pointer;
 
 // On disk: where things are, what their bytes mean, and how a set of files becomes a state. Pure.
 mod base32;
+mod base64url;
 mod conflict;
 mod counter;
 mod format;
@@ -61,19 +64,24 @@ mod vector;
 // In memory: the content of a swamp, and carrying out requests on it. No I/O.
 mod apply;
 mod hashing;
+mod index;
 mod news;
 mod outcome;
 mod slot;
 mod state;
 
 // Between the two: the one way to the disk, and the way back.
+mod archive;
 mod collect;
 mod commit;
 mod compact;
+
 mod directories;
 mod disk;
+mod export;
 mod handles;
 mod hydrate;
+mod list;
 mod log;
 mod strait;
 mod swamp;
@@ -81,6 +89,7 @@ mod takeover;
 mod walk;
 
 // What the swamps of an engine share.
+mod catalog;
 mod channel;
 mod clock;
 mod engine;
@@ -107,21 +116,27 @@ mod faults;
 #[cfg(test)]
 mod merge_model;
 
+pub use archive::{Archive, ArchivedFile, Unpacked, Unpacking};
+pub use catalog::{ListedSwamp, LoadedSwamp, SwampsPage, SwampsQuery};
 pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use engine::{
-    Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, ListQuery, Page,
-    Swamp, SwampInfo,
+    Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, Swamp, SwampInfo,
 };
 pub use error::{Applied, Error, ErrorCode, Result};
+pub use export::{Export, ExportPart};
 pub use feed::{Changed, EventId, EventKind, Feed, FeedEvent, FeedOptions};
 pub use folder::{FolderCount, FolderId, FolderSet, folder_of};
+pub use import::{
+    IMPORT_BATCH_BYTES, IMPORT_BATCH_OPS, ImportError, ImportMode, ImportRecord, ImportTally, MAX_IMPORT_ERRORS,
+};
 pub use layout::swamp_dir;
 pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};
 pub use number::{Increment, Number};
 pub use patch::{MAX_PATCH_OPS, Patch};
 pub use pattern::Pattern;
-pub use pointer::Pointer;
+pub use pointer::{MAX_POINTER_BYTES, Pointer};
 pub use policy::{Compression, MAX_VALUE_BYTES, Policy, PolicyTable};
+pub use query::{Expired, Filter, ListQuery, MAX_FILTER_DEPTH, MAX_FILTER_TESTS, MAX_FILTER_VALUES, Order, Page};
 pub use stamp::{Stamp, Timestamp, Version};
 pub use takeover::{MAX_HOLDS_FILES, MissingFile, Takeover, TakeoverFile};
 pub use value::{Treasure, Value};

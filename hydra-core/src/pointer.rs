@@ -9,9 +9,13 @@ use serde_json::value::RawValue;
 use crate::error::{Error, ErrorCode};
 use crate::json::MAX_DEPTH;
 
+/// The longest pointer, in bytes.
+pub const MAX_POINTER_BYTES: usize = 1024;
+
 /// A place inside of a JSON value: `/stats/views`, `/items/0`; the empty pointer is the whole value.
 ///
-/// A `/` inside of a member name is written `~1`, a `~` is written `~0`. At most 128 steps.
+/// A `/` inside of a member name is written `~1`, a `~` is written `~0`. At most 128 steps and
+/// [`MAX_POINTER_BYTES`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Pointer(Vec<String>);
 
@@ -51,6 +55,10 @@ impl FromStr for Pointer {
             Error::new(ErrorCode::InvalidParameter, format!("the path {text:?} {why}"))
                 .with_hint("a path is a JSON Pointer, e.g. /stats/views or /items/0; write ~1 for / and ~0 for ~")
         };
+        if text.len() > MAX_POINTER_BYTES {
+            let detail = format!("the path has {} bytes; {MAX_POINTER_BYTES} are allowed", text.len());
+            return Err(Error::new(ErrorCode::InvalidParameter, detail));
+        }
         if text.is_empty() {
             return Ok(Pointer::default());
         }

@@ -61,6 +61,16 @@ enum Seat {
     Taken(Arc<Resident>),
 }
 
+impl Shard {
+    fn taken(&self) -> Vec<Arc<Resident>> {
+        let taken = |seat: &Seat| match seat {
+            Seat::Taken(resident) => Some(Arc::clone(resident)),
+            Seat::Hydrating => None,
+        };
+        self.seats.lock().seats.values().filter_map(taken).collect()
+    }
+}
+
 impl Residents {
     pub(crate) fn new() -> Residents {
         Residents { shards: (0..SHARDS).map(|_| Shard::default()).collect() }
@@ -197,15 +207,14 @@ impl Residents {
 
     /// Every swamp in memory.
     pub(crate) fn all(&self) -> Vec<Arc<Resident>> {
-        let taken = |shard: &Shard| -> Vec<Arc<Resident>> {
-            let seats = shard.seats.lock();
-            let taken = |seat: &Seat| match seat {
-                Seat::Taken(resident) => Some(Arc::clone(resident)),
-                Seat::Hydrating => None,
-            };
-            seats.seats.values().filter_map(taken).collect()
-        };
-        self.shards.iter().flat_map(taken).collect()
+        self.shards.iter().flat_map(Shard::taken).collect()
+    }
+
+    /// Calls `each` with the swamps in memory, some at a time: nobody waits for all of them.
+    pub(crate) fn for_each(&self, mut each: impl FnMut(&Arc<Resident>)) {
+        for shard in &self.shards {
+            shard.taken().iter().for_each(&mut each);
+        }
     }
 
     /// Waits for the hydrations that are under way.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::archive::Arrivals;
 use crate::clock::{Clock, coarse_ms};
 use crate::collect::Collector;
 use crate::directories::Directories;
@@ -61,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) started_ms: u64,
     pub(crate) space: SpaceWatch,
     pub(crate) holds: Holds,
+    /// The folders that archives are being unpacked into.
+    pub(crate) arrivals: Arrivals,
     pub(crate) collector: Collector,
     pub(crate) sweeper: Sweeper,
     /// How long a superseded file stays for copies that are under way.

@@ -5,8 +5,6 @@
 //! 33 content type length u8 · 34 key length u16 · 36 content type, key, value
 //! ```
 
-use std::borrow::Borrow;
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -237,36 +235,6 @@ impl Slots {
         self.expiring += usize::from(slot.expires().is_some());
         self.bytes += slot.footprint();
         before
-    }
-}
-
-/// Slots in order of their keys.
-#[derive(Debug, Clone)]
-pub(crate) struct Ordered(pub(crate) Slot);
-
-impl Borrow<[u8]> for Ordered {
-    fn borrow(&self) -> &[u8] {
-        self.0.key_bytes()
-    }
-}
-
-impl PartialEq for Ordered {
-    fn eq(&self, other: &Ordered) -> bool {
-        self.0.key_bytes() == other.0.key_bytes()
-    }
-}
-
-impl Eq for Ordered {}
-
-impl PartialOrd for Ordered {
-    fn partial_cmp(&self, other: &Ordered) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Ordered {
-    fn cmp(&self, other: &Ordered) -> Ordering {
-        self.0.key_bytes().cmp(other.0.key_bytes())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a swamp holds in memory: its records, counters and remembered requests.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -13,9 +13,11 @@ use crate::counter::{Counter, Sum};
 use crate::engine::CopyState;
 use crate::hashing::{KeyHashing, hash_key};
 use crate::hub::Audience;
+use crate::index::{Entry as Indexed, Indexes};
 use crate::merge::{KeyMemory, Merged, later_twins};
 use crate::news::News;
-use crate::slot::{Ordered, Slot, Slots};
+use crate::query::{Facts, Order, Position, Rank};
+use crate::slot::{Slot, Slots};
 use crate::stamp::{Stamp, Timestamp, Version};
 use crate::value::{Treasure, Value};
 use crate::vector::VersionVector;
@@ -89,7 +91,7 @@ pub(crate) struct Sight {
     pub(crate) version: Version,
     pub(crate) created_at: Timestamp,
     pub(crate) expires_at: Option<Timestamp>,
-    updated_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
     /// The value, where increments decide it.
     total: Option<i128>,
 }
@@ -131,6 +133,20 @@ fn visible(slot: &Slot, counter: Option<&Counter>, now: Timestamp) -> Option<Tre
     })
 }
 
+/// Before anything can have expired.
+const NEVER: Timestamp = Timestamp::from_millis(0);
+
+/// Where a slot with a value belongs in an order.
+pub(crate) fn rank(order: &Order, slot: &Slot, counter: Option<&Counter>) -> Rank {
+    let Some(Sight { created_at, updated_at, total, .. }) = sight(slot, counter, NEVER) else { return Rank::LAST };
+    let total = total.map(|total| total.to_string());
+    let json = match &total {
+        Some(total) => Some(total.as_bytes()),
+        None => slot.content_type().is_none().then(|| slot.value_bytes()),
+    };
+    Rank::of(order, &Facts { created: created_at, updated: updated_at, expires: slot.expires(), json })
+}
+
 /// The integer a value is; 0 for a tombstone, `None` for anything else.
 pub(crate) fn integer(slot: &Slot) -> Option<i128> {
     if slot.is_tombstone() {
@@ -150,6 +166,13 @@ fn counter_of<'a>(counters: &'a Counters, key: &str) -> Option<&'a Counter> {
 
 fn is_live(counters: &Counters, slot: &Slot) -> bool {
     !slot.is_tombstone() || counter_of(counters, slot.key()).is_some_and(|counter| counter.names(slot.stamp()))
+}
+
+/// A slot leaves the orders, as long as its counter is what it was when it came.
+fn unindex(indexes: &mut Indexes, counters: &Counters, slot: &Slot) {
+    if is_live(counters, slot) {
+        indexes.remove(slot, |order| rank(order, slot, counter_of(counters, slot.key())));
+    }
 }
 
 /// How many slots hold a value, how many of those an expiry, and how many bytes all take.
@@ -174,8 +197,8 @@ impl Tally {
 #[derive(Debug)]
 pub(crate) struct State {
     slots: HashTable<Slot>,
-    /// Every slot in order of keys; built when first asked for.
-    order: Option<BTreeSet<Ordered>>,
+    /// What has a value, in the orders that were asked for.
+    indexes: Indexes,
     counters: Counters,
     keys: HashMap<u128, KeyMemory, KeyHashing>,
     /// When the remembered keys were last looked through: at this many.
@@ -203,7 +226,7 @@ impl State {
         let Slots { table, values, expiring, bytes } = merged.winners;
         let mut state = State {
             slots: table,
-            order: None,
+            indexes: Indexes::default(),
             counters: HashMap::default(),
             keys: merged.keys,
             keys_purged_at: 0,
@@ -240,16 +263,19 @@ impl State {
 
     /// Puts a slot in the place of what its key had. The counters change between counting the two.
     fn insert_slot(&mut self, slot: Slot, change: impl FnOnce(&mut Counters, &str)) {
-        let State { slots, order, counters, tally, .. } = self;
+        let State { slots, indexes, counters, tally, .. } = self;
         let key = slot.key_bytes();
         let entry = slots.entry(hash_key(key), |held| held.key_bytes() == key, |held| hash_key(held.key_bytes()));
         if let Entry::Occupied(held) = &entry {
             tally.count(counters, held.get(), -1);
+            if !indexes.is_empty() {
+                unindex(indexes, counters, held.get());
+            }
         }
         change(counters, slot.key());
         tally.count(counters, &slot, 1);
-        if let Some(order) = order {
-            order.replace(Ordered(slot.clone()));
+        if !indexes.is_empty() && is_live(counters, &slot) {
+            indexes.add(&slot, |order| rank(order, &slot, counter_of(counters, slot.key())));
         }
         match entry {
             Entry::Occupied(mut held) => *held.get_mut() = slot,
@@ -304,40 +330,47 @@ impl State {
         self.slot(key).is_some()
     }
 
-    /// Whether the order of keys is at hand for [`State::list`].
-    pub(crate) fn is_ordered(&self) -> bool {
-        self.order.is_some()
+    /// Every treasure in no order, without those that have expired at `now`.
+    pub(crate) fn treasures(&self, now: Timestamp) -> impl Iterator<Item = Treasure> {
+        self.slots.iter().filter_map(move |slot| visible(slot, self.counter(slot.key()), now))
     }
 
-    /// Builds the order of keys.
-    pub(crate) fn build_order(&mut self) {
-        if self.order.is_none() {
-            self.order = Some(self.slots.iter().cloned().map(Ordered).collect());
+    /// The orders, for building and reading them.
+    pub(crate) fn indexes(&self) -> &Indexes {
+        &self.indexes
+    }
+
+    /// The same, for changing which there are.
+    pub(crate) fn indexes_mut(&mut self) -> &mut Indexes {
+        &mut self.indexes
+    }
+
+    /// What belongs into an order now: with its place where increments decide it, else the slots alone.
+    pub(crate) fn unordered(&self, order: &Order) -> (Vec<Indexed>, Vec<Slot>) {
+        let (mut placed, mut rest) = (Vec::new(), Vec::with_capacity(self.tally.live));
+        for slot in self.slots.iter().filter(|slot| self.is_live(slot)) {
+            match self.counter(slot.key()) {
+                Some(counter) => placed.push(Indexed { rank: rank(order, slot, Some(counter)), slot: slot.clone() }),
+                None => rest.push(slot.clone()),
+            }
         }
+        (placed, rest)
     }
 
-    /// Calls `each` with treasures in order of keys, from the first that `bounds` allow, until it answers `false`.
-    pub(crate) fn list(
+    /// Calls `each` with the treasures at places of an order, expired ones too, until it answers `false`. Nothing
+    /// while the order is not built: see [`crate::swamp::Resident::ensure_index`].
+    pub(crate) fn scan(
         &self,
-        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        order: &Order,
+        (from, to): (Bound<&Position>, Bound<&Position>),
         descending: bool,
-        now: Timestamp,
-        mut each: impl FnMut(Treasure) -> bool,
+        mut each: impl FnMut(&Indexed, Treasure) -> bool,
     ) {
-        let Some(order) = &self.order else { return };
-        if is_empty_range(bounds) {
-            return;
-        }
-        let range = order.range::<[u8], _>(bounds);
-        let mut visit = |entry: &Ordered| {
-            let slot = &entry.0;
-            visible(slot, self.counter(slot.key()), now).is_none_or(&mut each)
-        };
-        if descending {
-            range.rev().all(&mut visit);
-        } else {
-            let mut range = range;
-            range.all(&mut visit);
+        for entry in self.indexes.range(order, from, to, descending) {
+            let treasure = visible(&entry.slot, self.counter(entry.slot.key()), NEVER);
+            if treasure.is_some_and(|treasure| !each(entry, treasure)) {
+                return;
+            }
         }
     }
 
@@ -413,9 +446,7 @@ impl State {
         }
         let (held, _) = entry.remove();
         self.tally.count(&self.counters, &held, -1);
-        if let Some(order) = &mut self.order {
-            order.remove(held.key_bytes());
-        }
+        unindex(&mut self.indexes, &self.counters, &held);
     }
 
     /// What is remembered of a request.
@@ -498,23 +529,13 @@ impl State {
 
     /// About how many bytes of memory the swamp takes.
     pub(crate) fn footprint(&self) -> usize {
-        let order = self.order.as_ref().map_or(0, |order| 24 * order.len());
         let conflicts: usize = self.conflicts.iter().map(Lost::footprint).sum();
         self.tally.bytes
             + 20 * self.slots.capacity()
-            + order
+            + self.indexes.footprint()
             + 160 * self.keys.len()
             + 200 * self.counters.len()
             + conflicts
             + 400
-    }
-}
-
-/// `BTreeSet::range` panics for these.
-fn is_empty_range(bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
-    match bounds {
-        (Bound::Included(a), Bound::Included(b)) => a > b,
-        (Bound::Included(a) | Bound::Excluded(a), Bound::Included(b) | Bound::Excluded(b)) => a >= b,
-        _ => false,
     }
 }

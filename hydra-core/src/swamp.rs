@@ -50,6 +50,8 @@ pub(crate) struct Resident {
     /// The files. Locked for as long as the disk takes, and only by the one who leads.
     pub(crate) log: Mutex<Log>,
     pub(crate) watch: Mutex<Watch>,
+    /// Held by the one who builds an order.
+    pub(crate) indexing: Mutex<()>,
     /// When it was last used and when files of others are looked for next; see [`Shared::uptime_ms`].
     used_ms: AtomicU64,
     poll_ms: AtomicU64,
@@ -187,6 +189,7 @@ impl Resident {
             desk: Mutex::new(desk),
             log: Mutex::new(log),
             watch: Mutex::new(watch),
+            indexing: Mutex::new(()),
             used_ms: AtomicU64::new(now),
             poll_ms: AtomicU64::new(now + millis(shared.foreign_poll)),
             held: Held::default(),

@@ -5,9 +5,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::folder::{FolderId, folder_of};
 use crate::format::header::Header;
-use crate::layout::ChunkName;
+use crate::layout::{self, ChunkName};
 use crate::name::SwampName;
+use crate::root::Root;
 
 /// A header with the longest name and the longest vector is shorter than this.
 const HEAD_MOST: u64 = 128 << 10;
@@ -93,6 +95,89 @@ pub(crate) fn name_of(swamp: &Path, chunks: &[(ChunkName, u64)]) -> Result<Optio
     Ok(None)
 }
 
+/// The directories of the swamps of a folder, in no order: one open directory on each level, however many there
+/// are. Directories that vanish meanwhile are passed over.
+#[derive(Debug)]
+pub(crate) struct SwampDirs {
+    folder: Option<PathBuf>,
+    /// The folder, a sanctuary, a realm.
+    levels: Vec<(PathBuf, fs::ReadDir)>,
+}
+
+impl SwampDirs {
+    pub(crate) fn of(folder: PathBuf) -> SwampDirs {
+        SwampDirs { folder: Some(folder), levels: Vec::with_capacity(3) }
+    }
+
+    fn enter(&mut self, dir: PathBuf) -> Result<()> {
+        match fs::read_dir(&dir) {
+            Ok(entries) => self.levels.push((dir, entries)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("list", &dir, error)),
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for SwampDirs {
+    type Item = Result<PathBuf>;
+
+    fn next(&mut self) -> Option<Result<PathBuf>> {
+        if let Some(folder) = self.folder.take()
+            && let Err(error) = self.enter(folder)
+        {
+            return Some(Err(error));
+        }
+        loop {
+            let depth = self.levels.len();
+            let (dir, entries) = self.levels.last_mut()?;
+            match entries.next() {
+                None => drop(self.levels.pop()),
+                Some(Err(error)) => {
+                    let error = Error::io("list", dir, error);
+                    self.levels.pop();
+                    return Some(Err(error));
+                }
+                Some(Ok(entry)) => {
+                    let path = entry.path();
+                    if is_hidden(&path) || !path.is_dir() {
+                        continue;
+                    }
+                    if depth == 3 {
+                        return Some(Ok(path));
+                    }
+                    if let Err(error) = self.enter(path) {
+                        return Some(Err(error));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The name of the swamp in a directory of a folder; `None` for one that stands where no swamp of the folder belongs,
+/// and for one that has no readable chunk and a name that was shortened.
+pub(crate) fn name_of_dir(root: &Root, folder: FolderId, dir: &Path) -> Result<Option<SwampName>> {
+    let parts = || {
+        let mut above = dir.ancestors().map(|dir| layout::decode_part(dir.file_name()?.to_str()?));
+        let (swamp, realm, sanctuary) = (above.next()??, above.next()??, above.next()??);
+        SwampName::new(&sanctuary, &realm, &swamp).ok()
+    };
+    let name = match parts() {
+        Some(name) => Some(name),
+        None => name_of(dir, &chunks(dir)?)?,
+    };
+    let is_home = |name: &SwampName| {
+        folder_of(name, root.folders) == folder && layout::swamp_path(&root.path, folder, name) == dir
+    };
+    Ok(name.filter(is_home))
+}
+
+/// Names of swamps never begin with a dot on disk; copy tools keep directories of their own that do.
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
 /// The directories in a directory; everything else in it is a stray. Links to directories are
 /// followed, as the engine does.
 fn directories(parent: &Path, each: &mut dyn FnMut(Met<'_>) -> Result<()>) -> Result<Vec<PathBuf>> {
@@ -104,9 +189,7 @@ fn directories(parent: &Path, each: &mut dyn FnMut(Met<'_>) -> Result<()>) -> Re
     paths.sort();
     let mut found = Vec::with_capacity(paths.len());
     for path in paths {
-        // Names of swamps never begin with a dot on disk; copy tools keep directories of their own that do.
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !hidden && path.is_dir() { found.push(path) } else { each(Met::Stray(&path))? }
+        if !is_hidden(&path) && path.is_dir() { found.push(path) } else { each(Met::Stray(&path))? }
     }
     Ok(found)
 }

@@ -7,9 +7,11 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
+use crate::archive::Unpacked;
 use crate::engine::{Collected, Compacted};
 use crate::error::{Applied, Error, ErrorCode};
 use crate::folder::{FolderCount, FolderId};
+use crate::import::{ImportError, ImportTally};
 use crate::name::SwampName;
 use crate::number::Number;
 use crate::pattern::Pattern;
@@ -70,7 +72,7 @@ pub mod header {
 pub const PROBLEM_JSON: &str = "application/problem+json";
 /// The media type of change feeds for browsers, and unless another one is asked for.
 pub const EVENT_STREAM: &str = "text/event-stream";
-/// The media type of change feeds with one JSON object per line.
+/// The media type of change feeds, exports and answers to imports with one JSON object per line.
 pub const NDJSON: &str = "application/x-ndjson";
 /// In `If-None-Match` of a long poll, and in `ifVersion` of a batch: the version of what does not exist.
 pub const ABSENT_VERSION: &str = "0";
@@ -104,6 +106,17 @@ pub fn swamp_path(name: &SwampName) -> String {
     name_path("/v1/swamps", name)
 }
 
+/// The path of the list of swamps, of one sanctuary, or of one realm of it.
+#[must_use]
+pub fn swamps_path(sanctuary: Option<&str>, realm: Option<&str>) -> String {
+    let mut path = String::from("/v1/swamps");
+    for part in sanctuary.into_iter().chain(realm) {
+        path.push('/');
+        encode_segment(part, &mut path);
+    }
+    path
+}
+
 /// The path of the change feed of a swamp.
 #[must_use]
 pub fn events_path(name: &SwampName) -> String {
@@ -118,7 +131,8 @@ pub fn resolve_path(name: &SwampName) -> String {
     name_path("/v1/resolve", name)
 }
 
-/// The path of a verb of a folder: `takeover`, `holds`, `takeover/settle`, `hold`, `gc`, `compact`, `verify`, `flush`.
+/// The path of a verb of a folder: `takeover`, `holds`, `takeover/settle`, `hold`, `gc`, `compact`, `verify`, `flush`,
+/// `archive`.
 #[must_use]
 pub fn folder_path(folder: FolderId, verb: &str) -> String {
     format!("/v1/folders/{folder}/{verb}")
@@ -432,6 +446,49 @@ pub struct ListBody {
     pub treasures: Vec<TreasureBody>,
     /// Where the next page begins; `null` on the last.
     pub next_cursor: Option<String>,
+    /// Of the keys asked for one by one, those that have no treasure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Vec<String>>,
+}
+
+/// What to list: `QUERY /v1/kv/{S}` and `POST /v1/swamps/{S}/query`. The members mean what the parameters of a
+/// list mean.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QueryBody {
+    /// `key`, `created`, `updated`, `expires` or `value:/pointer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
+    /// `asc` or `desc`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<String>,
+    /// Only keys that start with this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// Only keys from this one on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Only keys before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Only values that pass: the JSON form of a [`Filter`](crate::Filter).
+    #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Box<serde_json::value::RawValue>>,
+    /// `include` or `only`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired: Option<String>,
+    /// `full`, `values`, `meta` or `keys`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include: Option<String>,
+    /// At most so many treasures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i64>,
+    /// Where the page before ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Just these keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Vec<String>>,
 }
 
 /// A batch: on one swamp, or on those that its operations name.
@@ -559,6 +616,9 @@ pub struct SwampInfoBody {
     pub bytes: u64,
     /// How many files it has.
     pub files: u64,
+    /// Whether it was in memory before it was asked about.
+    #[serde(default)]
+    pub loaded: bool,
     /// Whether an acknowledged write is not on disk yet.
     pub dirty: bool,
     /// `complete`, `incomplete` or `degraded`.
@@ -572,6 +632,43 @@ pub struct SwampInfoBody {
     pub policy_from: Option<Pattern>,
     /// When the oldest treasure came into being.
     pub created_at: Option<Timestamp>,
+}
+
+/// A page of the swamps of a server: `GET /v1/swamps`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SwampsBody {
+    /// The swamps by folder, then by their paths on disk.
+    pub swamps: Vec<ListedSwampBody>,
+    /// Where the next page begins; `null` on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// One swamp of a list. Beside name and folder everything is there only with `include=info`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ListedSwampBody {
+    /// The name.
+    pub name: String,
+    /// Its folder.
+    pub folder: FolderId,
+    /// Its hash, 16 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    /// How many files it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
+    /// Their bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Whether it is in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded: Option<bool>,
+    /// How many treasures it has; only where it is in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// Whether an acknowledged write is not on disk yet; only where it is in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dirty: Option<bool>,
 }
 
 /// A policy with its pattern.
@@ -753,6 +850,125 @@ impl AddAssign<Compacted> for CompactedBody {
         self.files_after += folder.files_after;
         self.bytes_before += folder.bytes_before;
         self.bytes_after += folder.bytes_after;
+    }
+}
+
+/// One line of an import: a treasure of [`TreasureBody`], of which only these members count. Others of a treasure are
+/// read and left out, anything else is an error.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportLineBody<'a> {
+    /// The swamp, where the import is not about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swamp: Option<&'a str>,
+    /// The key.
+    pub key: &'a str,
+    /// The value: its JSON, or `{"$binary": base64, "contentType": …}`.
+    pub value: &'a serde_json::value::RawValue,
+    /// When it was last written where it comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<Timestamp>,
+    /// When it expires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// One line of the answer to an import: `progress` now and then, at last `done`, with `error` where it ended early.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ImportAnswerBody {
+    /// How far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ImportProgressBody>,
+    /// Why it ended early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Problem>,
+    /// What became of the lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<ImportDoneBody>,
+}
+
+/// How far an import is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportProgressBody {
+    /// Lines that are settled: written, skipped or failed.
+    pub lines: u64,
+    /// Lines that were written, and acknowledged.
+    pub written: u64,
+    /// Bytes of the body that came in.
+    pub bytes: u64,
+}
+
+/// What became of the lines of an import.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportDoneBody {
+    /// Lines that are settled: the sum of the next three.
+    pub lines: u64,
+    /// Lines that were written, and acknowledged.
+    pub written: u64,
+    /// Lines that the mode left alone.
+    pub skipped: u64,
+    /// Lines that could not be written.
+    pub failed: u64,
+    /// `synced` when all that was written is on disk, else `buffered`.
+    pub durable: String,
+    /// The first [`MAX_IMPORT_ERRORS`](crate::MAX_IMPORT_ERRORS) lines that failed.
+    pub errors: Vec<ImportErrorBody>,
+}
+
+/// A line of an import that was not written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportErrorBody {
+    /// The number of the line, counted from 1; empty lines do not count.
+    pub line: u64,
+    /// The code of the error.
+    pub code: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+impl From<&ImportTally> for ImportDoneBody {
+    fn from(tally: &ImportTally) -> ImportDoneBody {
+        let error = |failed: &ImportError| ImportErrorBody {
+            line: failed.line,
+            code: failed.error.code().as_str().to_owned(),
+            detail: failed.error.to_string(),
+        };
+        ImportDoneBody {
+            lines: tally.lines,
+            written: tally.written,
+            skipped: tally.skipped,
+            failed: tally.failed,
+            durable: tally.durability.as_str().to_owned(),
+            errors: tally.errors.iter().map(error).collect(),
+        }
+    }
+}
+
+/// What an archive brought: `PUT /v1/folders/{F}/archive`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnpackedBody {
+    /// The folder.
+    pub folder: FolderId,
+    /// Files that are here now, and were not or were shorter.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that were here already, as long or longer.
+    pub kept: u64,
+    /// Files that this server wrote itself; those never come from elsewhere.
+    pub own: u64,
+    /// Files that are here with another beginning; they stay as they are.
+    pub differing: u64,
+    /// Snapshots that their writer never finished; nothing would read them.
+    pub unfinished: u64,
+}
+
+impl UnpackedBody {
+    /// What became of the files of a folder's archive.
+    #[must_use]
+    pub fn of(folder: FolderId, done: Unpacked) -> UnpackedBody {
+        let Unpacked { files, bytes, kept, own, differing, unfinished } = done;
+        UnpackedBody { folder, files, bytes, kept, own, differing, unfinished }
     }
 }
 

@@ -147,6 +147,8 @@ pub enum Condition {
     Present,
     /// The treasure must be at one of these versions (`If-Match: "v"`).
     Version(Vec<Version>),
+    /// The treasure must not exist, or have been written last before this time.
+    UpdatedBefore(Timestamp),
 }
 
 /// A request that is recognised when it comes again: retried writes count once.

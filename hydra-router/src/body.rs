@@ -82,6 +82,11 @@ impl RequestBody {
         Ok(read.freeze())
     }
 
+    /// The body piece by piece, also a short one: for what is answered while it comes.
+    pub(crate) fn stream(self) -> ChunkStream {
+        self.map_pieces().boxed()
+    }
+
     /// Reads a body that is taken apart; the permit is given back when the request is over.
     ///
     /// # Errors

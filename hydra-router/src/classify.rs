@@ -17,8 +17,9 @@ pub(crate) fn class_of(head: &Parts, place: &Place) -> OpClass {
     }
     let is_conditional = head.headers.contains_key(IF_MATCH) || head.headers.contains_key(IF_NONE_MATCH);
     match (place, head.method.as_str()) {
-        (Place::Flush, _) => OpClass::Read,
+        (Place::Flush | Place::Query, _) => OpClass::Read,
         (Place::Batch, _) => OpClass::Overwrite,
+        (Place::Import, "POST") => import(head.uri.query().unwrap_or_default()),
         _ if is_conditional => OpClass::Exclusive,
         (Place::Treasure, "PUT" | "DELETE") | (Place::List, "POST") => OpClass::Overwrite,
         (Place::Treasure, "POST") => increment(head.uri.query().unwrap_or_default()),
@@ -34,6 +35,12 @@ fn is_read(method: &str) -> bool {
 fn is_merge_patch(head: &Parts) -> bool {
     let json_patch = |value: &http::HeaderValue| value.as_bytes().starts_with(b"application/json-patch+json");
     !head.headers.get(CONTENT_TYPE).is_some_and(json_patch)
+}
+
+/// An import that overwrites can be sent again; in the other modes what is stored decides.
+fn import(query: &str) -> OpClass {
+    let mode = query.split('&').find_map(|piece| piece.strip_prefix("mode="));
+    if mode.is_none_or(|mode| mode == "upsert") { OpClass::Overwrite } else { OpClass::Exclusive }
 }
 
 /// A plain increment by a whole number commutes; one inside of a value, with bounds, or by a fraction, does not.
@@ -130,6 +137,7 @@ mod tests {
     fn what_is_not_known_is_exclusive() {
         assert_eq!(class("DELETE", "/s", Place::Swamp, None), OpClass::Exclusive);
         assert_eq!(class("POST", "/s/shift", Place::Verb, None), OpClass::Exclusive);
+        assert_eq!(class("POST", "/s/query", Place::Query, None), OpClass::Read);
         assert_eq!(class("BREW", "/k", Place::Treasure, None), OpClass::Exclusive);
         let json_patch = Some(("content-type", "application/json-patch+json"));
         assert_eq!(class("PATCH", "/k", Place::Treasure, json_patch), OpClass::Exclusive);

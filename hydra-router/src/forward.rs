@@ -37,7 +37,11 @@ pub(crate) async fn forward(
     let mut request = request_of(gateway, head, class_of(&head.parts, place))?;
     // The permit is held until the answer begins.
     let _room;
-    match body.take(&gateway.kept).await? {
+    let taken = match place {
+        Place::Import => Taken::Stream(body.stream()),
+        _ => body.take(&gateway.kept).await?,
+    };
+    match taken {
         Taken::Whole(bytes, room) => {
             if *place == Place::Batch && request.class != OpClass::Read {
                 request.class = class_of_batch(&bytes);

@@ -35,7 +35,10 @@ pub(crate) enum Place {
     Swamp,
     Batch,
     Flush,
+    Query,
     Resolve,
+    /// Lines of any number, which are answered while they come.
+    Import,
     /// Any other verb of a swamp.
     Verb,
 }
@@ -72,6 +75,7 @@ impl Route {
             "/v1/flush" => Ok(Route::Flush),
             "/v1/batch" => Ok(Route::BatchAcross),
             "/v1/policies" => Ok(Route::Policies),
+            "/v1/import" | "/v1/export" => Err(not_of_a_router(path)),
             _ if path.starts_with("/v1/policies/") => Ok(Route::Policies),
             _ => Err(not_found(path)),
         }
@@ -103,6 +107,8 @@ fn place_of(verb: Option<&str>) -> Place {
         None => Place::Swamp,
         Some("batch") => Place::Batch,
         Some("flush") => Place::Flush,
+        Some("query") => Place::Query,
+        Some("import") => Place::Import,
         Some(_) => Place::Verb,
     }
 }
@@ -115,6 +121,12 @@ fn resolve(rest: &str) -> Result<Route, Error> {
             Err(Error::new(ErrorCode::InvalidName, detail))
         }
     }
+}
+
+fn not_of_a_router(path: &str) -> Error {
+    let detail = format!("{path} is about one server, and a router stands for many");
+    Error::new(ErrorCode::NotFound, detail)
+        .with_hint("ask each server of GET /v1/map, one swamp below /v1/swamps/, or use import and export of hydra-sdk")
 }
 
 fn not_found(path: &str) -> Error {
@@ -139,6 +151,8 @@ mod tests {
             ("/v1/kv/a/b/c/", named("a/b/c", Place::Treasure)),
             ("/v1/swamps/a/b/c", named("a/b/c", Place::Swamp)),
             ("/v1/swamps/a/b/c/batch", named("a/b/c", Place::Batch)),
+            ("/v1/swamps/a/b/c/import", named("a/b/c", Place::Import)),
+            ("/v1/swamps/a/b/c/export", named("a/b/c", Place::Verb)),
             ("/v1/swamps/a/b/c/locks/import", named("a/b/c", Place::Verb)),
             ("/v1/resolve/a/b/c", named("a/b/c", Place::Resolve)),
             ("/v1/policies/a/b*/*", Route::Policies),
@@ -155,7 +169,18 @@ mod tests {
         for path in ["/v1/kv/a/b", "/v1/kv/a%2Fb/c/d", "/v1/kv/a/b/%zz/k", "/v1/swamps//b/c", "/v1/resolve/a/b/c/d"] {
             assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::InvalidName, "{path}");
         }
-        for path in ["", "*", "//", "/v1/kv", "/v1/batch/", "/v1/policiesx", "/health/", "/v2/kv/a/b/c"] {
+        for path in [
+            "",
+            "*",
+            "//",
+            "/v1/kv",
+            "/v1/batch/",
+            "/v1/import",
+            "/v1/export",
+            "/v1/policiesx",
+            "/health/",
+            "/v2/kv/a/b/c",
+        ] {
             assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::NotFound, "{path}");
         }
     }

@@ -15,6 +15,7 @@ use crate::health::ServerState;
 use crate::map::{ClientMap, MapServer};
 use crate::server::Server;
 use crate::swamp::{BatchAcross, Swamp};
+use crate::swamps::Swamps;
 
 /// A data set: servers behind a client map, or a directory in this process. Cheap to clone.
 ///
@@ -91,6 +92,11 @@ impl Hydra {
     /// Operations on several swamps in one call, each answered by itself.
     pub fn batch(&self) -> BatchAcross {
         BatchAcross::new(self.clone())
+    }
+
+    /// The swamps of the data set, each once, whichever servers they are on; see [`Swamps`].
+    pub fn swamps(&self) -> Swamps {
+        Swamps::new(self.clone())
     }
 
     /// Where a name lives. Arithmetic and one look-up; no I/O.

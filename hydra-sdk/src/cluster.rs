@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use hydra_core::{Applied, FolderId, SwampName};
 
 use crate::access::{Credentials, Given, authority, is_exposed};
+use crate::endpoint::Part;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failback::{self, Settlement};
 use crate::failover::{Answered, Call, with_fallback};
@@ -114,22 +115,62 @@ impl Cluster {
     pub(crate) async fn call(&self, name: &SwampName, request: &Request, options: &CallOptions) -> Result<Answered> {
         let state = self.state();
         let route = state.map.route(name);
+        call_by(&state, route, request, options).await.map_err(|error| {
+            let folder = state.folder_of(route).map(|folder| format!(" (folder {folder})"));
+            error.about(format!("{name}{}", folder.unwrap_or_default()))
+        })
+    }
+
+    /// The folders of every pool, those with the same route together, in the order of pools and folders. One entry
+    /// without folders where only the server knows how many there are.
+    pub(crate) fn parts(&self) -> Vec<Option<Part>> {
+        let state = self.state();
+        if state.origin == (Origin::Address { folders: None }) {
+            return vec![None];
+        }
+        let mut parts = Vec::new();
+        for pool in state.map.pools() {
+            let routes = state.map.routes(pool).flat_map(|(folders, ..)| folders.ranges().to_vec());
+            let mut ranges: Vec<(u32, u32)> = routes.collect();
+            ranges.sort_unstable();
+            parts.extend(ranges.into_iter().map(|folders| Some(Part { pool: pool.to_owned(), folders })));
+        }
+        parts
+    }
+
+    /// Sends a request about some folders of a pool to whoever answers for the first of them.
+    pub(crate) async fn call_part(&self, part: Option<&Part>, request: &Request) -> Result<Answer> {
+        let state = self.state();
+        let (pool, folder) = part.map_or((None, 0), |part| (Some(part.pool.as_str()), part.folders.0));
+        let route = state.map.route_of_folder(pool, FolderId::new(folder)).ok_or_else(|| {
+            Error::new(ErrorKind::Config, "the map was exchanged, and the one in force has other pools or folders")
+        })?;
         let settings = route.settings();
-        let timeout = if options.is_bulk { settings.bulk_timeout } else { settings.try_timeout };
-        let usual = if options.is_bulk { settings.deadline + settings.bulk_timeout } else { settings.deadline };
         let call = Call {
             state: &state,
             route,
             class: request.class,
-            fallback: options.fallback.unwrap_or(settings.fallback_mode.into()),
-            deadline: options.deadline.unwrap_or(usual) + options.patience,
-            timeout: timeout + options.patience,
-            primary_first: options.primary_first,
+            fallback: settings.fallback_mode.into(),
+            deadline: settings.deadline + settings.bulk_timeout,
+            timeout: settings.bulk_timeout,
+            primary_first: false,
         };
-        with_fallback(&call, request).await.map_err(|error| {
-            let folder = state.folder_of(route).map(|folder| format!(" (folder {folder})"));
-            error.about(format!("{name}{}", folder.unwrap_or_default()))
-        })
+        Ok(with_fallback(&call, request).await?.answer)
+    }
+
+    /// Sends a request about a folder to whoever answers for it.
+    pub(crate) async fn call_folder(
+        &self,
+        pool: &str,
+        folder: FolderId,
+        request: &Request,
+        options: &CallOptions,
+    ) -> Result<Answered> {
+        let state = self.state();
+        let route = state.map.route_of(pool, folder).ok_or_else(|| {
+            Error::new(ErrorKind::Config, format!("the map has no folder {folder} of the pool {pool:?} any more"))
+        })?;
+        call_by(&state, route, request, options).await.map_err(|error| error.about(format!("folder {folder}")))
     }
 
     /// Whether the primary of a name answers again, while another server is being asked in its place.
@@ -184,6 +225,23 @@ impl Cluster {
         }
         Err(Error::new(ErrorKind::Network, "no server answered").with_attempts(missed))
     }
+}
+
+/// Sends a request along a route.
+async fn call_by(state: &State, route: Route<'_>, request: &Request, options: &CallOptions) -> Result<Answered> {
+    let settings = route.settings();
+    let timeout = if options.is_bulk { settings.bulk_timeout } else { settings.try_timeout };
+    let usual = if options.is_bulk { settings.deadline + settings.bulk_timeout } else { settings.deadline };
+    let call = Call {
+        state,
+        route,
+        class: request.class,
+        fallback: options.fallback.unwrap_or(settings.fallback_mode.into()),
+        deadline: options.deadline.unwrap_or(usual) + options.patience,
+        timeout: timeout + options.patience,
+        primary_first: options.primary_first,
+    };
+    with_fallback(&call, request).await
 }
 
 impl State {
@@ -244,6 +302,14 @@ impl State {
             Origin::Given => Announce { folders: Some(self.map.folders().get()), pool: Some(pool) },
             Origin::Address { folders } => Announce { folders, pool: None },
         }
+    }
+
+    /// What names have in common that one request can be about: who is asked for them, in which order.
+    pub(crate) fn way_of(&self, name: &SwampName) -> (usize, Vec<usize>, Option<String>) {
+        let route = self.map.route(name);
+        let (primary, fallbacks) = route.indexes();
+        let holder = self.servers[primary].stays.holder_of(route.folder());
+        (primary, fallbacks.to_vec(), holder.map(|holder| holder.id().to_owned()))
     }
 
     /// A number that is one higher at every call: for reading from everyone in turn.

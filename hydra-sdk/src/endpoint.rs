@@ -4,19 +4,21 @@ mod across;
 mod embedded;
 mod feed;
 mod remote;
+mod transfer;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydra_core::{Pattern, Pointer, Policy, SwampName, Value, Version};
+use hydra_core::{ListQuery, Pattern, Pointer, Policy, SwampName, SwampsQuery, Value, Version};
 
 pub(crate) use embedded::{Embedded, Scratch};
+pub(crate) use transfer::{ExportPart, Source};
 
 use crate::cluster::{CallOptions, Cluster};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{RawFeed, Subscription, Waited};
 use crate::operation::{Done, Operation};
-use crate::treasure::{Cursor, Page, SwampInfo, Treasure};
+use crate::treasure::{ListedSwamp, Page, SwampInfo, Treasure};
 
 /// Where a data set lives.
 #[derive(Debug)]
@@ -66,12 +68,27 @@ impl<'k> Reading<'k> {
 }
 
 /// What a list asks for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Listing {
-    pub(crate) prefix: Option<String>,
-    pub(crate) cursor: Option<Cursor>,
-    pub(crate) descending: bool,
-    pub(crate) limit: usize,
+    pub(crate) query: ListQuery,
+    /// Whether the values are wanted beside what is known of the treasures.
+    pub(crate) has_values: bool,
+}
+
+/// Which swamps are listed, of one place: a server, or this process.
+#[derive(Debug, Clone)]
+pub(crate) struct SwampListing {
+    pub(crate) query: SwampsQuery,
+    /// Who is asked; `None` where there is only one place.
+    pub(crate) part: Option<Part>,
+}
+
+/// Folders of a pool that one route leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) pool: String,
+    /// From the first to the last.
+    pub(crate) folders: (u32, u32),
 }
 
 /// The same call on either endpoint; an error says which name it is about, where there is one.
@@ -181,8 +198,22 @@ impl Endpoint {
         either!(self, name, to => to.list(name, listing, options))
     }
 
-    pub(crate) async fn count(&self, name: &SwampName, options: &CallOptions) -> Result<u64> {
-        either!(self, name, to => to.count(name, options))
+    /// How many treasures meet the conditions of a query; without one, how many there are.
+    pub(crate) async fn count(&self, name: &SwampName, query: &ListQuery, options: &CallOptions) -> Result<u64> {
+        either!(self, name, to => to.count(name, query, options))
+    }
+
+    /// The parts that a list of swamps goes through, one after the other.
+    pub(crate) fn parts(&self) -> Vec<Option<Part>> {
+        match self {
+            Endpoint::Remote(cluster) => cluster.parts(),
+            Endpoint::Embedded(_) => vec![None],
+        }
+    }
+
+    /// A page of swamps of one part, and where the next one begins.
+    pub(crate) async fn swamps(&self, listing: SwampListing) -> Result<(Vec<ListedSwamp>, Option<String>)> {
+        either!(self, to => to.swamps(listing))
     }
 
     pub(crate) async fn info(&self, name: &SwampName, options: &CallOptions) -> Result<Option<SwampInfo>> {

@@ -37,6 +37,7 @@ mod error;
 mod event;
 mod failback;
 mod failover;
+mod filter;
 mod forward;
 mod health;
 mod map;
@@ -46,6 +47,8 @@ mod request;
 mod server;
 mod settings;
 mod swamp;
+mod swamps;
+mod transfer;
 mod treasure;
 mod watch;
 
@@ -55,17 +58,20 @@ pub use connect::HydraBuilder;
 pub use error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 pub use event::{Event, EventKind, EventStream, Waited};
 pub use failback::{Settlement, Staying};
+pub use filter::Filter;
 pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody};
 pub use health::ServerState;
 pub use hydra_core::{
-    Applied, Compression, CopyState, ErrorCode, EventId, FolderCount, FolderId, FolderSet, Number, Pattern, Policy,
-    SwampName, Timestamp, Value, Version, folder_of,
+    Applied, Compression, CopyState, ErrorCode, EventId, Expired, FolderCount, FolderId, FolderSet, Number, Order,
+    Pattern, Pointer, Policy, SwampName, Timestamp, Value, Version, folder_of,
 };
 pub use map::{ClientMap, Finding, MapBuilder, MapError, MapServer, PoolBuilder, Route, Severity};
 pub use operation::Done;
 pub use settings::{Failback, Fallback, FallbackMode, OpClass, ReadFrom, Settings};
 pub use swamp::{Amount, Batch, BatchAcross, Delete, Increment, List, Patch, Push, Put, Subscribe, Swamp, Write};
-pub use treasure::{Cursor, Page, Pushed, SwampInfo, Treasure, Written};
+pub use swamps::Swamps;
+pub use transfer::{Import, ImportFailure, ImportMode, Imported, Record};
+pub use treasure::{Cursor, ListedSwamp, Page, Pushed, SwampInfo, Treasure, Written};
 
 /// Handles are shared between threads and tasks; held by the compiler.
 const _: () = {

@@ -149,6 +149,13 @@ impl ClientMap {
         Route { map: self, folder, pool, rule, entry }
     }
 
+    /// Where a folder of a pool lives; nothing for a pool or a folder that is not in the map.
+    pub(crate) fn route_of(&self, pool: &str, folder: FolderId) -> Option<Route<'_>> {
+        let pool = self.pools.iter().find(|known| known.name == pool)?;
+        let entry = &pool.routes[*pool.by_folder.get(folder.get() as usize)? as usize];
+        Some(Route { map: self, folder, pool, rule: None, entry })
+    }
+
     /// Where the token of clients and the certificates they trust are. Never the token itself.
     #[must_use]
     pub fn access(&self) -> &Access {
@@ -217,6 +224,13 @@ impl ClientMap {
     pub fn check_successor(&self, next: &ClientMap) -> Result<(), MapError> {
         let findings = check::check_successor(&self.draft, &next.draft);
         if findings.is_empty() { Ok(()) } else { Err(MapError::new(findings)) }
+    }
+
+    /// Where a folder of a pool lives, of the first pool unless one is named; `None` where there is no such.
+    pub(crate) fn route_of_folder(&self, pool: Option<&str>, folder: FolderId) -> Option<Route<'_>> {
+        let pool = self.pools.iter().find(|known| pool.is_none_or(|pool| pool == known.name))?;
+        let entry = &pool.routes[*pool.by_folder.get(folder.get() as usize)? as usize];
+        Some(Route { map: self, folder, pool, rule: None, entry })
     }
 
     /// The settings and the name of the pool that a server is routed in.

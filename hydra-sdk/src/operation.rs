@@ -168,7 +168,8 @@ pub(crate) fn class_of<'o>(operations: impl IntoIterator<Item = &'o Operation>) 
 /// `"0"` for absent, `"*"` for any, or a version.
 fn condition_text(condition: &Condition) -> Option<String> {
     match condition {
-        Condition::Always => None,
+        // Only imports, which are no batches, compare times.
+        Condition::Always | Condition::UpdatedBefore(_) => None,
         Condition::Absent => Some("0".to_owned()),
         Condition::Present => Some("*".to_owned()),
         Condition::Version(versions) => versions.first().map(ToString::to_string),

@@ -10,7 +10,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use hydra_core::{Applied, SwampName, Value};
+use hydra_core::{Applied, ListQuery, SwampName, Value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -146,7 +146,7 @@ impl<V> Swamp<V> {
     /// # Errors
     /// When no server answered.
     pub async fn count(&self) -> Result<u64> {
-        self.hydra.endpoint().count(&self.name, &self.options).await
+        self.hydra.endpoint().count(&self.name, &ListQuery::default(), &self.options).await
     }
 
     /// What is known about the swamp; `None` where it does not exist.
@@ -175,6 +175,14 @@ impl<V> Swamp<V> {
 
     async fn find(&self, reading: &Reading<'_>) -> Result<Option<Treasure<Value>>> {
         self.hydra.endpoint().get(&self.name, reading, &self.options).await
+    }
+
+    pub(crate) fn hydra(&self) -> &Hydra {
+        &self.hydra
+    }
+
+    pub(crate) fn options(&self) -> &CallOptions {
+        &self.options
     }
 
     fn handle(&self) -> Swamp<()> {
@@ -264,7 +272,7 @@ impl<V: Serialize + DeserializeOwned> Swamp<V> {
         }
     }
 
-    /// The treasures in the order of their keys: a page, or all as a stream.
+    /// The treasures in an order, with conditions: a page, all as a stream, or how many.
     pub fn list(&self) -> List<V> {
         List::new(self.clone())
     }

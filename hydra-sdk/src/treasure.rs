@@ -38,6 +38,15 @@ impl Treasure<Value> {
     }
 }
 
+impl Treasure<Value> {
+    /// The same treasure without its value: null in its place.
+    pub(crate) fn without_value(self) -> Treasure<Value> {
+        // Anything that serde can write has no repeated members, so this is null whatever happens.
+        let value = Value::from_serialize(&()).unwrap_or_else(|_| Value::text(""));
+        Treasure { value, ..self }
+    }
+}
+
 /// A value as a type. A binary one reads as `{"$binary": base64, "contentType": …}`, as in HTTP.
 fn decode<V: DeserializeOwned>(value: &Value) -> Result<V> {
     let decoded = match value.content_type() {
@@ -142,4 +151,39 @@ pub struct SwampInfo {
     pub policy_from: Option<Pattern>,
     /// When the oldest treasure came into being.
     pub created_at: Option<Timestamp>,
+}
+
+/// One swamp of a list; see [`Hydra::swamps`](crate::Hydra::swamps).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListedSwamp {
+    /// The name.
+    pub name: SwampName,
+    /// The folder.
+    pub folder: FolderId,
+    /// How many files it has; none before its first flush. Only with [`Swamps::info`](crate::Swamps::info), as all
+    /// that follows.
+    pub files: Option<u64>,
+    /// Their bytes.
+    pub bytes: Option<u64>,
+    /// Whether it is in memory.
+    pub loaded: Option<bool>,
+    /// How many treasures it has, without expired ones; only where it is in memory.
+    pub count: Option<u64>,
+    /// Whether an acknowledged write is not on disk yet; only where it is in memory.
+    pub dirty: Option<bool>,
+}
+
+impl ListedSwamp {
+    pub(crate) fn of_engine(listed: hydra_core::ListedSwamp, info: bool) -> ListedSwamp {
+        ListedSwamp {
+            name: listed.name,
+            folder: listed.folder,
+            files: info.then_some(listed.files),
+            bytes: info.then_some(listed.bytes),
+            loaded: info.then_some(listed.loaded.is_some()),
+            count: listed.loaded.map(|loaded| loaded.count),
+            dirty: listed.loaded.map(|loaded| loaded.dirty),
+        }
+    }
 }

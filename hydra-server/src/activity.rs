@@ -6,8 +6,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -107,6 +107,18 @@ impl Activity {
 /// A request that is being worked on.
 #[derive(Debug)]
 pub(crate) struct InFlight(Arc<Activity>);
+
+/// In an answer that begins while its request still comes in: keeps the request counted until whoever reads it drops
+/// the slot.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StillReading(Arc<Mutex<Option<InFlight>>>);
+
+impl StillReading {
+    /// Hands over the request that was being worked on.
+    pub(crate) fn keep(&self, request: InFlight) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(request);
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {

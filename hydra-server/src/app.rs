@@ -19,19 +19,20 @@ use hydra_core::{
     Applied, Batch, Committed, CopyState, Durability, Engine, Error, ErrorCode, FolderId, FolderState, Idempotency,
     OpResult, Swamp, SwampName,
 };
+use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::answer::{self, Response};
 use crate::auth::{Access, Need, Scope};
 use crate::body::{BodyMemory, Limit, RequestBody};
 use crate::conditions::{folders_header, idempotency_key, single};
-use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
+use crate::config::{Config, MAX_HEADER_BYTES, MAX_UNPACKERS, MAX_URI_BYTES};
 use crate::metrics::Metrics;
 use crate::route::{Label, Route};
 use crate::streams::Streams;
 use crate::{
-    across, batches, conflicts, feeds, folders, lists, openapi, origin, policies, service, swamps, takeover, treasures,
-    upkeep, writes,
+    across, archive, batches, catalog, conflicts, export, feeds, folders, import, lists, openapi, origin, policies,
+    service, swamps, takeover, treasures, upkeep, writes,
 };
 
 /// How long a request waits for the memory budget before it is refused, and how often it looks.
@@ -56,7 +57,9 @@ pub(crate) struct App {
     pub(crate) engine: Engine,
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
-    bodies: BodyMemory,
+    pub(crate) bodies: BodyMemory,
+    /// Turns for archives that are unpacked: each takes a thread.
+    pub(crate) unpackers: Semaphore,
     server: HeaderValue,
     draining: AtomicBool,
     pub(crate) streams: Streams,
@@ -72,6 +75,7 @@ impl App {
         Arc::new(App {
             metrics: Metrics::new(&engine),
             bodies: BodyMemory::new(config.max_body_memory),
+            unpackers: Semaphore::new(MAX_UNPACKERS),
             server: answer::ascii(engine.server_id().to_owned()),
             draining: AtomicBool::new(false),
             streams: Streams::new(config.streams()),
@@ -157,8 +161,10 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Treasure(name, key) if reads => treasures::get(call, &name, &key).await,
         Route::Treasure(name, key) => writes::write(call, &name, key).await,
         Route::List(name) if call.head.method == Method::HEAD => lists::count(call, &name).await,
+        Route::List(name) if reads => lists::list(call, &name).await,
         Route::List(name) if call.head.method == Method::POST => writes::push(call, &name).await,
-        Route::List(name) => lists::list(call, &name).await,
+        Route::List(name) | Route::Query(name) => lists::query(call, &name).await,
+        Route::Swamps(sanctuary, realm) => catalog::list(call, sanctuary, realm).await,
         Route::Batch(name) => batches::batch(call, &name).await,
         Route::BatchAcross => across::batch(call).await,
         Route::Swamp(name) if reads => swamps::info(call, &name).await,
@@ -166,6 +172,12 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::FlushSwamp(name) => swamps::flush(call, &name).await,
         Route::SwampPolicy(name) => swamps::policy(call, &name).await,
         Route::Conflicts(name) => conflicts::list(call, &name).await,
+        Route::Export(name) => export::one(call, &name).await,
+        Route::Import(name) => import::one(call, name).await,
+        Route::ExportAll => export::all(call).await,
+        Route::ImportAll => import::all(call).await,
+        Route::Archive(folder) if reads => archive::pack(call, folder).await,
+        Route::Archive(folder) => archive::unpack(call, folder).await,
         Route::Events(name) => feeds::swamp(call, &name).await,
         Route::AllEvents => feeds::many(call).await,
         Route::Policies => policies::list(call),
@@ -325,7 +337,9 @@ impl Call {
         }
         self.standby = self.stands_in(folder)?;
         // A flush changes no data, and a batch may hold only reads: it asks again when it is read.
-        let harmless = reads || matches!(route, Route::FlushSwamp(_) | Route::Batch(_));
+        let harmless = reads
+            || self.head.method.as_str() == "QUERY"
+            || matches!(route, Route::FlushSwamp(_) | Route::Batch(_) | Route::Query(_));
         if harmless { Ok(()) } else { self.may_write() }
     }
 
@@ -362,7 +376,8 @@ impl Call {
             .with_hint("send the write to the owner, or with Hydra-Fallback-For: <owner's id> when it does not answer"))
     }
 
-    fn falls_back(&self) -> Result<bool, Error> {
+    /// Whether the client says that the owner of the folder does not answer.
+    pub(crate) fn falls_back(&self) -> Result<bool, Error> {
         let sent = single(&self.head.headers, &answer::FALLBACK_FOR)?;
         Ok(sent.is_some_and(|id| !id.trim().is_empty()))
     }
@@ -377,6 +392,20 @@ impl Call {
     /// Reads the request body.
     pub(crate) async fn read_body(&mut self, limit: Limit) -> Result<Bytes, Error> {
         self.body.read(limit, self.app.config.body_timeout, &self.app.bodies).await
+    }
+
+    /// The request body, for a handler that reads it piece by piece.
+    pub(crate) fn take_body(&mut self) -> RequestBody {
+        std::mem::replace(&mut self.body, RequestBody::new(Body::empty()))
+    }
+
+    /// An error as it is written in the midst of an answer that has begun.
+    pub(crate) fn problem_of(&self, error: &Error) -> Problem {
+        let mut problem = Problem::of(error);
+        problem.instance = self.id.to_str().ok().map(str::to_owned);
+        problem.folder = self.folder;
+        problem.server = Some(self.app.engine.server_id().to_owned());
+        problem
     }
 
     /// The idempotency key that was sent.
@@ -429,7 +458,12 @@ impl Call {
 
     /// Says that what was done is on disk.
     pub(crate) fn mark_synced(&mut self) {
-        self.durability = Some(Durability::Synced);
+        self.mark(Durability::Synced);
+    }
+
+    /// Says where what was done is.
+    pub(crate) fn mark(&mut self, durability: Durability) {
+        self.durability = Some(durability);
     }
 
     /// Whether deletes leave a mark even where nothing was found.
@@ -477,10 +511,7 @@ impl Call {
     }
 
     fn problem(&self, error: &Error) -> Response {
-        let mut problem = Problem::of(error);
-        problem.instance = self.id.to_str().ok().map(str::to_owned);
-        problem.folder = self.folder;
-        problem.server = Some(self.app.engine.server_id().to_owned());
+        let problem = self.problem_of(error);
         if problem.status >= 500 && !matches!(error.code(), ErrorCode::Draining | ErrorCode::Busy) {
             tracing::error!(id = ?self.id, code = %error.code(), "{error}");
         }
@@ -551,8 +582,16 @@ pub(crate) fn not_owner(folder: FolderId) -> Error {
         .with_hint("compare the client map with GET /v1/folders of this server")
 }
 
+/// The swamp, hydrated where need be.
+pub(crate) async fn swamp(engine: &Engine, name: &SwampName) -> Result<Swamp, Error> {
+    match engine.resident(name) {
+        Some(swamp) => Ok(swamp),
+        None => hydrate(engine, name).await,
+    }
+}
+
 /// Waits for memory where that costs no thread.
-async fn hydrate(engine: &Engine, name: &SwampName) -> Result<Swamp, Error> {
+pub(crate) async fn hydrate(engine: &Engine, name: &SwampName) -> Result<Swamp, Error> {
     let until = Instant::now() + MEMORY_PATIENCE;
     loop {
         let in_time = Instant::now() < until;

@@ -40,7 +40,7 @@ impl BodyMemory {
     }
 
     /// Makes `held` cover a body of `length` bytes.
-    fn cover(&self, held: &mut Option<OwnedSemaphorePermit>, length: u64) -> Result<(), Error> {
+    pub(crate) fn cover(&self, held: &mut Option<OwnedSemaphorePermit>, length: u64) -> Result<(), Error> {
         let wanted = length / UNIT;
         let have = held.as_ref().map_or(0, |permit| permit.num_permits() as u64);
         if wanted <= have {
@@ -97,8 +97,11 @@ impl RequestBody {
         }
     }
 
-    /// The next piece of data; trailers are skipped.
-    async fn next(&mut self, pause: Duration) -> Result<Option<Bytes>, Error> {
+    /// The next piece of data, nothing at the end; trailers are skipped.
+    ///
+    /// # Errors
+    /// `invalid-body` when the body breaks off or pauses too long.
+    pub(crate) async fn next(&mut self, pause: Duration) -> Result<Option<Bytes>, Error> {
         let refuse = |why: String| Error::new(ErrorCode::InvalidBody, why);
         loop {
             let frame = tokio::time::timeout(pause, self.body.frame()).await;

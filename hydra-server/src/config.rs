@@ -15,9 +15,15 @@ pub const MAX_BATCH_BODY_BYTES: u64 = 64 << 20;
 pub const MAX_SMALL_BODY_BYTES: u64 = 64 << 10;
 /// The longest list of files that `holds` takes: 24 MiB, enough for [`hydra_core::MAX_HOLDS_FILES`] of the longest names.
 pub const MAX_HOLDS_BODY_BYTES: u64 = 24 << 20;
-/// The most treasures one page of a list may have.
+/// The longest body of a query: 1 MiB.
+pub const MAX_QUERY_BODY_BYTES: u64 = 1 << 20;
+/// The longest line of an import: 34 MiB, enough for the longest binary value.
+pub const MAX_IMPORT_LINE_BYTES: usize = 34 << 20;
+/// How many archives are unpacked at once.
+pub const MAX_UNPACKERS: usize = 4;
+/// The most treasures or swamps one page of a list may have.
 pub const MAX_LIST_LIMIT: usize = 10_000;
-/// How many treasures a page of a list has unless told otherwise.
+/// How many treasures or swamps a page of a list has unless told otherwise.
 pub const DEFAULT_LIST_LIMIT: usize = 100;
 
 /// How often a feed gives a sign of life unless told otherwise: 15 s.

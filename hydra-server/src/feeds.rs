@@ -74,8 +74,8 @@ enum Topic {
 
 impl Topic {
     fn of(call: &Call) -> Result<Topic, Error> {
-        let query = Query::parse(call.head.uri.query(), &KNOWN)?;
-        let mut names = query.swamps().map(str::parse).collect::<Result<Vec<SwampName>, Error>>()?;
+        let query = Query::parse_lists(call.head.uri.query(), &KNOWN, &["swamp"])?;
+        let mut names = query.texts("swamp").map(str::parse).collect::<Result<Vec<SwampName>, Error>>()?;
         names.sort_unstable();
         names.dedup();
         if names.len() > MAX_FEED_SWAMPS {

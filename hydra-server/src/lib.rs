@@ -4,25 +4,30 @@
 //! [`Server`] starts one in this process on a free port, for tests and examples.
 //!
 //! A request goes one way: `serve` (the connection) → `app` (what holds for every request) → `route` (what
-//! the path means) → `auth` (who may) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders` or
+//! the path means) → `auth` (who may) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders`, `import`, `export`, `archive` or
 //! `service` → the engine.
 
 mod across;
 mod activity;
 mod answer;
 mod app;
+mod archive;
 mod auth;
 mod batches;
 mod body;
+mod catalog;
 mod conditions;
 pub mod config;
 mod conflicts;
 mod early;
 mod event;
+mod export;
 mod feeds;
 mod folders;
+mod import;
 mod lists;
 mod metrics;
+mod ndjson;
 mod openapi;
 mod operations;
 mod origin;

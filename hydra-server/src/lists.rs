@@ -1,41 +1,60 @@
-//! The treasures of a swamp: `GET` and `HEAD` on `/v1/kv/{S}`.
+//! The treasures of a swamp: `GET`, `HEAD` and `QUERY` on `/v1/kv/{S}`, and `POST /v1/swamps/{S}/query`.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+mod wanted;
+
+use bytes::Bytes;
+use http::header::LINK;
 use http::{HeaderValue, StatusCode};
-use hydra_core::{Error, ErrorCode, ListQuery, Page, Swamp, SwampName};
+use hydra_core::{Engine, Error, ErrorCode, Swamp, SwampName, Treasure};
 
 use crate::answer::{self, Response};
-use crate::app::{Call, blocking};
-use crate::config::{DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT};
-use crate::query::{Query, invalid};
+use crate::app::{self, Call, blocking};
+use crate::body::Limit;
+use crate::conditions::plain_body;
+use crate::config::{MAX_QUERY_BODY_BYTES, MAX_URI_BYTES};
+use crate::ndjson::{self, PIECE_BYTES, Piece};
+use crate::query::Query;
 use crate::render::{Include, write_string, write_treasure};
 use crate::swamps::no_swamp;
 
+use wanted::Wanted;
+
 /// Pages longer than this are put together where that keeps nobody waiting.
 const QUICK_PAGE: usize = 1_000;
-
 /// A page ends early rather than grow beyond this.
 const MAX_PAGE_BYTES: usize = 32 << 20;
+/// How many treasures are fetched at once for an answer of lines.
+const LINES: usize = 512;
 
-/// One page of treasures in the order of their keys.
+const QUERY_LIMIT: Limit =
+    Limit { bytes: MAX_QUERY_BODY_BYTES, code: ErrorCode::BodyTooLarge, what: "the body of the query" };
+
+/// One page of treasures as the parameters say.
 pub(crate) async fn list(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
-    let (query, include) = wanted(name, call.head.uri.query())?;
-    let swamp = call.swamp(name).await?;
-    let text = if query.limit <= QUICK_PAGE {
-        page(&swamp, &query, include)?
-    } else {
-        blocking(move || page(&swamp, &query, include)).await?
-    };
-    Ok(answer::body(StatusCode::OK, answer::JSON, text))
+    let wanted = Wanted::of_parameters(call.head.uri.query())?;
+    let path = call.head.uri.path_and_query().map(|target| target.as_str().to_owned());
+    carry_out(call, name, wanted, path).await
 }
 
-/// How many treasures there are.
-pub(crate) async fn count(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
+/// The same as the body says.
+pub(crate) async fn query(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
     Query::parse(call.head.uri.query(), &[])?;
+    plain_body(&call.head.headers)?;
+    let bytes = call.read_body(QUERY_LIMIT).await?;
+    carry_out(call, name, Wanted::of_body(&bytes)?, None).await
+}
+
+/// How many treasures there are, or meet the conditions.
+pub(crate) async fn count(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
+    let query = Wanted::of_count(call.head.uri.query())?;
     let swamp = call.swamp(name).await?;
-    let count = swamp.count();
-    if count == 0 && swamp.info()?.is_none() {
+    let is_everything = call.head.uri.query().is_none_or(str::is_empty);
+    let (count, exists) = if is_everything {
+        (swamp.count(), exists(&swamp)?)
+    } else {
+        blocking(move || Ok((swamp.count_matching(&query)?, exists(&swamp)?))).await?
+    };
+    if !exists {
         return Err(no_swamp(name));
     }
     let mut response = answer::empty(StatusCode::OK);
@@ -43,115 +62,147 @@ pub(crate) async fn count(call: &mut Call, name: &SwampName) -> Result<Response,
     Ok(response)
 }
 
-fn wanted(name: &SwampName, text: Option<&str>) -> Result<(ListQuery, Include), Error> {
-    let query = Query::parse(text, &["order", "dir", "prefix", "limit", "cursor", "include"])?;
-    if let Some(order) = query.text("order").filter(|order| *order != "key") {
-        return Err(invalid("order", &format!("is {order:?}; allowed is key")));
+/// `path` is where the next page is found by its cursor.
+async fn carry_out(call: &mut Call, name: &SwampName, wanted: Wanted, path: Option<String>) -> Result<Response, Error> {
+    let swamp = call.swamp(name).await?;
+    if !wanted.keys.is_empty() {
+        let text = blocking(move || picked(&swamp, &wanted)).await?;
+        return Ok(answer::body(StatusCode::OK, answer::JSON, text));
     }
-    let descending = match query.text("dir") {
-        None | Some("asc") => false,
-        Some("desc") => true,
-        Some(other) => return Err(invalid("dir", &format!("is {other:?}; allowed are asc and desc"))),
-    };
-    let limits = format!("a number from 1 to {MAX_LIST_LIMIT}");
-    let limit = query.value("limit", &limits)?.unwrap_or(DEFAULT_LIST_LIMIT);
-    if !(1..=MAX_LIST_LIMIT).contains(&limit) {
-        return Err(invalid("limit", &format!("is {limit}; allowed is {limits}")));
+    if ndjson::is_wanted(&call.head.headers) {
+        // Whoever reads slowly must not keep the swamp in memory: it is looked up anew for each piece.
+        drop(swamp);
+        return ndjson::answer(Lines::new(call.app.engine.clone(), name.clone(), wanted), Lines::next).await;
     }
-    let include = match query.text("include") {
-        None => Include::Full,
-        Some(text) => Include::from_text(text)
-            .ok_or_else(|| invalid("include", &format!("is {text:?}; allowed are full, values, meta and keys")))?,
-    };
-    let wanted = ListQuery {
-        prefix: query.text("prefix").map(str::to_owned),
-        after: query.text("cursor").map(|cursor| read_cursor(name, descending, cursor)).transpose()?,
-        descending,
-        limit,
-    };
-    Ok((wanted, include))
+    let query = &wanted.query;
+    let is_quick = query.limit <= QUICK_PAGE && query.filter.is_none() && swamp.is_ordered(&query.order);
+    let (text, next) = if is_quick { page(&swamp, &wanted)? } else { blocking(move || page(&swamp, &wanted)).await? };
+    let mut response = answer::body(StatusCode::OK, answer::JSON, text);
+    if let Some(link) = next.zip(path).and_then(|(cursor, path)| next_link(&path, &cursor)) {
+        response.headers_mut().insert(LINK, link);
+    }
+    Ok(response)
 }
 
-/// The page as text: the shape of [`hydra_core::wire::ListBody`].
-fn page(swamp: &Swamp, query: &ListQuery, include: Include) -> Result<Vec<u8>, Error> {
-    let page: Page = swamp.list(query)?;
-    let exists = !page.treasures.is_empty() || swamp.info()?.is_some();
-    let mut out = Vec::with_capacity(64 + page.treasures.len() * 256);
-    out.extend_from_slice(format!("{{\"exists\":{exists},\"treasures\":[").as_bytes());
-    let mut shown = 0;
-    for treasure in &page.treasures {
-        if shown > 0 {
-            out.push(b',');
-        }
-        write_treasure(&mut out, treasure, include);
-        shown += 1;
-        if out.len() > MAX_PAGE_BYTES {
-            break;
-        }
-    }
+/// The same path with another cursor. Where that would be too long to be asked for there is no link.
+fn next_link(path: &str, cursor: &str) -> Option<HeaderValue> {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let kept = query.split('&').filter(|piece| !piece.is_empty() && !piece.starts_with("cursor="));
+    let query = kept.chain([format!("cursor={cursor}").as_str()]).collect::<Vec<_>>().join("&");
+    let target = format!("{path}?{query}");
+    (target.len() <= MAX_URI_BYTES).then(|| answer::ascii(format!("<{target}>; rel=\"next\"")))
+}
+
+/// Whether there is a swamp, also one without treasures.
+fn exists(swamp: &Swamp) -> Result<bool, Error> {
+    Ok(swamp.count() > 0 || swamp.info()?.is_some())
+}
+
+/// The page as text, the shape of [`hydra_core::wire::ListBody`], and the cursor of the next one.
+fn page(swamp: &Swamp, wanted: &Wanted) -> Result<(Vec<u8>, Option<String>), Error> {
+    let page = swamp.list(&wanted.query)?;
+    let mut out = begin(swamp, page.treasures.len())?;
+    let shown = write_treasures(&mut out, &page.treasures, wanted.include);
     out.extend_from_slice(b"],\"nextCursor\":");
-    let more = page.more || shown < page.treasures.len();
-    match page.treasures[..shown].last().filter(|_| more) {
-        Some(last) => write_string(&mut out, &cursor(swamp.name(), query.descending, &last.key)),
+    let is_cut = shown < page.treasures.len();
+    let last = page.treasures[..shown].last().filter(|_| is_cut);
+    let next = last.map(|last| wanted.query.cursor_behind(swamp.name(), last)).or(page.next);
+    match &next {
+        Some(cursor) => write_string(&mut out, cursor),
         None => out.extend_from_slice(b"null"),
     }
     out.push(b'}');
+    Ok((out, next))
+}
+
+/// The treasures of the keys that were asked for one by one.
+fn picked(swamp: &Swamp, wanted: &Wanted) -> Result<Vec<u8>, Error> {
+    let (found, missing) = swamp.pick(&wanted.keys, wanted.query.expired)?;
+    let mut out = begin(swamp, found.len())?;
+    if write_treasures(&mut out, &found, wanted.include) < found.len() {
+        let detail = format!("the treasures asked for have more than {MAX_PAGE_BYTES} bytes; ask for fewer keys");
+        return Err(Error::new(ErrorCode::InvalidParameter, format!("the parameter key: {detail}")));
+    }
+    out.extend_from_slice(b"],\"nextCursor\":null,\"missing\":[");
+    for (at, key) in missing.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        write_string(&mut out, key);
+    }
+    out.extend_from_slice(b"]}");
     Ok(out)
 }
 
-/// Where the next page begins: the order, the swamp and the last key seen. It stays right whatever is written
-/// meanwhile, and on any copy of the swamp.
-fn cursor(name: &SwampName, descending: bool, key: &str) -> String {
-    let mut bytes = vec![u8::from(descending)];
-    bytes.extend_from_slice(&name.hash().to_be_bytes());
-    bytes.extend_from_slice(key.as_bytes());
-    URL_SAFE_NO_PAD.encode(bytes)
+fn begin(swamp: &Swamp, found: usize) -> Result<Vec<u8>, Error> {
+    let exists = found > 0 || exists(swamp)?;
+    let mut out = Vec::with_capacity(64 + found * 256);
+    out.extend_from_slice(format!("{{\"exists\":{exists},\"treasures\":[").as_bytes());
+    Ok(out)
 }
 
-fn read_cursor(name: &SwampName, descending: bool, cursor: &str) -> Result<String, Error> {
-    let refuse = |why: &str| {
-        Error::new(ErrorCode::InvalidCursor, format!("the cursor {why}"))
-            .with_hint("send nextCursor of the page before unchanged, to the same swamp and in the same order")
-    };
-    let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| refuse("cannot be read"))?;
-    let (head, key) = bytes.split_at_checked(9).ok_or_else(|| refuse("cannot be read"))?;
-    if head[1..] != name.hash().to_be_bytes() {
-        return Err(refuse("belongs to another swamp"));
+/// Writes treasures until the page is long enough; answers how many there are.
+fn write_treasures(out: &mut Vec<u8>, treasures: &[Treasure], include: Include) -> usize {
+    for (at, treasure) in treasures.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        write_treasure(out, treasure, include);
+        if out.len() > MAX_PAGE_BYTES {
+            return at + 1;
+        }
     }
-    if head[0] != u8::from(descending) {
-        return Err(refuse("belongs to a list in the other direction"));
-    }
-    let key = std::str::from_utf8(key).map_err(|_| refuse("cannot be read"))?;
-    hydra_core::check_key(key).map_err(|_| refuse("cannot be read"))?;
-    Ok(key.to_owned())
+    treasures.len()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A list that is answered line by line.
+struct Lines {
+    engine: Engine,
+    name: SwampName,
+    wanted: Wanted,
+    /// How many more are wanted; 0 when the last was written.
+    left: usize,
+}
 
-    fn name(text: &str) -> SwampName {
-        text.parse().expect(text)
+impl Lines {
+    fn new(engine: Engine, name: SwampName, wanted: Wanted) -> Lines {
+        let left = if wanted.is_limited { wanted.query.limit } else { usize::MAX };
+        Lines { engine, name, wanted, left }
     }
 
-    #[test]
-    fn cursors_belong_to_one_swamp_and_one_direction() {
-        let made = cursor(&name("a/b/c"), false, "kéy/1");
-        assert_eq!(read_cursor(&name("a/b/c"), false, &made).expect("its own"), "kéy/1");
-        assert!(read_cursor(&name("a/b/d"), false, &made).is_err());
-        assert!(read_cursor(&name("a/b/c"), true, &made).is_err());
-        for garbage in ["", "AA", "!!!", &made[..made.len() - 6]] {
-            let error = read_cursor(&name("a/b/c"), true, garbage).expect_err(garbage);
-            assert_eq!(error.code(), ErrorCode::InvalidCursor);
+    async fn next(self) -> Result<Piece<Lines>, Error> {
+        if self.left == 0 {
+            return Ok(None);
         }
+        let swamp = app::swamp(&self.engine, &self.name).await?;
+        blocking(move || self.piece(&swamp)).await
     }
 
-    #[test]
-    fn limits_are_refused_not_clamped() {
-        for query in ["limit=0", "limit=10001", "limit=-1", "limit=x", "order=created", "dir=up", "include=all"] {
-            assert_eq!(wanted(&name("a/b/c"), Some(query)).expect_err(query).code(), ErrorCode::InvalidParameter);
+    fn piece(mut self, swamp: &Swamp) -> Result<Piece<Lines>, Error> {
+        self.wanted.query.limit = self.left.min(LINES);
+        let page = swamp.list(&self.wanted.query)?;
+        let mut out = Vec::new();
+        let mut shown = 0;
+        for treasure in &page.treasures {
+            write_line(&mut out, treasure, self.wanted.include);
+            shown += 1;
+            if out.len() >= PIECE_BYTES {
+                break;
+            }
         }
-        assert_eq!(wanted(&name("a/b/c"), Some("limit=10000")).expect("the most").0.limit, 10_000);
-        assert_eq!(wanted(&name("a/b/c"), None).expect("the default").0.limit, DEFAULT_LIST_LIMIT);
+        let is_cut = shown < page.treasures.len();
+        let last = page.treasures[..shown].last().filter(|_| is_cut);
+        let next = last.map(|last| self.wanted.query.cursor_behind(&self.name, last)).or(page.next);
+        self.left = if next.is_some() { self.left - shown } else { 0 };
+        self.wanted.query.cursor = next;
+        Ok((shown > 0).then(|| (Bytes::from(out), self)))
     }
+}
+
+fn write_line(out: &mut Vec<u8>, treasure: &Treasure, include: Include) {
+    let start = out.len();
+    write_treasure(out, treasure, include);
+    // JSON may be written over several lines. Within strings there are no line breaks.
+    out[start..].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+    out.push(b'\n');
 }

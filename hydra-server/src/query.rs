@@ -8,7 +8,7 @@ use hydra_core::{Error, ErrorCode};
 
 use crate::route::shown;
 
-/// The parameters of one request, all of them known to the endpoint, each at most once but for `swamp`.
+/// The parameters of one request, all of them known to the endpoint, each at most once unless it is a list.
 #[derive(Debug, Default)]
 pub(crate) struct Query<'a>(Vec<(&'static str, Cow<'a, str>)>);
 
@@ -18,6 +18,18 @@ impl<'a> Query<'a> {
     /// # Errors
     /// `unknown-parameter` with the nearest known one; `invalid-parameter` for a repeated or undecodable one.
     pub(crate) fn parse(text: Option<&'a str>, known: &[&'static str]) -> Result<Query<'a>, Error> {
+        Query::parse_lists(text, known, &[])
+    }
+
+    /// The same where some parameters may stand more than once: those that are in `lists`, too.
+    ///
+    /// # Errors
+    /// Those of [`Query::parse`].
+    pub(crate) fn parse_lists(
+        text: Option<&'a str>,
+        known: &[&'static str],
+        lists: &[&'static str],
+    ) -> Result<Query<'a>, Error> {
         let mut read = Query::default();
         for piece in text.unwrap_or_default().split('&').filter(|piece| !piece.is_empty()) {
             let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
@@ -25,7 +37,7 @@ impl<'a> Query<'a> {
             let Some(name) = known.iter().find(|known| **known == name) else {
                 return Err(unknown(&name, known));
             };
-            if read.text(name).is_some() && *name != "swamp" {
+            if read.text(name).is_some() && !lists.contains(name) {
                 return Err(invalid(name, "stands more than once"));
             }
             read.0.push((name, unescape(value)?));
@@ -33,14 +45,14 @@ impl<'a> Query<'a> {
         Ok(read)
     }
 
-    /// Every value of the parameter `swamp`, which may stand more than once.
-    pub(crate) fn swamps(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(|(sent, _)| *sent == "swamp").map(|(_, value)| value.as_ref())
-    }
-
     /// The value of a parameter, if it was sent.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(sent, _)| *sent == name).map(|(_, value)| value.as_ref())
+    }
+
+    /// Every value of a parameter that may stand more than once.
+    pub(crate) fn texts(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(sent, _)| *sent == name).map(|(_, value)| value.as_ref())
     }
 
     /// Whether a switch is on: sent without a value or as `true`.
@@ -127,6 +139,9 @@ mod tests {
         assert_eq!((typo.code(), typo.hint()), (ErrorCode::UnknownParameter, Some("did you mean expires_at?")));
         let twice = Query::parse(Some("ttl=1&ttl=2"), &["ttl"]).expect_err("twice");
         assert_eq!(twice.code(), ErrorCode::InvalidParameter);
+        let lists = Query::parse_lists(Some("key=b&ttl=1&key=a%2Fb"), &["ttl", "key"], &["key"]).expect("a list");
+        assert_eq!(lists.texts("key").collect::<Vec<_>>(), ["b", "a/b"]);
+        assert!(Query::parse_lists(Some("key=b&ttl=1&ttl=1"), &["ttl", "key"], &["key"]).is_err());
         assert!(Query::parse(Some("ttl=%zz"), &["ttl"]).is_err());
         assert!(Query::parse(Some("sync=maybe"), &["sync"]).expect("reads").flag("sync").is_err());
     }

@@ -3,6 +3,8 @@
 //! A router that decodes a path before it splits it cannot tell `a%2Fb` from `a/b`; here that
 //! difference decides which swamp is meant. So the path is read by hand, one line per endpoint.
 
+use std::borrow::Cow;
+
 use http::Method;
 use hydra_core::wire::{decode_segment, split_name};
 use hydra_core::{Error, ErrorCode, FolderId, FolderSet, Pattern, SwampName, check_key};
@@ -21,12 +23,19 @@ pub(crate) enum Route {
     Drain,
     List(SwampName),
     Treasure(SwampName, String),
+    Query(SwampName),
+    /// The swamps that are here, of one sanctuary, or of one realm of it.
+    Swamps(Option<String>, Option<String>),
     Swamp(SwampName),
     Batch(SwampName),
     BatchAcross,
     FlushSwamp(SwampName),
     SwampPolicy(SwampName),
     Conflicts(SwampName),
+    Export(SwampName),
+    Import(SwampName),
+    ExportAll,
+    ImportAll,
     Events(SwampName),
     AllEvents,
     Policies,
@@ -44,6 +53,7 @@ pub(crate) enum Route {
     CollectFolder(FolderSet),
     CompactFolder(FolderSet),
     VerifyFolder(FolderSet),
+    Archive(FolderId),
 }
 
 impl Route {
@@ -70,6 +80,9 @@ impl Route {
             [Some("openapi.json"), None, ..] => Ok(Route::OpenApi),
             [Some("problems"), Some(code), None, _] => Ok(Route::Problem(code.to_owned())),
             [Some("v1"), Some("probe"), None, _] => Ok(Route::Probe),
+            [Some("v1"), Some("swamps"), None, _] => Ok(Route::Swamps(None, None)),
+            [Some("v1"), Some("export"), None, _] => Ok(Route::ExportAll),
+            [Some("v1"), Some("import"), None, _] => Ok(Route::ImportAll),
             [Some("v1"), Some("events"), None, _] => Ok(Route::AllEvents),
             [Some("v1"), Some("admin"), Some("drain"), None] => Ok(Route::Drain),
             [Some("v1"), Some("batch"), None, _] => Ok(Route::BatchAcross),
@@ -90,13 +103,16 @@ impl Route {
     pub(crate) fn allow(&self) -> &'static str {
         match self {
             Route::Treasure(..) => "GET, HEAD, PUT, PATCH, DELETE, POST",
-            Route::List(_) => "GET, HEAD, POST",
+            Route::List(_) => "GET, HEAD, QUERY, POST",
+            Route::Query(_) => "POST",
             Route::Swamp(_) => "GET, HEAD, DELETE",
             Route::Policy(_) => "GET, HEAD, PUT, DELETE",
             Route::Batch(_) | Route::BatchAcross => "POST",
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
             Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
+            Route::Import(_) | Route::ImportAll => "POST",
+            Route::Archive(_) => "GET, HEAD, PUT",
             Route::HoldFolder(_) | Route::Drain => "POST, DELETE",
             _ => "GET, HEAD",
         }
@@ -111,12 +127,15 @@ impl Route {
     pub(crate) fn name(&self) -> Option<&SwampName> {
         match self {
             Route::List(name)
+            | Route::Query(name)
             | Route::Treasure(name, _)
             | Route::Swamp(name)
             | Route::Batch(name)
             | Route::FlushSwamp(name)
             | Route::SwampPolicy(name)
             | Route::Conflicts(name)
+            | Route::Export(name)
+            | Route::Import(name)
             | Route::Events(name)
             | Route::Resolve(name) => Some(name),
             _ => None,
@@ -142,9 +161,9 @@ impl Route {
     /// What the endpoint is called in metrics and logs.
     pub(crate) fn label(&self) -> Label {
         match self {
-            Route::List(_) => Label::List,
+            Route::List(_) | Route::Query(_) => Label::List,
             Route::Treasure(..) => Label::Treasure,
-            Route::Swamp(_) | Route::SwampPolicy(_) | Route::Conflicts(_) => Label::Swamp,
+            Route::Swamp(_) | Route::Swamps(..) | Route::SwampPolicy(_) | Route::Conflicts(_) => Label::Swamp,
             Route::Events(_) | Route::AllEvents => Label::Events,
             Route::Batch(_) | Route::BatchAcross => Label::Batch,
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => Label::Flush,
@@ -154,6 +173,9 @@ impl Route {
             Route::Takeover(_) | Route::Holds(_) | Route::Settle(_) => Label::Takeover,
             Route::HoldFolder(_) | Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => {
                 Label::Upkeep
+            }
+            Route::Export(_) | Route::Import(_) | Route::ExportAll | Route::ImportAll | Route::Archive(_) => {
+                Label::Transfer
             }
             _ => Label::Service,
         }
@@ -178,12 +200,13 @@ pub(crate) enum Label {
     Takeover,
     Upkeep,
     Events,
+    Transfer,
 }
 
 impl Label {
-    pub(crate) const NAMES: [&str; 13] = [
+    pub(crate) const NAMES: [&str; 14] = [
         "none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders", "takeover",
-        "upkeep", "events",
+        "upkeep", "events", "transfer",
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -202,15 +225,39 @@ fn kv(rest: &str) -> Result<Route, Error> {
 
 /// `/v1/swamps/{sanctuary}/{realm}/{swamp}` and its verbs.
 fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
+    if let Some(listing) = listing(rest, path) {
+        return listing;
+    }
     let (name, verb) = split_name(rest)?;
     match verb {
         None => Ok(Route::Swamp(name)),
         Some("batch") => Ok(Route::Batch(name)),
+        Some("query") => Ok(Route::Query(name)),
         Some("flush") => Ok(Route::FlushSwamp(name)),
         Some("policy") => Ok(Route::SwampPolicy(name)),
         Some("conflicts") => Ok(Route::Conflicts(name)),
+        Some("export") => Ok(Route::Export(name)),
+        Some("import") => Ok(Route::Import(name)),
         Some("events") => Ok(Route::Events(name)),
         Some(_) => Err(not_found(path)),
+    }
+}
+
+/// `/v1/swamps/{sanctuary}` and `/v1/swamps/{sanctuary}/{realm}`; `None` for what has more parts.
+fn listing(rest: &str, path: &str) -> Option<Result<Route, Error>> {
+    let part = |piece: &str| {
+        decode_segment(piece)
+            .map(Cow::into_owned)
+            .map_err(|why| Error::new(ErrorCode::InvalidName, format!("the name part {} {why}", shown(piece))))
+    };
+    let pieces: Vec<&str> = rest.splitn(3, '/').collect();
+    match pieces[..] {
+        [""] | [_, ""] => Some(Err(not_found(path))),
+        [sanctuary] => Some(part(sanctuary).map(|sanctuary| Route::Swamps(Some(sanctuary), None))),
+        [sanctuary, realm] => Some(
+            part(sanctuary).and_then(|sanctuary| part(realm).map(|realm| Route::Swamps(Some(sanctuary), Some(realm)))),
+        ),
+        _ => None,
     }
 }
 
@@ -226,6 +273,7 @@ fn folder_verb(set: &str, verb: [Option<&str>; 3], path: &str) -> Result<Route, 
         [Some("takeover"), None, _] => folder(set).map(Route::Takeover),
         [Some("takeover"), Some("settle"), None] => folder(set).map(Route::Settle),
         [Some("holds"), None, _] => folder(set).map(Route::Holds),
+        [Some("archive"), None, _] => folder(set).map(Route::Archive),
         _ => Err(not_found(path)),
     }
 }
@@ -354,7 +402,7 @@ mod tests {
 
     #[test]
     fn names_need_three_parts() {
-        for path in ["/v1/kv/", "/v1/kv/a/b", "/v1/kv/a/b/", "/v1/kv//b/c", "/v1/swamps/a", "/v1/resolve/a/b/c/d"] {
+        for path in ["/v1/kv/", "/v1/kv/a/b", "/v1/kv/a/b/", "/v1/kv//b/c", "/v1/swamps//b/c", "/v1/resolve/a/b/c/d"] {
             assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::InvalidName, "{path}");
         }
     }
@@ -385,6 +433,16 @@ mod tests {
         ] {
             Route::parse(path).expect(path);
         }
+        Route::parse("/v1/swamps/a/b/c/conflicts").expect("conflicts");
+        assert_eq!(Route::parse("/v1/swamps/a/b/c/query").expect("a query"), Route::Query(name("a/b/c")));
+        let part = |text: &str| Some(text.to_owned());
+        for (path, listing) in [
+            ("/v1/swamps", Route::Swamps(None, None)),
+            ("/v1/swamps/a", Route::Swamps(part("a"), None)),
+            ("/v1/swamps/a/b%20c", Route::Swamps(part("a"), part("b c"))),
+        ] {
+            assert_eq!(Route::parse(path).expect(path), listing);
+        }
         for path in ["/v1/swamps/a/b/c/conflicts", "/v1/swamps/a/b/c/events", "/v1/events"] {
             Route::parse(path).expect(path);
         }
@@ -399,9 +457,20 @@ mod tests {
         for path in ["/v1/folders/7-8/takeover", "/v1/folders/7,9/holds", "/v1/folders/x/takeover/settle"] {
             assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::InvalidParameter, "{path}");
         }
-        for path in
-            ["", "*", "//", "/v1", "/v1/", "/v1/kv", "/v2/kv/a/b/c", "/health/", "/v1/swamps/a/b/c/", "/v1/folders/7/x"]
-        {
+        for path in [
+            "",
+            "*",
+            "//",
+            "/v1",
+            "/v1/",
+            "/v1/kv",
+            "/v2/kv/a/b/c",
+            "/health/",
+            "/v1/swamps/a/b/c/",
+            "/v1/swamps/",
+            "/v1/swamps/a/",
+            "/v1/folders/7/x",
+        ] {
             assert_eq!(Route::parse(path).expect_err(path).code(), ErrorCode::NotFound, "{path}");
         }
     }

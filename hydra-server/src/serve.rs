@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::activity::{Activity, Watched};
+use crate::activity::{Activity, StillReading, Watched};
 use crate::app::App;
 use crate::config::Config;
 use crate::metrics::Handshake;
@@ -181,8 +181,11 @@ where
         // hyper keeps room for this future as long as the connection lives, which a feed would pay for.
         let answer = Box::pin(Arc::clone(&answering).answer(request.map(Body::new)));
         async move {
-            let answer = answer.await;
-            drop(in_flight);
+            let mut answer = answer.await;
+            match answer.extensions_mut().remove::<StillReading>() {
+                Some(reader) => reader.keep(in_flight),
+                None => drop(in_flight),
+            }
             Ok::<_, Infallible>(answer)
         }
     });

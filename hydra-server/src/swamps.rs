@@ -13,12 +13,13 @@ use crate::query::Query;
 /// What is known about the swamp.
 pub(crate) async fn info(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
     Query::parse(call.head.uri.query(), &[])?;
+    let loaded = call.app.engine.resident(name).is_some();
     let swamp = call.swamp(name).await?;
     let info = swamp.info()?.ok_or_else(|| no_swamp(name))?;
-    answer::json(StatusCode::OK, &info_body(name, info))
+    answer::json(StatusCode::OK, &info_body(name, info, loaded))
 }
 
-fn info_body(name: &SwampName, info: SwampInfo) -> SwampInfoBody {
+fn info_body(name: &SwampName, info: SwampInfo, loaded: bool) -> SwampInfoBody {
     SwampInfoBody {
         name: name.to_string(),
         folder: info.folder,
@@ -26,6 +27,7 @@ fn info_body(name: &SwampName, info: SwampInfo) -> SwampInfoBody {
         count: info.count,
         bytes: info.bytes,
         files: info.files,
+        loaded,
         dirty: info.dirty,
         copy: info.copy_state.as_str().to_owned(),
         findings: info.findings,

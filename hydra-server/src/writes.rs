@@ -100,6 +100,10 @@ async fn store(call: &mut Call, name: &SwampName, batch: Batch) -> Result<Respon
             response.headers_mut().insert(ETAG, answer::etag(&version));
             Ok(applied("return=minimal", response))
         }
+        // A patch would show the rest of the value to somebody who may only write.
+        Preference::Representation if call.may(&[Scope::Read], name).is_err() => {
+            answer::written(status, &version, &WrittenBody { key, version, created })
+        }
         Preference::Representation => match stored(call, name, &key, version).await {
             Some(mut response) => {
                 *response.status_mut() = status;

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::engine::{CopyState, Engine, ListQuery, Swamp};
+use crate::engine::{CopyState, Engine, Swamp};
 use crate::error::{Error, ErrorCode, Result};
 use crate::folder::{FolderSet, folder_of};
 use crate::inspect::directory::Directory;
 use crate::inspect::swamp::SwampOnDisk;
 use crate::name::SwampName;
 use crate::pattern::Pattern;
+use crate::query::ListQuery;
 use crate::stamp::Timestamp;
 use crate::state::State;
 use crate::value::Treasure;
@@ -199,10 +200,10 @@ impl Restorer<'_> {
         Ok(true)
     }
 
-    fn restore(&mut self, name: &SwampName, mut state: State, exactly: bool) -> Result<()> {
+    fn restore(&mut self, name: &SwampName, state: State, exactly: bool) -> Result<()> {
         let target = self.engine.hydrate(name)?;
         let here = all_treasures(&target)?;
-        let there = treasures_of(&mut state);
+        let there = treasures_of(&state);
         let mut plan = Plan::new(&target, self.options, &mut self.done);
         let absent: Vec<&Treasure> = here.values().filter(|treasure| !there.contains_key(&treasure.key)).collect();
         if exactly {
@@ -249,14 +250,8 @@ fn all_treasures(swamp: &Swamp) -> Result<ByKey> {
     Ok(page.treasures.into_iter().map(|treasure| (treasure.key.clone(), treasure)).collect())
 }
 
-fn treasures_of(state: &mut State) -> ByKey {
-    let mut found = ByKey::new();
-    state.build_order();
-    state.list((std::ops::Bound::Unbounded, std::ops::Bound::Unbounded), false, Timestamp::now(), |treasure| {
-        found.insert(treasure.key.clone(), treasure);
-        true
-    });
-    found
+fn treasures_of(state: &State) -> ByKey {
+    state.treasures(Timestamp::now()).map(|treasure| (treasure.key.clone(), treasure)).collect()
 }
 
 /// What is to be done in one swamp.

@@ -183,15 +183,16 @@ fn lists_are_in_order_of_bytes_and_go_on_where_they_stopped() {
     let swamp = engine.hydrate(&name(S)).unwrap();
     let list = |query: ListQuery| {
         let page = swamp.list(&query).unwrap();
-        (page.treasures.into_iter().map(|t| t.key).collect::<Vec<_>>(), page.more)
+        (page.treasures.into_iter().map(|t| t.key).collect::<Vec<_>>(), page.next)
     };
-    assert_eq!(list(ListQuery { limit: 28, ..ListQuery::default() }), (keys.clone(), false));
+    assert_eq!(list(ListQuery { limit: 28, ..ListQuery::default() }), (keys.clone(), None));
     let mut paged = Vec::new();
+    let mut query = ListQuery { limit: 3, ..ListQuery::default() };
     loop {
-        let query = ListQuery { after: paged.last().cloned(), limit: 3, ..ListQuery::default() };
-        let (page, more) = list(query);
+        let (page, next) = list(query.clone());
         paged.extend(page);
-        if !more {
+        query.cursor = next;
+        if query.cursor.is_none() {
             break;
         }
     }
@@ -200,10 +201,10 @@ fn lists_are_in_order_of_bytes_and_go_on_where_they_stopped() {
     assert_eq!(backwards, keys.iter().rev().cloned().collect::<Vec<_>>());
     let prefixed = ListQuery { prefix: Some("a1".into()), limit: 100, ..ListQuery::default() };
     assert_eq!(list(prefixed.clone()).0.len(), 11);
-    let behind = ListQuery { after: Some("a18".into()), ..prefixed.clone() };
-    assert_eq!(list(behind), (vec!["a19".to_owned()], false));
-    let before = ListQuery { after: Some("a10".into()), descending: true, ..prefixed };
-    assert_eq!(list(before), (vec!["a1".to_owned()], false));
+    let behind = ListQuery { from: Some("a19".into()), ..prefixed.clone() };
+    assert_eq!(list(behind), (vec!["a19".to_owned()], None));
+    let before = ListQuery { to: Some("a10".into()), descending: true, ..prefixed };
+    assert_eq!(list(before), (vec!["a1".to_owned()], None));
     put(&engine, S, "a00", "1");
     engine.delete(&name(S), "a0").unwrap();
     assert_eq!(

@@ -53,7 +53,7 @@ fn apply(map: &mut BTreeMap<String, Vec<u8>>, event: &FeedEvent) {
 }
 
 fn content(engine: &Engine, swamp: &str) -> BTreeMap<String, Vec<u8>> {
-    let query = hydra_core::ListQuery { limit: 100_000, ..Default::default() };
+    let query = hydra_core::ListQuery { limit: 100_000, ..hydra_core::ListQuery::default() };
     let page = engine.hydrate(&name(swamp)).unwrap().list(&query).unwrap();
     page.treasures.into_iter().map(|t| (t.key, t.value.as_bytes().to_vec())).collect()
 }

@@ -12,6 +12,7 @@ mod folders; // the vectors every implementation has to agree with
 mod golden; // directories that earlier versions wrote
 mod linearizable; // many threads on few keys, checked call by call
 mod memory; // more swamps in use than fit
+mod queries; // lists in every order with every condition, and lists of swamps
 mod repair; // repair, tried on every golden directory
 mod restart; // what is there after closing, dropping, killing; files and directories that stay or go
 mod takeover; // what a standby server writes in place of the owner

@@ -10,12 +10,12 @@ use hydra_core::{
 };
 
 use super::across::Parts;
-use super::{Listing, Reading, WriteOptions};
+use super::{Listing, Reading, SwampListing, WriteOptions};
 use crate::cluster::CallOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, RawFeed, Subscription, Waited};
 use crate::operation::{Done, Operation};
-use crate::treasure::{Cursor, Page, SwampInfo, Treasure, Written};
+use crate::treasure::{Cursor, ListedSwamp, Page, SwampInfo, Treasure, Written};
 
 /// An engine in this process.
 #[derive(Debug)]
@@ -159,18 +159,26 @@ impl Embedded {
     }
 
     pub(super) async fn list(&self, name: &SwampName, listing: &Listing, _: &CallOptions) -> Result<Page<Value>> {
-        let after = listing.cursor.as_ref().map(|cursor| cursor.0.clone());
-        let mut query = ListQuery::default();
-        (query.prefix, query.after) = (listing.prefix.clone(), after);
-        (query.descending, query.limit) = (listing.descending, listing.limit);
-        let page = self.swamp(name).await?.list(&query)?;
-        let last = page.treasures.last().map(|treasure| Cursor(treasure.key.clone()));
-        let next = last.filter(|_| page.more);
-        Ok(Page { treasures: page.treasures.into_iter().map(Treasure::from).collect(), next })
+        let Listing { query, has_values } = listing.clone();
+        let swamp = self.swamp(name).await?;
+        let page = blocking(move || swamp.list(&query)).await?;
+        let treasure = |treasure: hydra_core::Treasure| {
+            let treasure = Treasure::from(treasure);
+            if has_values { treasure } else { treasure.without_value() }
+        };
+        Ok(Page { treasures: page.treasures.into_iter().map(treasure).collect(), next: page.next.map(Cursor) })
     }
 
-    pub(super) async fn count(&self, name: &SwampName, _: &CallOptions) -> Result<u64> {
-        Ok(self.swamp(name).await?.count())
+    pub(super) async fn count(&self, name: &SwampName, query: &ListQuery, _: &CallOptions) -> Result<u64> {
+        let (swamp, query) = (self.swamp(name).await?, query.clone());
+        blocking(move || swamp.count_matching(&query)).await
+    }
+
+    pub(super) async fn swamps(&self, listing: SwampListing) -> Result<(Vec<ListedSwamp>, Option<String>)> {
+        let engine = self.engine.clone();
+        let page = blocking(move || engine.swamps(&listing.query).map(|page| (page, listing.query.info))).await?;
+        let (page, info) = page;
+        Ok((page.swamps.into_iter().map(|listed| ListedSwamp::of_engine(listed, info)).collect(), page.next))
     }
 
     pub(super) async fn info(&self, name: &SwampName, _: &CallOptions) -> Result<Option<SwampInfo>> {
@@ -203,7 +211,9 @@ impl Embedded {
 }
 
 /// Runs what may wait for the disk on a thread that may wait.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> hydra_core::Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> hydra_core::Result<T> + Send + 'static,
+) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => Ok(result?),
         Err(error) => Err(Error::new(ErrorKind::Protocol, format!("the engine gave up: {error}"))

@@ -1,14 +1,19 @@
 //! A data set on servers: each operation as a request, each answer read back.
 
 use hydra_core::wire::{
-    BatchBody, BatchResultBody, IncrementedBody, JSON_PATCH_JSON, ListBody, MERGE_PATCH_JSON, OpResultBody,
-    PoliciesBody, SwampInfoBody, TreasureBody, WrittenBody, header, list_path, policy_path, swamp_path, treasure_path,
+    BatchBody, BatchResultBody, IncrementedBody, JSON_PATCH_JSON, ListBody, ListedSwampBody, MERGE_PATCH_JSON,
+    OpResultBody, PoliciesBody, QueryBody, SwampInfoBody, SwampsBody, TreasureBody, WrittenBody, header, list_path,
+    policy_path, swamp_path, swamps_path, treasure_path,
 };
-use hydra_core::{Applied, Condition, CopyState, ErrorCode, Pattern, Policy, SwampName, Timestamp, Value, Version};
+use hydra_core::{
+    Applied, Condition, CopyState, ErrorCode, Expired, ListQuery, Order, Pattern, Policy, SwampName, Timestamp, Value,
+    Version,
+};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
-use super::{Listing, Reading, WriteOptions};
+use super::{Listing, Part, Reading, SwampListing, WriteOptions};
 use crate::binary;
 use crate::cluster::{CallOptions, Cluster};
 use crate::error::{Error, ErrorKind, Result};
@@ -17,9 +22,11 @@ use crate::operation::{Change, Done, Expiry, Operation, class_of};
 use crate::outcome::{Answer, AnswerBody};
 use crate::request::{Request, with_query};
 use crate::settings::{Fallback, OpClass};
-use crate::treasure::{Cursor, Page, SwampInfo, Treasure, Written};
+use crate::treasure::{Cursor, ListedSwamp, Page, SwampInfo, Treasure, Written};
 
 pub(super) const JSON: &str = "application/json";
+/// The longest path with parameters that servers take.
+const LONGEST_TARGET: usize = 8 << 10;
 
 impl Cluster {
     pub(super) async fn get(
@@ -111,22 +118,28 @@ impl Cluster {
     }
 
     pub(super) async fn list(&self, name: &SwampName, listing: &Listing, options: &CallOptions) -> Result<Page<Value>> {
-        let mut query = vec![("limit", listing.limit.to_string())];
-        query.extend(listing.prefix.clone().map(|prefix| ("prefix", prefix)));
-        query.extend(listing.cursor.clone().map(|cursor| ("cursor", cursor.0)));
-        query.extend(listing.descending.then(|| ("dir", "desc".to_owned())));
-        let request = Request::new(OpClass::Read, Method::GET, with_query(list_path(name), &query));
         let call = CallOptions { is_bulk: true, ..options.clone() };
-        let Answered { answer, .. } = self.call(name, &request, &call).await?;
+        let Answered { answer, .. } = self.call(name, &list_request(name, listing)?, &call).await?;
         let body: ListBody = read(&answer)?;
         let stale = answer.is_stale();
-        let treasures = body.treasures.into_iter().map(|treasure| from_body(treasure, stale)).collect::<Result<_>>()?;
-        Ok(Page { treasures, next: body.next_cursor.map(Cursor) })
+        let treasures = body.treasures.into_iter().map(|treasure| match listing.has_values {
+            true => from_body(treasure, stale),
+            false => Ok(from_meta(&treasure, Value::json("null")?, stale)),
+        });
+        Ok(Page { treasures: treasures.collect::<Result<_>>()?, next: body.next_cursor.map(Cursor) })
     }
 
-    pub(super) async fn count(&self, name: &SwampName, options: &CallOptions) -> Result<u64> {
-        let request = Request::new(OpClass::Read, Method::HEAD, list_path(name));
-        let Answered { answer, .. } = self.call(name, &request, options).await?;
+    pub(super) async fn count(&self, name: &SwampName, query: &ListQuery, options: &CallOptions) -> Result<u64> {
+        let mut conditions = bounds(query);
+        conditions.extend(query.filter.as_ref().map(|filter| ("where", filter.to_string())));
+        let target = with_query(list_path(name), &conditions);
+        if target.len() > LONGEST_TARGET {
+            let detail = format!("the conditions take {} bytes in a URL; {LONGEST_TARGET} are allowed", target.len());
+            return Err(Error::new(ErrorKind::Invalid, detail));
+        }
+        let call = CallOptions { is_bulk: !conditions.is_empty(), ..options.clone() };
+        let request = Request::new(OpClass::Read, Method::HEAD, target);
+        let Answered { answer, .. } = self.call(name, &request, &call).await?;
         match answer.status {
             // An answer to HEAD has no body, so a missing swamp shows only in the status.
             404 => Ok(0),
@@ -136,6 +149,20 @@ impl Cluster {
             }
             status => Err(Error::new(ErrorKind::Protocol, format!("the server answered {status} to a count"))),
         }
+    }
+
+    pub(super) async fn swamps(&self, listing: SwampListing) -> Result<(Vec<ListedSwamp>, Option<String>)> {
+        let SwampListing { query, part } = listing;
+        let mut parameters = vec![("limit", query.limit.to_string())];
+        parameters.extend(query.prefix.map(|prefix| ("prefix", prefix)));
+        parameters.extend(query.cursor.map(|cursor| ("cursor", cursor)));
+        parameters.extend(query.info.then(|| ("include", "info".to_owned())));
+        parameters.extend(part.as_ref().map(|Part { folders: (from, to), .. }| ("folders", format!("{from}-{to}"))));
+        let path = swamps_path(query.sanctuary.as_deref(), query.realm.as_deref());
+        let request = Request::new(OpClass::Read, Method::GET, with_query(path, &parameters));
+        let body: SwampsBody = read(&self.call_part(part.as_ref(), &request).await?)?;
+        let swamps = body.swamps.into_iter().map(listed_of).collect::<Result<_>>()?;
+        Ok((swamps, body.next_cursor))
     }
 
     pub(super) async fn info(&self, name: &SwampName, options: &CallOptions) -> Result<Option<SwampInfo>> {
@@ -216,7 +243,8 @@ fn request_of(name: &SwampName, operation: &Operation, options: &WriteOptions) -
     };
     let request = keyed(Request::new(operation.class(), method, with_query(path, &query)), options);
     let request = match condition {
-        None | Some(Condition::Always) => request,
+        // Only imports compare times.
+        None | Some(Condition::Always | Condition::UpdatedBefore(_)) => request,
         Some(Condition::Absent) => request.header("if-none-match", "*"),
         Some(Condition::Present) => request.header("if-match", "*"),
         Some(Condition::Version(versions)) => {
@@ -254,6 +282,69 @@ fn written(answer: &Answer) -> Result<Done<Value>> {
 
 pub(super) fn is_synced(answer: &Answer) -> bool {
     answer.header(header::DURABLE) == Some("synced")
+}
+
+/// A list as a request: with a filter in a body, where it may be long.
+fn list_request(name: &SwampName, listing: &Listing) -> Result<Request> {
+    let Listing { query, has_values } = listing;
+    let order = Some(query.order.to_string()).filter(|_| query.order != Order::Key);
+    let dir = query.descending.then(|| "desc".to_owned());
+    let include = (!has_values).then(|| "meta".to_owned());
+    let Some(filter) = &query.filter else {
+        let mut parameters = vec![("limit", query.limit.to_string())];
+        parameters.extend(bounds(query));
+        parameters.extend(order.map(|order| ("order", order)));
+        parameters.extend(dir.map(|dir| ("dir", dir)));
+        parameters.extend(include.map(|include| ("include", include)));
+        parameters.extend(query.cursor.clone().map(|cursor| ("cursor", cursor)));
+        return Ok(Request::new(OpClass::Read, Method::GET, with_query(list_path(name), &parameters)));
+    };
+    let unwritable =
+        |error: serde_json::Error| Error::new(ErrorKind::Invalid, format!("the query cannot be written: {error}"));
+    let body = QueryBody {
+        order,
+        dir,
+        prefix: query.prefix.clone(),
+        from: query.from.clone(),
+        to: query.to.clone(),
+        filter: Some(RawValue::from_string(filter.to_string()).map_err(unwritable)?),
+        expired: expired_text(query).map(str::to_owned),
+        include,
+        limit: i64::try_from(query.limit).ok(),
+        cursor: query.cursor.clone(),
+        keys: None,
+    };
+    let target = format!("{}/query", swamp_path(name));
+    let body = serde_json::to_vec(&body).map_err(unwritable)?;
+    Ok(Request::new(OpClass::Read, Method::POST, target).body(JSON, body))
+}
+
+/// Which keys are wanted, and whether expired ones are, as parameters.
+fn bounds(query: &ListQuery) -> Vec<(&'static str, String)> {
+    let texts = [("prefix", &query.prefix), ("from", &query.from), ("to", &query.to)];
+    let mut bounds: Vec<_> = texts.into_iter().filter_map(|(name, text)| Some((name, text.clone()?))).collect();
+    bounds.extend(expired_text(query).map(|text| ("expired", text.to_owned())));
+    bounds
+}
+
+fn expired_text(query: &ListQuery) -> Option<&'static str> {
+    match query.expired {
+        Expired::Hidden => None,
+        Expired::Included => Some("include"),
+        Expired::Only => Some("only"),
+    }
+}
+
+fn listed_of(body: ListedSwampBody) -> Result<ListedSwamp> {
+    Ok(ListedSwamp {
+        name: body.name.parse()?,
+        folder: body.folder,
+        files: body.files,
+        bytes: body.bytes,
+        loaded: body.loaded,
+        count: body.count,
+        dirty: body.dirty,
+    })
 }
 
 pub(super) fn sync_of(options: &WriteOptions) -> Vec<(&'static str, String)> {
@@ -337,16 +428,21 @@ pub(super) fn treasure_of(key: &str, answer: &Answer) -> Result<Treasure<Value>>
 }
 
 pub(super) fn from_body(body: TreasureBody, stale: bool) -> Result<Treasure<Value>> {
-    let raw = body.value.ok_or_else(|| unreadable("a treasure without a value"))?;
-    Ok(Treasure {
-        key: body.key,
-        value: binary::from_json(&raw)?,
+    let raw = body.value.as_ref().ok_or_else(|| unreadable("a treasure without a value"))?;
+    Ok(from_meta(&body, binary::from_json(raw)?, stale))
+}
+
+/// A treasure of which everything but the value was asked for.
+fn from_meta(body: &TreasureBody, value: Value, stale: bool) -> Treasure<Value> {
+    Treasure {
+        key: body.key.clone(),
+        value,
         version: body.version,
         created_at: body.created_at,
         updated_at: body.updated_at,
         expires_at: body.expires_at,
         stale,
-    })
+    }
 }
 
 /// What became of one operation of a batch.

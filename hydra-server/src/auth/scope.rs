@@ -91,23 +91,31 @@ impl<'r> Need<'r> {
     ///
     /// The compiler asks for a line when an endpoint is added.
     pub(crate) fn of(route: &'r Route, method: &Method) -> Option<Need<'r>> {
-        let by_method = if matches!(*method, Method::GET | Method::HEAD) { READ } else { WRITE };
+        let by_method = if matches!(method.as_str(), "GET" | "HEAD" | "QUERY") { READ } else { WRITE };
         let (scopes, place) = match route {
             Route::Welcome | Route::Health | Route::Ready | Route::Version | Route::Metrics | Route::Probe => {
                 return None;
             }
             Route::OpenApi | Route::Problem(_) | Route::Resolve(_) => return None,
             Route::List(name) | Route::Treasure(name, _) => (by_method, Place::Swamp(name)),
+            Route::Export(name) => (READ, Place::Swamp(name)),
+            Route::Import(name) => (WRITE, Place::Swamp(name)),
+            // The query says for which swamps, or each line does; see `export` and `import`.
+            Route::ExportAll => (READ, Place::Nowhere),
+            Route::ImportAll => (WRITE, Place::Nowhere),
+            // The query says for which swamps; see `feeds`.
+            Route::AllEvents => (READ, Place::Nowhere),
             // What it holds decides, item by item; see `across`.
             Route::BatchAcross => (&[][..], Place::Nowhere),
+            Route::Query(name) => (READ, Place::Swamp(name)),
+            // Cut down to the names of the token.
+            Route::Swamps(..) => (READ, Place::Nowhere),
             Route::Swamp(name) if by_method == READ => (READ, Place::Swamp(name)),
             Route::Swamp(name) => (DESTROY, Place::Swamp(name)),
             // What it holds decides; see `batches`.
             Route::Batch(name) => (&[][..], Place::Swamp(name)),
             Route::SwampPolicy(name) | Route::Conflicts(name) | Route::Events(name) => (READ, Place::Swamp(name)),
             Route::FlushSwamp(name) => (ADMIN, Place::Swamp(name)),
-            // The names stand in its query; see `feeds`.
-            Route::AllEvents => (READ, Place::Nowhere),
             Route::Policies => (READ, Place::Nowhere),
             Route::Policy(pattern) if by_method == READ => (READ, Place::Pattern(pattern)),
             Route::Policy(pattern) => (ADMIN, Place::Pattern(pattern)),
@@ -120,7 +128,7 @@ impl<'r> Need<'r> {
             Route::HoldFolder(_) | Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => {
                 (ADMIN, Place::Everywhere)
             }
-            Route::Drain => (ADMIN, Place::Everywhere),
+            Route::Archive(_) | Route::Drain => (ADMIN, Place::Everywhere),
         };
         Some(Need { scopes, place })
     }
@@ -130,7 +138,7 @@ impl<'r> Need<'r> {
         Need { scopes, place: Place::Swamp(name) }
     }
 
-    /// The need for one scope on all names of a pattern.
+    /// The same on all swamps that match a pattern.
     pub(crate) fn on_pattern(scopes: &'static [Scope], pattern: &'r Pattern) -> Need<'r> {
         Need { scopes, place: Place::Pattern(pattern) }
     }

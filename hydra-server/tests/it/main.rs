@@ -1,5 +1,7 @@
 //! The promises of the server, tried over real sockets and with real processes.
 
+/// A folder as a tar stream: out of a server at work, into another one, and nothing hostile.
+mod archive;
 /// Who may do what: tokens, scopes, patterns, origins, and what an operator sees of it.
 mod auth;
 /// Batches, on one swamp and across several: every kind of operation, and what fails alone.
@@ -20,6 +22,8 @@ mod http;
 mod idle;
 /// Every limit from both sides, and peers that are slow or silent.
 mod limits;
+/// Lists in every order, with conditions, line by line; and lists of swamps.
+mod lists;
 /// Every rule of names and keys, before and after percent-decoding, as raw bytes.
 mod names;
 /// The OpenAPI document, held against the answers of a server.
@@ -28,6 +32,8 @@ mod openapi;
 mod resources;
 /// The real client, against the server and in its own process.
 mod sdk;
+/// Lists and swamps through the real client, also over two servers.
+mod sdk_lists;
 /// A small HTTP client that changes nothing of what it sends, and servers to send it to.
 mod support;
 /// Two servers and copied files: what the fallback took over is noted, asked for at the owner, and settled.
@@ -36,5 +42,9 @@ mod takeover;
 mod tls;
 /// The offline commands, on directories in every state.
 mod tools;
+/// Lines and folders out of one server and into another: whole, in little memory, and honest about what failed.
+mod transfer;
+/// The same through the real client, on servers and in its own process.
+mod transfer_sdk;
 /// One treasure: parts of it, patches, increments with bounds, pushed values, and every way to ask again.
 mod treasures;
