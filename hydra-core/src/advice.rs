@@ -36,6 +36,7 @@ impl ErrorCode {
     pub(crate) fn carried(self) -> Carried {
         match self {
             ErrorCode::TreasureNotFound
+            | ErrorCode::IdempotencyReuse
             | ErrorCode::Internal
             | ErrorCode::Io
             | ErrorCode::DiskFull
@@ -121,6 +122,9 @@ impl ErrorCode {
                 "The swamp has no treasure under this key, or it has expired.",
                 "Check the key. A DELETE that a fallback answers so may have left a mark for the primary.",
             ),
+            ErrorCode::LockNotFound => {
+                ("Nobody holds the lock, or the time of whoever held it is over.", "POST to it takes it.")
+            }
             ErrorCode::PolicyNotFound => {
                 ("No policy is registered for exactly this pattern.", "GET /v1/policies lists those that are.")
             }
@@ -131,6 +135,10 @@ impl ErrorCode {
                 "The client counts another number of folders than the data directory of the server was made with. Both \
                  would look for the same name in different places.",
                 "Correct the number of folders in the client map; that of a directory never changes.",
+            ),
+            ErrorCode::LockHeld => (
+                "Somebody else holds the lock, or others wait for it.",
+                "Ask again after Retry-After, or send a wait and stand in line.",
             ),
             ErrorCode::BatchAborted => (
                 "One operation of an atomic batch failed, so none was applied. The detail has its place.",
@@ -143,6 +151,11 @@ impl ErrorCode {
             ErrorCode::VersionMismatch => (
                 "The treasure is at another version than the one demanded with If-Match or ifVersion.",
                 "Read it again (currentVersion is where it is now), decide again, and send the write with that version.",
+            ),
+            ErrorCode::LockTokenMismatch => (
+                "The lock is not held with this token: it was given back, its time is over, or somebody else has it.",
+                "What was done under the lock may overlap with what others did. Take the lock again, and let what it \
+                 protects refuse lower fences.",
             ),
             ErrorCode::AlreadyExists => (
                 "The treasure exists, and the request demanded that it does not.",

@@ -1,5 +1,8 @@
 //! Carrying out requests in memory: conditions, results, and the records that make them last. No I/O.
 
+mod locks;
+mod shift;
+
 use std::borrow::Cow;
 use std::cell::OnceCell;
 
@@ -73,6 +76,10 @@ impl Touched {
 
     fn is_empty(&self) -> bool {
         self.first.is_none()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &KeyState> {
+        self.first.iter().chain(&self.more)
     }
 
     /// Gives every state away, the first one first.
@@ -153,10 +160,9 @@ pub(crate) fn carry_out(scene: Scene<'_>, state: &State, stage: &mut Stage, batc
     if let Some(replay) = replay(scene, state, stage, batch)? {
         return Ok(Carried { committed: replay, frame: None });
     }
-    // Values that are made here have to outlive the records that are made of them.
-    let is_made = |op: &Op| matches!(op, Op::Patch { .. } | Op::IncrementWith { .. });
-    let made: Vec<OnceCell<Value>> =
-        if batch.ops.iter().any(is_made) { vec![OnceCell::new(); batch.ops.len()] } else { Vec::new() };
+    // What is made here has to outlive the records that are made of it.
+    let makes = |op: &Op| matches!(op, Op::Patch { .. } | Op::IncrementWith { .. } | Op::Shift(_) | Op::Lock(_));
+    let made: Vec<Made> = if batch.ops.iter().any(makes) { vec![Made::default(); batch.ops.len()] } else { Vec::new() };
     let mut run = Run {
         scene,
         state,
@@ -166,6 +172,7 @@ pub(crate) fn carry_out(scene: Scene<'_>, state: &State, stage: &mut Stage, batc
         done: batch.idempotency.map(|_| Vec::new()),
         adds: Vec::new(),
         positions: Positions::default(),
+        request: batch.idempotency,
     };
     let ops = batch.ops.iter().enumerate();
     let results: Vec<Result<OpResult>> = ops.map(|(at, op)| run.one(op, made.get(at), batch.mark_deletes)).collect();
@@ -202,7 +209,12 @@ fn replay(scene: Scene<'_>, state: &State, stage: &Stage, batch: &Batch) -> Resu
     }
     let remembered =
         outcome::decode(&memory.outcome, memory.stamp).filter(|r| r.len() == batch.ops.len()).ok_or_else(reused)?;
-    let read = |op: &Op| Ok(OpResult::Got(stage.known(state, op.key()).treasure(scene.now)));
+    let known = |key: &str| stage.known(state, key);
+    let read = |op: &Op| match op {
+        Op::Shift(_) => shift::again(known, idempotency.key, scene.now),
+        Op::Lock(lock) => locks::again(lock, known(&lock.key), idempotency.key, scene.now),
+        op => Ok(OpResult::Got(known(op.key()).treasure(scene.now))),
+    };
     let results =
         remembered.into_iter().zip(&batch.ops).map(|(result, op)| result.unwrap_or_else(|| read(op))).collect();
     Ok(Some(Committed { results, durability: Durability::Buffered, replayed: true }))
@@ -247,22 +259,35 @@ struct Run<'a> {
     done: Option<Vec<Done>>,
     adds: Vec<RememberedAdd>,
     positions: Positions<'a>,
+    /// What recognises the request when it comes again.
+    request: Option<Idempotency>,
+}
+
+/// What one operation makes: a value, or whole slots.
+#[derive(Debug, Clone, Default)]
+struct Made {
+    value: OnceCell<Value>,
+    slots: OnceCell<Vec<Slot>>,
 }
 
 impl<'a> Run<'a> {
-    /// `made` keeps the value that the operation makes, if it makes one.
-    fn one(&mut self, op: &'a Op, made: Option<&'a OnceCell<Value>>, mark_deletes: bool) -> Result<OpResult> {
-        let result = check_key(op.key()).and_then(|()| match (op, made) {
+    /// `made` keeps what the operation makes, if it makes something.
+    fn one(&mut self, op: &'a Op, made: Option<&'a Made>, mark_deletes: bool) -> Result<OpResult> {
+        let is_of_key = !matches!(op, Op::Shift(_) | Op::Lock(_));
+        let checked = if is_of_key { check_key(op.key()) } else { Ok(()) };
+        let result = checked.and_then(|()| match (op, made) {
             (Op::Put { key, value, expiry, condition }, _) => self.put(key, value, *expiry, condition),
             (Op::Patch { key, patch, create, condition }, Some(made)) => {
-                self.patch(key, patch, *create, condition, made)
+                self.patch(key, patch, *create, condition, &made.value)
             }
-            (Op::IncrementWith { key, increment }, Some(made)) => self.increment_with(key, increment, made),
+            (Op::IncrementWith { key, increment }, Some(made)) => self.increment_with(key, increment, &made.value),
+            (Op::Shift(shift), Some(made)) => self.shift(shift, made),
+            (Op::Lock(lock), Some(made)) => self.lock(lock, made),
             (Op::Delete { key, condition }, _) => self.delete(key, condition, mark_deletes),
             (Op::Increment { key, by }, _) => self.increment(key, *by),
             (Op::Get { key }, _) => self.get(key),
-            (Op::Patch { .. } | Op::IncrementWith { .. }, None) => {
-                Err(Error::new(ErrorCode::Internal, "there is no room for the value that is made"))
+            (Op::Patch { .. } | Op::IncrementWith { .. } | Op::Shift(_) | Op::Lock(_), None) => {
+                Err(Error::new(ErrorCode::Internal, "there is no room for what is made"))
             }
         });
         if let Err(error) = &result {
@@ -286,6 +311,14 @@ impl<'a> Run<'a> {
         let stamp = Stamp { hlc: self.scene.clock.next(self.scene.now, floor)?, incarnation: self.scene.incarnation };
         self.own.last = stamp;
         Ok(stamp)
+    }
+
+    /// Takes in slots that were made here, with the records that make them last.
+    fn keep_slots(&mut self, slots: Vec<Slot>, made: &'a Made) {
+        for slot in made.slots.get_or_init(|| slots) {
+            self.records.push((slot.stamp(), slot.write()));
+            self.own.touched.set(KeyState { slot: slot.clone(), counter: None });
+        }
     }
 
     fn put(&mut self, key: &'a str, value: &'a Value, expiry: Expiry, condition: &Condition) -> Result<OpResult> {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::hashing::KeyHashing;
+use crate::hidden::is_hidden;
 use crate::hub::Hub;
 use crate::hydrate::Watch;
 use crate::memory::Held;
@@ -352,6 +353,10 @@ impl Inner {
     fn push(&mut self, hub: &Hub, name: &SwampName, change: &Arc<Change>) {
         let n = hub.next();
         self.last = n;
+        // Those who wait for any change wake; feeds are told nothing.
+        if change.key().is_some_and(|key| is_hidden(key.as_bytes())) {
+            return;
+        }
         if !self.keeps {
             self.floor = n;
             return;

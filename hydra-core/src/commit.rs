@@ -16,6 +16,7 @@ use crate::format::frame::{Frame, FrameRef, Frames};
 use crate::format::record::{Record, StampCode, Write};
 use crate::hydrate::hydrate;
 use crate::layout::{ChunkName, swamp_path};
+use crate::locks::LockOp;
 use crate::log::{AppendError, Log};
 use crate::policy::Policy;
 use crate::snapshot::{self, SnapshotContent};
@@ -96,10 +97,13 @@ type TakenJobs = (Vec<(Batch, Promise<Committed>)>, Vec<Promise<()>>, Option<Job
 
 /// The writes and flushes at the front, or one job of another kind.
 fn take_jobs(queue: &mut std::collections::VecDeque<Job>) -> TakenJobs {
-    let (mut writes, mut flushes) = (Vec::new(), Vec::new());
+    let (mut writes, mut flushes, mut weight) = (Vec::new(), Vec::new(), 0);
     while let Some(job) = queue.pop_front() {
         match job {
-            Job::Write(batch, promise) => writes.push((batch, promise)),
+            Job::Write(batch, promise) => {
+                weight += batch.weight();
+                writes.push((batch, promise));
+            }
             Job::Flush(promise) => flushes.push(promise),
             other if writes.is_empty() && flushes.is_empty() => return (writes, flushes, Some(other)),
             other => {
@@ -107,7 +111,7 @@ fn take_jobs(queue: &mut std::collections::VecDeque<Job>) -> TakenJobs {
                 break;
             }
         }
-        if writes.len() >= GROUP_MOST {
+        if weight >= GROUP_MOST {
             break;
         }
     }
@@ -372,9 +376,16 @@ impl Resident {
     /// The marks of the deletes are on disk before any file goes: however the removal fails, what is in memory and
     /// what the files say stay the same. What cannot be removed now is removed like any emptied swamp, later.
     fn destroy(self: &Arc<Self>, policy: &Policy) -> Result<bool> {
-        let keys = self.state.read().live_keys();
+        let (keys, hidden) = {
+            let state = self.state.read();
+            (state.live_keys(), state.hidden_keys())
+        };
         let existed = !keys.is_empty();
-        self.delete_keys(keys, policy)?;
+        // Where there is nothing to destroy, locks stay.
+        let hidden = if existed { hidden } else { Vec::new() };
+        let delete = |key| Op::Delete { key, condition: Default::default() };
+        let ops = hidden.into_iter().map(LockOp::forget).map(Op::Lock).chain(keys.into_iter().map(delete));
+        self.delete_all(ops.collect(), policy)?;
         if removal_is_due(self)
             && let Err(error) = self.remove_durably(policy)
         {
@@ -391,18 +402,17 @@ impl Resident {
     }
 
     /// Deletes keys one by one: on a folder with copies only a mark in a file tells the others.
-    fn delete_keys(self: &Arc<Self>, keys: Vec<String>, policy: &Policy) -> Result<()> {
+    fn delete_all(self: &Arc<Self>, ops: Vec<Op>, policy: &Policy) -> Result<()> {
         let scene = self.scene(policy);
-        let mut keys = keys.into_iter().peekable();
-        while keys.peek().is_some() {
-            let delete = |key| Op::Delete { key, condition: Default::default() };
-            let ops = keys.by_ref().take(MAX_BATCH_OPS).map(delete).collect();
+        let mut left = ops.into_iter().peekable();
+        while left.peek().is_some() {
+            let ops = left.by_ref().take(MAX_BATCH_OPS).collect();
             let mut stage = Stage::default();
             let unconditional = Policy { require_version: false, ..policy.clone() };
             let scene = Scene { policy: &unconditional, ..scene };
             let Carried { frame, .. } =
                 carry_out(scene, &self.state.read(), &mut stage, &Batch { ops, ..Batch::default() })?;
-            stage.destroys = keys.peek().is_none();
+            stage.destroys = left.peek().is_none();
             let frames: Vec<FrameRef<'_>> = frame.iter().map(Frame::as_ref).collect();
             match self.append(policy, &frames) {
                 Ok(()) => stage.publish(&mut self.state.write(), scene.now),
@@ -425,6 +435,7 @@ impl Resident {
 
     fn remove_if_empty(self: &Arc<Self>, policy: &Policy) {
         if !removal_is_due(self) {
+            self.remove_later();
             return;
         }
         {
@@ -438,6 +449,16 @@ impl Resident {
             tracing::warn!(swamp = %self.name(), %error, "files of an emptied swamp could not be removed");
             let mut desk = self.desk.lock();
             desk.refused = Some((Instant::now() + TRY_AGAIN, error));
+        }
+    }
+
+    /// Where nothing but hidden keys is left, the files go when the last of those has expired.
+    fn remove_later(self: &Arc<Self>) {
+        let now = Timestamp::now();
+        let from = self.state.read().empty_from().filter(|from| *from > now);
+        let left = from.map(|from| Duration::from_millis(from.as_millis() - now.as_millis()));
+        if let Some(at) = left.and_then(|left| Instant::now().checked_add(left)) {
+            self.lead_at(at);
         }
     }
 

@@ -12,6 +12,7 @@ use crate::engine::CopyState;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::header::Header;
 use crate::hashing::KeyHashing;
+use crate::hidden::is_hidden;
 use crate::hydrate::with_files;
 use crate::layout::ChunkName;
 use crate::log::Pile;
@@ -79,6 +80,10 @@ impl Retention {
         };
         match (slot.is_tombstone(), slot.expires()) {
             (true, _) => !state.has_counter(slot.key()) && over(slot.stamp().timestamp(), self.tombstones),
+            // Nobody can look at a hidden key that has expired, so it is kept no longer than what is deleted.
+            (false, Some(at)) if is_hidden(slot.key_bytes()) => {
+                !state.has_counter(slot.key()) && over(at, self.tombstones)
+            }
             (false, Some(at)) => !state.has_counter(slot.key()) && over(at, self.expired),
             (false, None) => false,
         }

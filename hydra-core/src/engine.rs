@@ -181,6 +181,7 @@ impl Engine {
             folders: Folders::open(&root, owned, standby, options.copied)?,
             takeovers: Takeovers::open(&root)?,
             hub: Hub::new(),
+            lines: Arc::default(),
             disk: Arc::new(StraitDisk { disk, handles: Arc::clone(&handles), ballast: Arc::clone(&ballast) }),
             directories: Directories::new(),
             syncs: Syncs::new(file_system),
@@ -619,6 +620,7 @@ impl Inner {
         let shared = &self.shared;
         shared.closing.store(true, Ordering::Release);
         shared.hub.close();
+        shared.lines.close();
         shared.residents.wait_for_hydrations(CLOSE_WAITS);
         let residents = shared.residents.all();
         let flushed = wait_all(residents.iter().map(|resident| resident.ask(Job::Flush)));

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::stamp::Version;
 
@@ -87,6 +88,8 @@ error_codes! {
     SwampNotFound => "swamp-not-found", 404, "The swamp does not exist";
     /// No such treasure.
     TreasureNotFound => "treasure-not-found", 404, "The treasure does not exist";
+    /// Nobody holds the lock.
+    LockNotFound => "lock-not-found", 404, "Nobody holds the lock";
     /// The treasure has nothing at the path asked for.
     PathNotFound => "path-not-found", 404, "The value has nothing at this path";
     /// No policy is registered for this pattern.
@@ -95,6 +98,8 @@ error_codes! {
     MethodNotAllowed => "method-not-allowed", 405, "The method is not allowed here";
     /// The client counts another number of folders than the data directory.
     FolderCountMismatch => "folder-count-mismatch", 409, "Client and server count different folders";
+    /// Somebody else holds the lock.
+    LockHeld => "lock-held", 409, "The lock is held";
     /// One item of an atomic batch failed, so none was applied.
     BatchAborted => "batch-aborted", 409, "The atomic batch was not applied";
     /// The same idempotency key is being worked on.
@@ -103,6 +108,8 @@ error_codes! {
     VersionMismatch => "version-mismatch", 412, "The version does not match";
     /// The treasure exists although it must not.
     AlreadyExists => "already-exists", 412, "The treasure exists already";
+    /// The lock is not held with this token: it is free, or somebody else has it.
+    LockTokenMismatch => "lock-token-mismatch", 412, "The lock is not held with this token";
     /// The value is longer than the limit.
     ValueTooLarge => "value-too-large", 413, "The value is too large";
     /// The request body is longer than the limit.
@@ -214,6 +221,7 @@ struct Inner {
     detail: String,
     hint: Option<String>,
     current_version: Option<Version>,
+    retry_after: Option<Duration>,
     source: Option<std::sync::Arc<io::Error>>,
 }
 
@@ -227,6 +235,7 @@ impl Error {
             detail: detail.into(),
             hint: None,
             current_version: None,
+            retry_after: None,
             source: None,
         }))
     }
@@ -266,6 +275,13 @@ impl Error {
         self
     }
 
+    /// The same failure, with how long to wait before it is worth to ask again.
+    #[must_use]
+    pub fn with_retry_after(mut self, retry_after: Duration) -> Error {
+        self.0.retry_after = Some(retry_after);
+        self
+    }
+
     /// The stable name of the failure.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
@@ -288,6 +304,12 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()
+    }
+
+    /// How long to wait before it is worth to ask again, for `lock-held`.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     /// The version a treasure is at, for `version-mismatch` and `already-exists`.

@@ -491,12 +491,19 @@ impl Changed {
     }
 }
 
+impl Changed {
+    /// Whether something has changed; where nothing has, the waker of the context is woken then.
+    pub(crate) fn poll_ready(&self, context: &Context<'_>) -> bool {
+        let Part { channel, listener, position, .. } = &self.part;
+        channel.has_news(*position, *listener, context.waker())
+    }
+}
+
 impl Future for Changed {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let Part { channel, listener, position, .. } = &self.part;
-        if channel.has_news(*position, *listener, context.waker()) { Poll::Ready(()) } else { Poll::Pending }
+        if self.poll_ready(context) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -509,7 +516,7 @@ impl Drop for Changed {
 }
 
 /// Wakes a thread.
-struct Unpark(std::thread::Thread);
+pub(crate) struct Unpark(pub(crate) std::thread::Thread);
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {

@@ -64,6 +64,7 @@ mod vector;
 // In memory: the content of a swamp, and carrying out requests on it. No I/O.
 mod apply;
 mod hashing;
+mod hidden;
 mod index;
 mod news;
 mod outcome;
@@ -96,16 +97,20 @@ mod engine;
 mod feed;
 mod hold;
 mod hub;
+mod lines;
+mod locks;
 mod memory;
 mod pool;
 mod residents;
 mod root;
 mod shared;
+mod shift;
 mod space;
 mod stats;
 mod sweep;
 mod syncs;
 mod timer;
+mod waiting;
 
 #[cfg(test)]
 mod corruption;
@@ -130,6 +135,7 @@ pub use import::{
     IMPORT_BATCH_BYTES, IMPORT_BATCH_OPS, ImportError, ImportMode, ImportRecord, ImportTally, MAX_IMPORT_ERRORS,
 };
 pub use layout::swamp_dir;
+pub use locks::{Granted, Lock, LockInfo, LockOp, LockRequest, MAX_LOCK_NAME_BYTES, MAX_LOCK_TTL, MAX_OWNER_BYTES};
 pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};
 pub use number::{Increment, Number};
 pub use patch::{MAX_PATCH_OPS, Patch};
@@ -137,9 +143,11 @@ pub use pattern::Pattern;
 pub use pointer::{MAX_POINTER_BYTES, Pointer};
 pub use policy::{Compression, MAX_VALUE_BYTES, Policy, PolicyTable};
 pub use query::{Expired, Filter, ListQuery, MAX_FILTER_DEPTH, MAX_FILTER_TESTS, MAX_FILTER_VALUES, Order, Page};
+pub use shift::{MAX_LEASE, MAX_SHIFT, MAX_SHIFT_BYTES, Shift, ShiftRequest, Shifted};
 pub use stamp::{Stamp, Timestamp, Version};
 pub use takeover::{MAX_HOLDS_FILES, MissingFile, Takeover, TakeoverFile};
 pub use value::{Treasure, Value};
+pub use waiting::{MAX_WAIT, Waiting};
 pub use write::{
     Batch, Committed, Condition, Durability, Expiry, Idempotency, MAX_BATCH_BYTES, MAX_BATCH_OPS, Op, OpResult, Ticket,
 };

@@ -240,7 +240,6 @@ impl Resident {
 impl State {
     /// The first treasures of an order that `keep` takes, at most `most`, expired ones among them; those that lack
     /// what the order goes by come last. `None` while the order is not built: see [`Resident::ensure_index`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "queues take their treasures from here"))]
     pub(crate) fn first(
         &self,
         order: &Order,

@@ -19,6 +19,7 @@ use crate::handles::Handles;
 use crate::hold::Holds;
 use crate::hub::Hub;
 use crate::layout;
+use crate::lines::Lines;
 use crate::memory::Memory;
 use crate::name::SwampName;
 use crate::pattern::Pattern;
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) takeovers: Takeovers,
     /// Who listens to what.
     pub(crate) hub: Hub,
+    /// Who waits for what, in the order of their coming.
+    pub(crate) lines: Arc<Lines>,
     pub(crate) directories: Directories,
     pub(crate) syncs: Syncs,
     pub(crate) handles: Arc<Handles>,

@@ -12,6 +12,7 @@ use hashbrown::hash_table::Entry;
 
 use crate::format::record::Write;
 use crate::hashing::hash_key;
+use crate::hidden::is_hidden;
 use crate::stamp::{Stamp, Timestamp};
 use crate::value::Value;
 
@@ -191,6 +192,8 @@ pub(crate) struct Slots {
     pub(crate) values: usize,
     pub(crate) expiring: usize,
     pub(crate) bytes: usize,
+    /// Whether any key is hidden.
+    pub(crate) has_hidden: bool,
 }
 
 impl Slots {
@@ -214,6 +217,7 @@ impl Slots {
     /// Takes a PUT or DEL in if its stamp is the greatest of its key; answers the stamp that was there.
     pub(crate) fn offer(&mut self, stamp: Stamp, write: &Write<'_>) -> Option<Stamp> {
         let key = write.key().as_bytes();
+        self.has_hidden |= is_hidden(key);
         let hash = hash_key(key);
         let entry = self.table.entry(hash, |slot| slot.key_bytes() == key, |slot| hash_key(slot.key_bytes()));
         let (before, slot) = match entry {

@@ -1,6 +1,6 @@
 //! What a swamp holds in memory: its records, counters and remembered requests.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use crate::conflict::Lost;
 use crate::counter::{Counter, Sum};
 use crate::engine::CopyState;
 use crate::hashing::{KeyHashing, hash_key};
+use crate::hidden::is_hidden;
 use crate::hub::Audience;
 use crate::index::{Entry as Indexed, Indexes};
 use crate::merge::{KeyMemory, Merged, later_twins};
@@ -184,14 +185,22 @@ struct Tally {
 }
 
 impl Tally {
-    /// Counts a slot in or out.
+    /// Counts a slot in or out. Of hidden ones only the bytes count.
     fn count(&mut self, counters: &Counters, slot: &Slot, sign: isize) {
-        let live = is_live(counters, slot);
+        let live = !is_hidden(slot.key_bytes()) && is_live(counters, slot);
         self.live = self.live.saturating_add_signed(if live { sign } else { 0 });
         self.expiring = self.expiring.saturating_add_signed(if live && slot.expires().is_some() { sign } else { 0 });
         self.bytes = self.bytes.saturating_add_signed(sign * slot.footprint() as isize);
     }
 }
+
+/// A hidden key by when it expires.
+fn hidden_entry(slot: &Slot) -> (u64, Box<str>) {
+    (slot.expires().map_or(u64::MAX, Timestamp::as_millis), slot.key().into())
+}
+
+/// About how many bytes of memory a hidden key takes beside its slot.
+const HIDDEN_BYTES: usize = 128;
 
 /// The content of a resident swamp.
 #[derive(Debug)]
@@ -206,6 +215,8 @@ pub(crate) struct State {
     pub(crate) vector: VersionVector,
     pub(crate) max_hlc: u64,
     tally: Tally,
+    /// Hidden keys that have a value, by when they expire.
+    hidden: BTreeSet<(u64, Box<str>)>,
     pub(crate) copy: CopyState,
     /// One sentence for each file that is damaged or missing.
     pub(crate) findings: Vec<String>,
@@ -223,7 +234,7 @@ impl State {
 
     /// The state that the files say.
     pub(crate) fn of_merged(merged: Merged<'_>, copy: CopyState, findings: Vec<String>) -> State {
-        let Slots { table, values, expiring, bytes } = merged.winners;
+        let Slots { table, values, expiring, bytes, has_hidden } = merged.winners;
         let mut state = State {
             slots: table,
             indexes: Indexes::default(),
@@ -233,13 +244,17 @@ impl State {
             vector: merged.vector,
             max_hlc: merged.max_hlc,
             tally: Tally { live: values, expiring, bytes },
+            hidden: BTreeSet::new(),
             copy,
             findings,
             conflicts: merged.conflicts,
             audience: None,
         };
+        if has_hidden {
+            state.set_hidden_apart();
+        }
         state.counters.extend(merged.counters.into_iter().map(|(key, counter)| (key.into(), counter)));
-        let counts_alone = |slot: &Slot| slot.is_tombstone() && state.is_live(slot);
+        let counts_alone = |slot: &Slot| slot.is_tombstone() && state.is_live(slot) && !is_hidden(slot.key_bytes());
         let counted = state.counters.keys().filter(|key| state.slot(key).is_some_and(counts_alone)).count();
         state.tally.live += counted;
         let orphans: Vec<Box<str>> = state.counters.keys().filter(|key| state.slot(key).is_none()).cloned().collect();
@@ -247,6 +262,17 @@ impl State {
             state.insert_slot(Slot::tombstone(Stamp::ZERO, &key), |_, _| ());
         }
         state
+    }
+
+    /// Takes the hidden keys out of what was counted with the others.
+    fn set_hidden_apart(&mut self) {
+        let State { slots, tally, hidden, conflicts, .. } = self;
+        for slot in slots.iter().filter(|slot| is_hidden(slot.key_bytes()) && !slot.is_tombstone()) {
+            tally.live -= 1;
+            tally.expiring -= usize::from(slot.expires().is_some());
+            hidden.insert(hidden_entry(slot));
+        }
+        conflicts.retain(|lost| !is_hidden(lost.key.as_bytes()));
     }
 
     fn slot(&self, key: &str) -> Option<&Slot> {
@@ -263,18 +289,25 @@ impl State {
 
     /// Puts a slot in the place of what its key had. The counters change between counting the two.
     fn insert_slot(&mut self, slot: Slot, change: impl FnOnce(&mut Counters, &str)) {
-        let State { slots, indexes, counters, tally, .. } = self;
+        let State { slots, indexes, counters, tally, hidden, .. } = self;
         let key = slot.key_bytes();
+        let is_hidden = is_hidden(key);
         let entry = slots.entry(hash_key(key), |held| held.key_bytes() == key, |held| hash_key(held.key_bytes()));
         if let Entry::Occupied(held) = &entry {
             tally.count(counters, held.get(), -1);
-            if !indexes.is_empty() {
+            if is_hidden {
+                hidden.remove(&hidden_entry(held.get()));
+            } else if !indexes.is_empty() {
                 unindex(indexes, counters, held.get());
             }
         }
         change(counters, slot.key());
         tally.count(counters, &slot, 1);
-        if !indexes.is_empty() && is_live(counters, &slot) {
+        if is_hidden {
+            if is_live(counters, &slot) {
+                hidden.insert(hidden_entry(&slot));
+            }
+        } else if !indexes.is_empty() && is_live(counters, &slot) {
             indexes.add(&slot, |order| rank(order, &slot, counter_of(counters, slot.key())));
         }
         match entry {
@@ -322,7 +355,7 @@ impl State {
 
     /// The treasure, unless there is none or it has expired at `now`.
     pub(crate) fn treasure(&self, key: &str, now: Timestamp) -> Option<Treasure> {
-        self.known(key).treasure(now)
+        if is_hidden(key.as_bytes()) { None } else { self.known(key).treasure(now) }
     }
 
     /// Whether anything at all is known of a key.
@@ -332,7 +365,7 @@ impl State {
 
     /// Every treasure in no order, without those that have expired at `now`.
     pub(crate) fn treasures(&self, now: Timestamp) -> impl Iterator<Item = Treasure> {
-        self.slots.iter().filter_map(move |slot| visible(slot, self.counter(slot.key()), now))
+        self.shown_slots().filter_map(move |slot| visible(slot, self.counter(slot.key()), now))
     }
 
     /// The orders, for building and reading them.
@@ -348,7 +381,7 @@ impl State {
     /// What belongs into an order now: with its place where increments decide it, else the slots alone.
     pub(crate) fn unordered(&self, order: &Order) -> (Vec<Indexed>, Vec<Slot>) {
         let (mut placed, mut rest) = (Vec::new(), Vec::with_capacity(self.tally.live));
-        for slot in self.slots.iter().filter(|slot| self.is_live(slot)) {
+        for slot in self.shown_slots() {
             match self.counter(slot.key()) {
                 Some(counter) => placed.push(Indexed { rank: rank(order, slot, Some(counter)), slot: slot.clone() }),
                 None => rest.push(slot.clone()),
@@ -379,13 +412,34 @@ impl State {
         if self.tally.expiring == 0 {
             return self.tally.live as u64;
         }
-        let expired = |slot: &&Slot| slot.expires().is_some_and(|at| at <= now) && self.is_live(slot);
-        (self.tally.live - self.slots.iter().filter(expired).count()) as u64
+        let expired = |slot: &&Slot| slot.expires().is_some_and(|at| at <= now);
+        (self.tally.live - self.shown_slots().filter(expired).count()) as u64
     }
 
-    /// Whether no key has a value, not even an expired one.
+    /// Whether no key has a value, not even an expired one. Hidden keys do not count once they have expired.
     pub(crate) fn is_empty(&self) -> bool {
-        self.tally.live == 0
+        self.empty_from().is_some_and(|at| at == NEVER || at <= Timestamp::now())
+    }
+
+    /// When the last hidden key expires, where there is nothing else; zero where there is nothing at all.
+    pub(crate) fn empty_from(&self) -> Option<Timestamp> {
+        let last = self.hidden.last().map_or(NEVER, |&(at, _)| Timestamp::from_millis(at));
+        (self.tally.live == 0).then_some(last)
+    }
+
+    /// Hidden keys with a value that has expired, the earliest first.
+    pub(crate) fn hidden_expired(&self, now: Timestamp) -> impl Iterator<Item = &str> {
+        self.hidden.iter().take_while(move |&&(at, _)| at <= now.as_millis()).map(|(_, key)| &**key)
+    }
+
+    /// Hidden keys with a value, expired or not.
+    pub(crate) fn hidden_keys(&self) -> Vec<String> {
+        self.hidden.iter().map(|(_, key)| key.to_string()).collect()
+    }
+
+    /// What has a value, expired or not, and can be shown.
+    fn shown_slots(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|slot| !is_hidden(slot.key_bytes()) && self.is_live(slot))
     }
 
     /// When the oldest treasure came into being.
@@ -394,19 +448,18 @@ impl State {
             Some((first, _)) if slot.is_tombstone() => Stamp { hlc: first, incarnation: 0 }.timestamp(),
             _ => slot.created(),
         };
-        self.slots.iter().filter(|slot| self.is_live(slot)).map(created).min()
+        self.shown_slots().map(created).min()
     }
 
     /// The keys that have a value, expired or not.
     pub(crate) fn live_keys(&self) -> Vec<String> {
-        self.slots.iter().filter(|slot| self.is_live(slot)).map(|slot| slot.key().to_owned()).collect()
+        self.shown_slots().map(|slot| slot.key().to_owned()).collect()
     }
 
     /// Everything that has a value, expired or not, in the order of keys.
     pub(crate) fn live(&self) -> Arc<[KeyState]> {
-        let live = self.slots.iter().filter(|slot| self.is_live(slot));
         let held = |slot: &Slot| KeyState { slot: slot.clone(), counter: self.counter(slot.key()).cloned() };
-        let mut live: Vec<KeyState> = live.map(held).collect();
+        let mut live: Vec<KeyState> = self.shown_slots().map(held).collect();
         live.sort_unstable_by(|a, b| a.slot.key_bytes().cmp(b.slot.key_bytes()));
         live.into()
     }
@@ -417,12 +470,13 @@ impl State {
             let version = sight(slot, self.counter(slot.key()), Timestamp::default()).map(|sight| sight.version);
             KeyHashing.hash_one((slot.key_bytes(), version))
         };
-        self.slots.iter().filter(|slot| self.is_live(slot)).map(of).fold(0, u64::wrapping_add)
+        self.shown_slots().map(of).fold(0, u64::wrapping_add)
     }
 
-    /// What has a value and a time when it expires.
+    /// What has a value and a time when it expires, hidden keys too.
     pub(crate) fn expiring(&self) -> impl Iterator<Item = &Slot> {
-        let some = if self.tally.expiring == 0 { None } else { Some(self.slots.iter()) };
+        let none = self.tally.expiring == 0 && self.hidden.is_empty();
+        let some = if none { None } else { Some(self.slots.iter()) };
         some.into_iter().flatten().filter(|slot| slot.expires().is_some() && self.is_live(slot))
     }
 
@@ -446,7 +500,11 @@ impl State {
         }
         let (held, _) = entry.remove();
         self.tally.count(&self.counters, &held, -1);
-        unindex(&mut self.indexes, &self.counters, &held);
+        if is_hidden(held.key_bytes()) {
+            self.hidden.remove(&hidden_entry(&held));
+        } else {
+            unindex(&mut self.indexes, &self.counters, &held);
+        }
     }
 
     /// What is remembered of a request.
@@ -533,6 +591,7 @@ impl State {
         self.tally.bytes
             + 20 * self.slots.capacity()
             + self.indexes.footprint()
+            + HIDDEN_BYTES * self.hidden.len()
             + 160 * self.keys.len()
             + 200 * self.counters.len()
             + conflicts

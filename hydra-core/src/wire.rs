@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::ops::AddAssign;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,8 @@ pub mod header {
     pub const EXPIRES_AT: &str = "hydra-expires-at";
     /// Recognises a request that comes again.
     pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+    /// Proves that a lock is held, where it is renewed or given back.
+    pub const LOCK_TOKEN: &str = "hydra-lock-token";
     /// The id of a request, made by the server unless sent.
     pub const REQUEST_ID: &str = "x-request-id";
     /// How long the client still waits, in milliseconds.
@@ -104,6 +107,15 @@ pub fn list_path(name: &SwampName) -> String {
 #[must_use]
 pub fn swamp_path(name: &SwampName) -> String {
     name_path("/v1/swamps", name)
+}
+
+/// The path of a lock of a swamp.
+#[must_use]
+pub fn lock_path(name: &SwampName, lock: &str) -> String {
+    let mut path = swamp_path(name);
+    path.push_str("/locks/");
+    encode_segment(lock, &mut path);
+    path
 }
 
 /// The path of the list of swamps, of one sanctuary, or of one realm of it.
@@ -434,6 +446,53 @@ pub struct IncrementedBody {
     pub value: Number,
     /// Its version now.
     pub version: Version,
+}
+
+/// The answer to a shift.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ShiftBody {
+    /// What was taken, in order.
+    pub treasures: Vec<TreasureBody>,
+}
+
+/// A lock that is asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LockBody {
+    /// How long it is held unless it is renewed.
+    #[serde(with = "crate::duration::as_text")]
+    pub ttl: Duration,
+    /// How long to wait while somebody else holds it.
+    #[serde(default, with = "crate::duration::as_text")]
+    pub wait: Duration,
+    /// Who asks, for others to see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+}
+
+/// A lock that is to be held for longer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RenewBody {
+    /// How long from now on.
+    #[serde(with = "crate::duration::as_text")]
+    pub ttl: Duration,
+}
+
+/// A lock, for whoever holds it or looks at it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LockedBody {
+    /// What proves that it is held: only for the holder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// Who holds it, if that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The fence of the grant: a number in decimal digits, greater than that of every grant before.
+    pub fence: String,
+    /// Until when it is held.
+    pub expires_at: Timestamp,
 }
 
 /// A page of a list.

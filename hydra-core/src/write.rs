@@ -9,8 +9,10 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Applied, Error, ErrorCode, Result};
+use crate::locks::{Lock, LockOp};
 use crate::number::{Increment, Number};
 use crate::patch::Patch;
+use crate::shift::Shift;
 use crate::stamp::{Timestamp, Version};
 use crate::value::{Treasure, Value};
 
@@ -75,10 +77,14 @@ pub enum Op {
         /// The key.
         key: String,
     },
+    /// Takes the first treasures of an order; which ones is known when it is done.
+    Shift(Shift),
+    /// Takes, renews or gives back a lock.
+    Lock(LockOp),
 }
 
 impl Op {
-    /// The key the operation is about.
+    /// The key the operation is about; empty for one that is about no single key a client could name.
     #[must_use]
     pub fn key(&self) -> &str {
         match self {
@@ -88,6 +94,7 @@ impl Op {
             | Op::Increment { key, .. }
             | Op::IncrementWith { key, .. }
             | Op::Get { key } => key,
+            Op::Shift(_) | Op::Lock(_) => "",
         }
     }
 
@@ -209,7 +216,16 @@ impl Batch {
     /// Whether it needs room: reads do not, and deletes make some.
     #[must_use]
     pub fn adds(&self) -> bool {
-        self.ops.iter().any(|op| op.is_write() && !matches!(op, Op::Delete { .. }))
+        self.ops.iter().any(|op| match op {
+            Op::Lock(lock) => lock.adds(),
+            op => op.is_write() && !matches!(op, Op::Delete { .. }),
+        })
+    }
+
+    /// How much of a group it takes up: a shift looks past what those before it in the group took.
+    pub(crate) fn weight(&self) -> usize {
+        const SHIFT: usize = 16;
+        if self.ops.iter().any(|op| matches!(op, Op::Shift(_))) { SHIFT } else { 1 }
     }
 }
 
@@ -240,6 +256,12 @@ pub enum OpResult {
     },
     /// The treasure, if there is one.
     Got(Option<Treasure>),
+    /// What was taken, in order; nothing where there was nothing to take.
+    Shifted(Vec<Treasure>),
+    /// The lock is held by the caller.
+    Locked(Lock),
+    /// The lock is free.
+    Released,
 }
 
 /// Where an acknowledged write is.

@@ -7,13 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::header::{CONNECTION, HeaderMap, HeaderName};
-use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, BodyStream, StreamBody};
-use hydra_core::duration::parse_duration;
 use hydra_core::wire::{EVENT_STREAM, NDJSON, header};
-use hydra_core::{Error, ErrorCode, SwampName};
+use hydra_core::{Applied, Error, ErrorCode, SwampName};
 use hydra_sdk::{Chunk, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody, OpClass};
 
 use crate::answer::{Refusal, Response};
@@ -21,10 +19,8 @@ use crate::body::{RequestBody, Taken};
 use crate::classify::{class_of, class_of_batch};
 use crate::config::MAX_HOPS;
 use crate::gateway::{Gateway, Head};
+use crate::patience::{wait_of_lock, wait_of_query};
 use crate::route::Place;
-
-/// The longest that servers let a long poll wait.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Passes a request on to the server of its name, or a fallback.
 pub(crate) async fn forward(
@@ -43,6 +39,9 @@ pub(crate) async fn forward(
     };
     match taken {
         Taken::Whole(bytes, room) => {
+            if *place == Place::Lock {
+                request.patience = wait_of_lock(&bytes);
+            }
             if *place == Place::Batch && request.class != OpClass::Read {
                 request.class = class_of_batch(&bytes);
             }
@@ -52,11 +51,13 @@ pub(crate) async fn forward(
         Taken::Stream(stream) => request.body = ForwardBody::Stream(stream),
     }
     let folder = gateway.map().route(name).folder();
-    let waits = !request.patience.is_zero();
+    let (waits, is_write) = (!request.patience.is_zero(), request.class.is_write());
     let answer = tokio::select! {
         answer = gateway.hydra.forward(name, request) => answer,
         () = gateway.ending.cancelled(), if waits => {
-            return Err(Error::new(ErrorCode::Draining, "this router is shutting down").into());
+            // A server that was asked to take something may have done so a moment ago.
+            let applied = if is_write { Applied::Unknown } else { Applied::No };
+            return Err(Error::new(ErrorCode::Draining, "this router is shutting down").with_applied(applied).into());
         }
     };
     match answer {
@@ -94,7 +95,7 @@ pub(crate) fn request_of(gateway: &Gateway, head: &Head, class: OpClass) -> Resu
     let mut request = ForwardRequest::new(class, parts.method.as_str(), target);
     request.own_token = gateway.config.own_token;
     request.deadline = number(&parts.headers, header::DEADLINE_MS)?.map(Duration::from_millis);
-    request.patience = patience(parts);
+    request.patience = wait_of_query(parts);
     let named = named_by_connection(&parts.headers);
     for (name, value) in &parts.headers {
         let is_ours = [header::HOPS, header::REQUEST_ID].contains(&name.as_str());
@@ -105,13 +106,6 @@ pub(crate) fn request_of(gateway: &Gateway, head: &Head, class: OpClass) -> Resu
     request.headers.push((header::HOPS.to_owned(), (hops + 1).to_string().into_bytes()));
     request.headers.push((header::REQUEST_ID.to_owned(), head.id.as_bytes().to_vec()));
     Ok(request)
-}
-
-/// How long a long poll may take; what it says wrongly is for the server to refuse.
-fn patience(parts: &Parts) -> Duration {
-    let query = parts.uri.query().unwrap_or_default();
-    let wait = query.split('&').find_map(|piece| piece.strip_prefix("wait="));
-    wait.and_then(|text| parse_duration(text).ok()).map_or(Duration::ZERO, |wait| wait.min(LONGEST_WAIT))
 }
 
 /// The headers that `Connection` says are about this connection only.

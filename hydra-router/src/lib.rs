@@ -18,6 +18,7 @@ mod feeds;
 mod forward;
 mod gateway;
 mod metrics;
+mod patience;
 mod peer;
 mod route;
 mod serve;

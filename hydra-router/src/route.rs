@@ -37,6 +37,8 @@ pub(crate) enum Place {
     Flush,
     Query,
     Resolve,
+    /// A lock: how long it may be waited for stands in the body.
+    Lock,
     /// Lines of any number, which are answered while they come.
     Import,
     /// Any other verb of a swamp.
@@ -107,6 +109,7 @@ fn place_of(verb: Option<&str>) -> Place {
         None => Place::Swamp,
         Some("batch") => Place::Batch,
         Some("flush") => Place::Flush,
+        Some(verb) if verb.starts_with("locks/") => Place::Lock,
         Some("query") => Place::Query,
         Some("import") => Place::Import,
         Some(_) => Place::Verb,
@@ -153,7 +156,7 @@ mod tests {
             ("/v1/swamps/a/b/c/batch", named("a/b/c", Place::Batch)),
             ("/v1/swamps/a/b/c/import", named("a/b/c", Place::Import)),
             ("/v1/swamps/a/b/c/export", named("a/b/c", Place::Verb)),
-            ("/v1/swamps/a/b/c/locks/import", named("a/b/c", Place::Verb)),
+            ("/v1/swamps/a/b/c/locks/import", named("a/b/c", Place::Lock)),
             ("/v1/resolve/a/b/c", named("a/b/c", Place::Resolve)),
             ("/v1/policies/a/b*/*", Route::Policies),
             ("/v1/events", Route::Events),

@@ -3,13 +3,14 @@
 mod across;
 mod embedded;
 mod feed;
+mod queues;
 mod remote;
 mod transfer;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydra_core::{ListQuery, Pattern, Pointer, Policy, SwampName, SwampsQuery, Value, Version};
+use hydra_core::{ListQuery, Lock, LockInfo, Pattern, Pointer, Policy, Shift, SwampName, SwampsQuery, Value, Version};
 
 pub(crate) use embedded::{Embedded, Scratch};
 pub(crate) use transfer::{ExportPart, Source};
@@ -91,6 +92,14 @@ pub(crate) struct Part {
     pub(crate) folders: (u32, u32),
 }
 
+/// What a lock is asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Locking {
+    pub(crate) ttl: Duration,
+    pub(crate) wait: Duration,
+    pub(crate) owner: Option<String>,
+}
+
 /// The same call on either endpoint; an error says which name it is about, where there is one.
 macro_rules! either {
     ($endpoint:expr, $inner:ident => $call:expr) => {
@@ -165,6 +174,64 @@ impl Endpoint {
             return Ok(Vec::new());
         }
         either!(self, name, to => to.batch(name, operations, atomic, options))
+    }
+
+    pub(crate) async fn shift(
+        &self,
+        name: &SwampName,
+        shift: &Shift,
+        wait: Duration,
+        options: &WriteOptions,
+    ) -> Result<Vec<Treasure<Value>>> {
+        shift.check()?;
+        options.check()?;
+        either!(self, name, to => to.shift(name, shift, wait, options))
+    }
+
+    /// `None` when somebody else holds it to the end of the wait.
+    pub(crate) async fn lock(
+        &self,
+        name: &SwampName,
+        lock: &str,
+        locking: &Locking,
+        options: &WriteOptions,
+    ) -> Result<Option<Lock>> {
+        hydra_core::check_key(lock)?;
+        options.check()?;
+        either!(self, name, to => to.lock(name, lock, locking, options))
+    }
+
+    /// `None` when it is not held with this token any more.
+    pub(crate) async fn renew_lock(
+        &self,
+        name: &SwampName,
+        lock: &str,
+        token: &str,
+        ttl: Duration,
+        options: &CallOptions,
+    ) -> Result<Option<Lock>> {
+        either!(self, name, to => to.renew_lock(name, lock, token, ttl, options))
+    }
+
+    /// Whether it was still held with this token.
+    pub(crate) async fn release_lock(
+        &self,
+        name: &SwampName,
+        lock: &str,
+        token: &str,
+        options: &CallOptions,
+    ) -> Result<bool> {
+        either!(self, name, to => to.release_lock(name, lock, token, options))
+    }
+
+    pub(crate) async fn lock_info(
+        &self,
+        name: &SwampName,
+        lock: &str,
+        options: &CallOptions,
+    ) -> Result<Option<LockInfo>> {
+        hydra_core::check_key(lock)?;
+        either!(self, name, to => to.lock_info(name, lock, options))
     }
 
     /// One connection to the changes of a swamp; ends where it breaks.

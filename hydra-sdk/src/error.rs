@@ -24,7 +24,7 @@ pub enum ErrorKind {
     /// There is no treasure to patch; [`crate::Patch::create`] makes one.
     NotFound,
     /// Something else stands against it: an atomic batch with a failed item, an idempotency key
-    /// that belongs to another request, clients that count different folders.
+    /// that belongs to another request, a lock of somebody else, clients that count different folders.
     Conflict,
     /// The value under the key is no number that can be added to, or the sum leaves its bounds or the range of
     /// 64-bit numbers.
@@ -233,7 +233,9 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         ErrorCode::FolderCountMismatch
         | ErrorCode::BatchAborted
         | ErrorCode::IdempotencyInProgress
-        | ErrorCode::IdempotencyReuse => ErrorKind::Conflict,
+        | ErrorCode::IdempotencyReuse
+        | ErrorCode::LockHeld
+        | ErrorCode::LockTokenMismatch => ErrorKind::Conflict,
         ErrorCode::TreasureNotFound => ErrorKind::NotFound,
         ErrorCode::NotANumber | ErrorCode::OutOfBounds => ErrorKind::OutOfRange,
         ErrorCode::PatchFailed => ErrorKind::PatchFailed,

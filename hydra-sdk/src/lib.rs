@@ -62,13 +62,16 @@ pub use filter::Filter;
 pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody};
 pub use health::ServerState;
 pub use hydra_core::{
-    Applied, Compression, CopyState, ErrorCode, EventId, Expired, FolderCount, FolderId, FolderSet, Number, Order,
-    Pattern, Pointer, Policy, SwampName, Timestamp, Value, Version, folder_of,
+    Applied, Compression, CopyState, ErrorCode, EventId, Expired, FolderCount, FolderId, FolderSet, LockInfo, Number,
+    Order, Pattern, Pointer, Policy, SwampName, Timestamp, Value, Version, folder_of,
 };
 pub use map::{ClientMap, Finding, MapBuilder, MapError, MapServer, PoolBuilder, Route, Severity};
 pub use operation::Done;
 pub use settings::{Failback, Fallback, FallbackMode, OpClass, ReadFrom, Settings};
-pub use swamp::{Amount, Batch, BatchAcross, Delete, Increment, List, Patch, Push, Put, Subscribe, Swamp, Write};
+pub use swamp::{
+    Amount, Batch, BatchAcross, Delete, Increment, List, LockCall, LockGuard, Patch, Push, Put, ShiftCall, Subscribe,
+    Swamp, Taken, Write,
+};
 pub use swamps::Swamps;
 pub use transfer::{Import, ImportFailure, ImportMode, Imported, Record};
 pub use treasure::{Cursor, ListedSwamp, Page, Pushed, SwampInfo, Treasure, Written};

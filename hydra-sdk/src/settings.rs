@@ -98,7 +98,7 @@ pub enum Fallback {
     Reads,
     /// Reads, and writes that may safely be asked again: put, delete, increment.
     Writes,
-    /// Also writes that depend on what is stored (conditions, [`crate::Swamp::update`], destroy). A
+    /// Also writes that depend on what is stored (conditions, [`crate::Swamp::update`], shift, locks, destroy). A
     /// copy may lag behind, so what they saw may be old. Even then a fallback is asked only when
     /// the primary cannot have seen the request.
     Exclusive,
@@ -124,7 +124,7 @@ pub enum OpClass {
     Overwrite,
     /// C: adds to what is there: increment.
     Commuting,
-    /// X: depends on what is there: conditions, create-only, update, destroy.
+    /// X: depends on what is there: conditions, create-only, update, shift, locks, destroy.
     Exclusive,
 }
 

@@ -3,6 +3,8 @@
 mod across;
 mod batch;
 mod list;
+mod lock;
+mod shift;
 mod subscribe;
 mod write;
 
@@ -10,13 +12,15 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use hydra_core::{Applied, ListQuery, SwampName, Value};
+use hydra_core::{Applied, ListQuery, LockInfo, SwampName, Value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use across::BatchAcross;
 pub use batch::Batch;
 pub use list::List;
+pub use lock::{LockCall, LockGuard};
+pub use shift::{ShiftCall, Taken};
 pub use subscribe::Subscribe;
 pub use write::{Amount, Delete, Increment, Patch, Push, Put, Write};
 
@@ -173,6 +177,32 @@ impl<V> Swamp<V> {
         self.hydra.endpoint().destroy(&self.name, &self.options).await
     }
 
+    /// Takes a lock of this swamp, held for `ttl` unless it is renewed. Awaited it answers `None` while somebody else
+    /// holds it.
+    ///
+    /// Advisory: it stops nobody who does not ask for it. What it protects should refuse a [`LockGuard::fence`] lower
+    /// than one it has seen.
+    pub fn lock(&self, lock: impl Into<String>, ttl: Duration) -> LockCall {
+        LockCall::new(self.handle(), lock.into(), ttl)
+    }
+
+    /// Who holds a lock of this swamp; `None` when nobody does.
+    ///
+    /// # Errors
+    /// When no server answered. Only who decides is asked, as with [`Swamp::update`].
+    pub async fn lock_info(&self, lock: impl AsRef<str>) -> Result<Option<LockInfo>> {
+        let options = CallOptions { fallback: Some(self.exclusive_fallback()), ..self.options.clone() };
+        self.hydra.endpoint().lock_info(&self.name, lock.as_ref(), &options).await
+    }
+
+    /// What is stored decides, so only who decides is asked: the primary, unless opted out of that.
+    fn exclusive_fallback(&self) -> Fallback {
+        match self.options.fallback {
+            Some(Fallback::Exclusive) => Fallback::Exclusive,
+            _ => Fallback::Never,
+        }
+    }
+
     async fn find(&self, reading: &Reading<'_>) -> Result<Option<Treasure<Value>>> {
         self.hydra.endpoint().get(&self.name, reading, &self.options).await
     }
@@ -264,12 +294,9 @@ impl<V: Serialize + DeserializeOwned> Swamp<V> {
         }
     }
 
-    /// What is stored decides, so only who decides is asked: the primary, unless opted out of that.
-    fn exclusive_fallback(&self) -> Fallback {
-        match self.options.fallback {
-            Some(Fallback::Exclusive) => Fallback::Exclusive,
-            _ => Fallback::Never,
-        }
+    /// Takes the first treasures of an order, for good or on lease: a queue. Awaited it answers what was taken.
+    pub fn shift(&self) -> ShiftCall<V> {
+        ShiftCall::new(self.clone())
     }
 
     /// The treasures in an order, with conditions: a page, all as a stream, or how many.

@@ -27,6 +27,7 @@ pub(crate) const FOLDERS: HeaderName = HeaderName::from_static(header::FOLDERS);
 pub(crate) const POOL: HeaderName = HeaderName::from_static(header::POOL);
 pub(crate) const FALLBACK_FOR: HeaderName = HeaderName::from_static(header::FALLBACK_FOR);
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(header::IDEMPOTENCY_KEY);
+pub(crate) const LOCK_TOKEN: HeaderName = HeaderName::from_static(header::LOCK_TOKEN);
 pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(header::REQUEST_ID);
 
@@ -94,7 +95,9 @@ pub(crate) fn problem(error: &Error, problem: &Problem) -> Response {
     if let Some(version) = error.current_version() {
         headers.insert(ETAG, etag(version));
     }
-    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+    if let Some(rest) = error.retry_after() {
+        headers.insert(http::header::RETRY_AFTER, HeaderValue::from(rest.as_millis().div_ceil(1_000).max(1) as u64));
+    } else if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response

@@ -31,8 +31,8 @@ use crate::metrics::Metrics;
 use crate::route::{Label, Route};
 use crate::streams::Streams;
 use crate::{
-    across, archive, batches, catalog, conflicts, export, feeds, folders, import, lists, openapi, origin, policies,
-    service, swamps, takeover, treasures, upkeep, writes,
+    across, archive, batches, catalog, conflicts, export, feeds, folders, import, lists, locks, openapi, origin,
+    policies, service, shift, swamps, takeover, treasures, upkeep, writes,
 };
 
 /// How long a request waits for the memory budget before it is refused, and how often it looks.
@@ -87,10 +87,11 @@ impl App {
         })
     }
 
-    /// From now on only service paths are answered; requests that have begun go on, but for feeds and long polls.
+    /// From now on only service paths are answered; requests that have begun go on, but for feeds and whoever waits.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.streams.end();
+        self.engine.end_waits();
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -172,6 +173,11 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::FlushSwamp(name) => swamps::flush(call, &name).await,
         Route::SwampPolicy(name) => swamps::policy(call, &name).await,
         Route::Conflicts(name) => conflicts::list(call, &name).await,
+        Route::Shift(name) => shift::shift(call, &name).await,
+        Route::Lock(name, lock) if reads => locks::get(call, &name, &lock).await,
+        Route::Lock(name, lock) if call.head.method == Method::POST => locks::acquire(call, &name, &lock).await,
+        Route::Lock(name, lock) if call.head.method == Method::PUT => locks::renew(call, &name, &lock).await,
+        Route::Lock(name, lock) => locks::release(call, &name, &lock).await,
         Route::Export(name) => export::one(call, &name).await,
         Route::Import(name) => import::one(call, name).await,
         Route::ExportAll => export::all(call).await,
@@ -454,6 +460,12 @@ impl Call {
     pub(crate) async fn write_one(&mut self, name: &SwampName, batch: Batch) -> Result<OpResult, Error> {
         let committed = self.write(name, batch).await?;
         committed.results.into_iter().next().unwrap_or_else(|| Err(unexpected("a write had no result")))
+    }
+
+    /// Says where what was done is, and whether it was done before.
+    pub(crate) fn mark_written(&mut self, durability: Option<Durability>, replayed: bool) {
+        self.durability = durability;
+        self.replayed = replayed;
     }
 
     /// Says that what was done is on disk.

@@ -32,6 +32,8 @@ pub(crate) enum Route {
     FlushSwamp(SwampName),
     SwampPolicy(SwampName),
     Conflicts(SwampName),
+    Shift(SwampName),
+    Lock(SwampName, String),
     Export(SwampName),
     Import(SwampName),
     ExportAll,
@@ -107,7 +109,8 @@ impl Route {
             Route::Query(_) => "POST",
             Route::Swamp(_) => "GET, HEAD, DELETE",
             Route::Policy(_) => "GET, HEAD, PUT, DELETE",
-            Route::Batch(_) | Route::BatchAcross => "POST",
+            Route::Lock(..) => "GET, HEAD, POST, PUT, DELETE",
+            Route::Batch(_) | Route::BatchAcross | Route::Shift(_) => "POST",
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
             Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
@@ -134,6 +137,8 @@ impl Route {
             | Route::FlushSwamp(name)
             | Route::SwampPolicy(name)
             | Route::Conflicts(name)
+            | Route::Shift(name)
+            | Route::Lock(name, _)
             | Route::Export(name)
             | Route::Import(name)
             | Route::Events(name)
@@ -166,6 +171,8 @@ impl Route {
             Route::Swamp(_) | Route::Swamps(..) | Route::SwampPolicy(_) | Route::Conflicts(_) => Label::Swamp,
             Route::Events(_) | Route::AllEvents => Label::Events,
             Route::Batch(_) | Route::BatchAcross => Label::Batch,
+            Route::Shift(_) => Label::Shift,
+            Route::Lock(..) => Label::Lock,
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => Label::Flush,
             Route::Policies | Route::Policy(_) => Label::Policies,
             Route::Resolve(_) => Label::Resolve,
@@ -201,12 +208,14 @@ pub(crate) enum Label {
     Upkeep,
     Events,
     Transfer,
+    Shift,
+    Lock,
 }
 
 impl Label {
-    pub(crate) const NAMES: [&str; 14] = [
+    pub(crate) const NAMES: [&str; 16] = [
         "none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders", "takeover",
-        "upkeep", "events", "transfer",
+        "upkeep", "events", "transfer", "shift", "lock",
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -239,7 +248,11 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
         Some("export") => Ok(Route::Export(name)),
         Some("import") => Ok(Route::Import(name)),
         Some("events") => Ok(Route::Events(name)),
-        Some(_) => Err(not_found(path)),
+        Some("shift") => Ok(Route::Shift(name)),
+        Some(verb) => match verb.strip_prefix("locks/") {
+            Some(lock) => Ok(Route::Lock(name, key_of(lock)?)),
+            None => Err(not_found(path)),
+        },
     }
 }
 
@@ -434,6 +447,11 @@ mod tests {
             Route::parse(path).expect(path);
         }
         Route::parse("/v1/swamps/a/b/c/conflicts").expect("conflicts");
+        Route::parse("/v1/swamps/a/b/c/shift").expect("shift");
+        let lock = Route::parse("/v1/swamps/a/b/c/locks/im%20port").expect("a lock");
+        assert_eq!(lock, Route::Lock(name("a/b/c"), "im port".into()));
+        assert_eq!(Route::parse("/v1/swamps/a/b/c/locks/%00").expect_err("hidden").code(), ErrorCode::InvalidKey);
+        assert_eq!(Route::parse("/v1/swamps/a/b/c/locks").expect_err("no name").code(), ErrorCode::NotFound);
         assert_eq!(Route::parse("/v1/swamps/a/b/c/query").expect("a query"), Route::Query(name("a/b/c")));
         let part = |text: &str| Some(text.to_owned());
         for (path, listing) in [

@@ -11,8 +11,10 @@ mod feeds; // what changes is told: in order, without a gap, whatever leaves mem
 mod folders; // the vectors every implementation has to agree with
 mod golden; // directories that earlier versions wrote
 mod linearizable; // many threads on few keys, checked call by call
+mod locks; // one holder at a time, who waits for it, who sees it
 mod memory; // more swamps in use than fit
 mod queries; // lists in every order with every condition, and lists of swamps
+mod queues; // shifts: who takes what, leases, who waits, what is told again
 mod repair; // repair, tried on every golden directory
 mod restart; // what is there after closing, dropping, killing; files and directories that stay or go
 mod takeover; // what a standby server writes in place of the owner

@@ -1,12 +1,15 @@
 //! What passes through: values, conditions, names, large bodies, errors; what goes to every server.
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
-use hydra_core::wire::treasure_path;
+use hydra_core::wire::{lock_path, swamp_path, treasure_path};
 use hydra_sdk::{Applied, Hydra, Policy, Swamp};
 use serde_json::json;
 
-use crate::support::{Answer, Pair, block_on, name_in, pair_map};
+use hydra_router::Config;
+
+use crate::support::{Answer, Node, Pair, Router, block_on, impatient, name_in, pair_map};
 
 #[test]
 fn values_pass_with_their_headers_and_land_on_the_server_of_their_folder() {
@@ -331,4 +334,25 @@ fn http2_without_tls_passes() {
         assert_eq!((put.status().as_u16(), put.version()), (201, reqwest::Version::HTTP_2));
         assert_eq!(client.get(&url).send().await.expect("an answer").text().await.expect("text"), "[1]");
     });
+}
+
+#[test]
+fn what_waits_passes_also_where_it_takes_longer_than_a_try() {
+    let mut settings = impatient();
+    settings.try_timeout = Duration::from_millis(300);
+    settings.deadline = Duration::from_millis(400);
+    let (s1, s2) = (Node::start("s1", "0-49", "50-99"), Node::start("s2", "50-99", "0-49"));
+    let map = pair_map(s1.url(), s2.url()).settings(settings).build().expect("a map");
+    let router = Router::start(map, Config::default());
+    let name = name_in("0-49", "jobs/mail/eu");
+    let (shift, lock) = (format!("{}/shift", swamp_path(&name)), lock_path(&name, "import"));
+    let begun = Instant::now();
+    let nothing = router.post(&format!("{shift}?wait=1s"), "");
+    assert_eq!((nothing.status, nothing.text().as_str()), (200, "{\"treasures\":[]}"), "{nothing:?}");
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert_eq!(router.post(&lock, "{\"ttl\":\"1200ms\"}").status, 201);
+    let granted = router.post(&lock, "{\"ttl\":\"60s\",\"wait\":\"10s\"}");
+    assert_eq!(granted.status, 201, "{granted:?}");
+    let token = granted.json()["token"].as_str().expect("a token").to_owned();
+    assert_eq!(router.send("DELETE", &lock, &[("Hydra-Lock-Token", &token)], "").status, 204);
 }

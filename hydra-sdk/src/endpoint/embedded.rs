@@ -49,7 +49,7 @@ impl Embedded {
         .await
     }
 
-    async fn swamp(&self, name: &SwampName) -> Result<Swamp> {
+    pub(super) async fn swamp(&self, name: &SwampName) -> Result<Swamp> {
         if let Some(swamp) = self.engine.resident(name) {
             return Ok(swamp);
         }

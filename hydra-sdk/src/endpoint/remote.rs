@@ -383,6 +383,7 @@ impl Found {
                         | ErrorCode::PathNotFound
                         | ErrorCode::SwampNotFound
                         | ErrorCode::PolicyNotFound
+                        | ErrorCode::LockNotFound
                 )
             ) =>
             {

@@ -201,6 +201,12 @@ async fn what_depends_on_stored_data_stays_with_the_primary() {
     s1.stop().await;
     let error = swamp.put("k", &1.into()).create_only().await.expect_err("not sent");
     assert_eq!((error.applied(), s2.asked().len()), (Applied::No, 0), "{error}");
+    let error = swamp.shift().await.expect_err("not sent");
+    assert_eq!((error.applied(), s2.asked().len()), (Applied::No, 0), "{error}");
+    let error = swamp.lock("l", Duration::from_secs(9)).await.expect_err("not sent");
+    assert_eq!((error.applied(), s2.asked().len()), (Applied::No, 0), "{error}");
+    swamp.lock_info("l").await.expect_err("only who decides is asked");
+    assert_eq!(s2.asked().len(), 0);
     swamp.put("k", &1.into()).create_only().fallback(Fallback::Exclusive).await.expect("opted in, nothing was sent");
     assert_eq!(s2.asked().len(), 1);
 }

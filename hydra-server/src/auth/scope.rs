@@ -114,6 +114,8 @@ impl<'r> Need<'r> {
             Route::Swamp(name) => (DESTROY, Place::Swamp(name)),
             // What it holds decides; see `batches`.
             Route::Batch(name) => (&[][..], Place::Swamp(name)),
+            Route::Shift(name) => (WRITE, Place::Swamp(name)),
+            Route::Lock(name, _) => (by_method, Place::Swamp(name)),
             Route::SwampPolicy(name) | Route::Conflicts(name) | Route::Events(name) => (READ, Place::Swamp(name)),
             Route::FlushSwamp(name) => (ADMIN, Place::Swamp(name)),
             Route::Policies => (READ, Place::Nowhere),

@@ -24,9 +24,12 @@ use crate::service::VERSION;
 const BLOCKS: &[&str] = &[
     include_str!("blocks/treasure.json"),
     include_str!("blocks/list.json"),
+    include_str!("blocks/swamps.json"),
+    include_str!("blocks/swamps-sanctuary.json"),
+    include_str!("blocks/swamps-realm.json"),
+    include_str!("blocks/swamp-query.json"),
     include_str!("blocks/swamp.json"),
     include_str!("blocks/swamp-batch.json"),
-    include_str!("blocks/batch.json"),
     include_str!("blocks/swamp-flush.json"),
     include_str!("blocks/swamp-policy.json"),
     include_str!("blocks/swamp-conflicts.json"),
@@ -35,6 +38,8 @@ const BLOCKS: &[&str] = &[
     include_str!("blocks/export.json"),
     include_str!("blocks/import.json"),
     include_str!("blocks/swamp-events.json"),
+    include_str!("blocks/swamp-shift.json"),
+    include_str!("blocks/swamp-lock.json"),
     include_str!("blocks/events.json"),
     include_str!("blocks/batch.json"),
     include_str!("blocks/policies.json"),
@@ -239,7 +244,11 @@ mod tests {
 
     /// A path with something allowed in every place.
     fn example(path: &str) -> String {
-        let path = path.replace("{key}", "k").replace("{code}", "not-found").replace("{folders}", "50-74");
+        let path = path
+            .replace("{key}", "k")
+            .replace("{lock}", "l")
+            .replace("{code}", "not-found")
+            .replace("{folders}", "50-74");
         let path = path.replace("{folder}", "7");
         ["sanctuary", "realm", "swamp"].iter().fold(path, |path, part| path.replace(&format!("{{{part}}}"), "a"))
     }

@@ -35,6 +35,8 @@ templates! {
     Route::FlushSwamp(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/flush",
     Route::SwampPolicy(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/policy",
     Route::Conflicts(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/conflicts",
+    Route::Shift(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/shift",
+    Route::Lock(..) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/locks/{lock}",
     Route::Export(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/export",
     Route::Import(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/import",
     Route::ExportAll => "/v1/export",

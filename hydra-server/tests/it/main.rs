@@ -28,6 +28,8 @@ mod lists;
 mod names;
 /// The OpenAPI document, held against the answers of a server.
 mod openapi;
+/// Queues and locks: workers, leases, waits, retries, and a server that is killed meanwhile.
+mod queues;
 /// Too little memory, too few files, a full disk: refused while it lasts, and nothing lost.
 mod resources;
 /// The real client, against the server and in its own process.

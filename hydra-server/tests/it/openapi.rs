@@ -208,6 +208,23 @@ fn what_a_server_answers_is_what_the_document_says() {
     contract.check("POST", &format!("{swamp}/batch"), &json, atomic, 412);
     contract.check("POST", &format!("{swamp}/batch"), &json, r#"{"atomic":true,"ops":[{"op":"jump","key":"c"}]}"#, 409);
 
+    let lock = format!("{swamp}/locks/l");
+    contract.check("POST", &format!("{swamp}/shift?n=0"), &[], "", 400);
+    contract.check("PUT", "/v1/kv/jobs/mail/eu/a", &json, "1", 201);
+    contract.check("POST", "/v1/swamps/jobs/mail/eu/shift?lease=30s&sync", &[("Idempotency-Key", "s")], "", 200);
+    contract.check("POST", "/v1/swamps/jobs/mail/eu/shift", &[], "", 200);
+    contract.check("POST", &lock, &json, r#"{"ttl":"soon"}"#, 400);
+    let token = contract.check("POST", &lock, &json, r#"{"ttl":"10s","owner":"w"}"#, 201).json()["token"].clone();
+    let held = [("Hydra-Lock-Token", token.as_str().expect("a token"))];
+    contract.check("POST", &lock, &json, r#"{"ttl":10}"#, 409);
+    for method in ["GET", "HEAD"] {
+        contract.check(method, &lock, &[], "", 200);
+        contract.check(method, &format!("{swamp}/locks/none"), &[], "", 404);
+    }
+    contract.check("PUT", &lock, &held, r#"{"ttl":"20s"}"#, 200);
+    contract.check("DELETE", &lock, &held, "", 204);
+    contract.check("DELETE", &lock, &held, "", 412);
+
     contract.check("PUT", policy, &json, r#"{"writeInterval":"0s","requireVersion":true}"#, 201);
     contract.check("PUT", policy, &json, r#"{"writeInterval":"1s"}"#, 200);
     contract.check("PUT", policy, &json, r#"{"writeIntervall":"1s"}"#, 400);
