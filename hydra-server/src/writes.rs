@@ -86,15 +86,11 @@ fn new_key(sent: Option<&str>) -> Result<(String, Condition), Error> {
 /// Carries out the one operation that stores a value, and answers as the client prefers.
 async fn store(call: &mut Call, name: &SwampName, batch: Batch) -> Result<Response, Error> {
     let key = batch.ops.first().map(|op| op.key().to_owned()).unwrap_or_default();
-    let preference = Preference::of(&call.head.headers);
-    if preference == Preference::Representation {
-        call.may(&[Scope::Read], name)?;
-    }
     let OpResult::Put { version, created } = call.write_one(name, batch).await? else {
         return Err(unexpected("a put or patch was answered with something else"));
     };
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    match preference {
+    match Preference::of(&call.head.headers) {
         Preference::Minimal => {
             let mut response = answer::empty(StatusCode::NO_CONTENT);
             response.headers_mut().insert(ETAG, answer::etag(&version));
