@@ -43,6 +43,19 @@ const DEMANDS: &[(&str, &str, &str, &str)] = &[
     ("PUT PATCH POST DELETE", "/v1/kv/{S}/{key}", "w", "swamp"),
     ("GET HEAD", "/v1/kv/{S}", "r", "swamp"),
     ("POST", "/v1/kv/{S}", "w", "swamp"),
+    ("QUERY", "/v1/kv/{S}", "r", "swamp"),
+    ("POST", "/v1/swamps/{S}/query", "r", "swamp"),
+    ("GET HEAD", "/v1/swamps", "r", ""),
+    ("GET HEAD", "/v1/swamps/{sanctuary}", "r", ""),
+    ("GET HEAD", "/v1/swamps/{sanctuary}/{realm}", "r", ""),
+    ("POST", "/v1/swamps/{S}/shift", "w", "swamp"),
+    ("GET HEAD", "/v1/swamps/{S}/locks/{lock}", "r", "swamp"),
+    ("POST PUT DELETE", "/v1/swamps/{S}/locks/{lock}", "w", "swamp"),
+    ("GET HEAD", "/v1/swamps/{S}/export", "r", "swamp"),
+    ("POST", "/v1/swamps/{S}/import", "w", "swamp"),
+    ("GET HEAD", "/v1/export?pattern=shop/orders/*", "r", "orders"),
+    ("POST", "/v1/import", "w", ""),
+    ("GET HEAD PUT", "/v1/folders/{folder}/archive", "a", "all"),
     ("POST", "/v1/batch", "", ""),
     ("GET HEAD", "/v1/swamps/{S}", "r", "swamp"),
     ("DELETE", "/v1/swamps/{S}", "w destroy", "swamp"),
@@ -96,6 +109,7 @@ fn every_endpoint_demands_its_scopes_and_its_names() {
             let documented = template.split('?').next().unwrap_or_default();
             tried.insert((method.to_lowercase(), documented.replace("{S}", "{sanctuary}/{realm}/{swamp}")));
             let path = template.replace("{S}", "shop/orders/eu").replace("{key}", "k").replace("{code}", "busy");
+            let path = path.replace("{sanctuary}", "shop").replace("{realm}", "orders").replace("{lock}", "import");
             let path = path.replace("{folders}", "3-4").replace("{folder}", "3");
             let path = if method == "POST" && path.ends_with("/k") { format!("{path}?incr=1") } else { path };
             let path = path.as_str();

@@ -119,7 +119,8 @@ fn json_may_be_nested_a_hundred_levels_and_not_two_hundred() {
 #[test]
 fn a_request_target_may_have_8_kib() {
     let hydra = Hydra::start();
-    let padding = |length: usize| format!("/v1/kv/a/b/c?prefix={}", "p".repeat(length - "/v1/kv/a/b/c?prefix=".len()));
+    let head = "/v1/kv/a/b/c?where=/x+==+1";
+    let padding = |length: usize| format!("{head}{}", "+".repeat(length - head.len()));
     assert_eq!(hydra.get(&padding(8192)).status, 200);
     let beyond = hydra.get(&padding(8193));
     assert_eq!((beyond.status, beyond.code().as_str()), (414, "uri-too-long"));
