@@ -168,7 +168,7 @@ impl ErrorCode {
             ),
             ErrorCode::BodyTooLarge => (
                 "The body of the request is longer than this endpoint reads. The detail has the limit.",
-                "Send less at once.",
+                "Send less at once, or in several requests.",
             ),
             ErrorCode::BatchTooLarge => (
                 "The batch has more operations or more bytes than allowed. The detail has the limit.",
