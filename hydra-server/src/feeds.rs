@@ -109,7 +109,7 @@ struct Wanted {
 
 impl Wanted {
     fn of(call: &Call, known: &[&'static str]) -> Result<Wanted, Error> {
-        let query = Query::parse(call.head.uri.query(), known)?;
+        let query = Query::parse_lists(call.head.uri.query(), known, &["swamp"])?;
         let headers = &call.head.headers;
         let mut options = FeedOptions::default();
         // A browser that comes back asks for the same target, and says in the header where it was.

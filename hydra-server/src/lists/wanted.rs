@@ -67,10 +67,15 @@ impl Wanted {
         if bytes.trim_ascii().is_empty() {
             return Wanted::new(QueryBody::default(), None);
         }
-        let mut body: QueryBody = serde_json::from_slice(bytes).map_err(|error| {
-            Error::new(ErrorCode::InvalidBody, format!("the query cannot be read: {error}"))
+        let refuse = |why: &str| {
+            Error::new(ErrorCode::InvalidBody, format!("the query cannot be read: {why}"))
                 .with_hint(r#"write {"where":{"path":"/n","op":">=","value":3},"order":"updated","limit":20}"#)
-        })?;
+        };
+        // An array of members in their order would be read as well.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return Err(refuse("it is no object"));
+        }
+        let mut body: QueryBody = serde_json::from_slice(bytes).map_err(|error| refuse(&error.to_string()))?;
         let filter = body.filter.take().map(|filter| Filter::from_json(filter.get(), "where")).transpose()?;
         Wanted::new(body, filter)
     }
