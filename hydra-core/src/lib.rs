@@ -9,7 +9,7 @@
 //! synchronous: writes hand back a [`Ticket`] that can be waited on or awaited, on any runtime.
 //!
 //! ```
-//! use hydra_core::{Batch, Condition, Engine, EngineOptions, Op, SwampName, Value};
+//! use hydra_core::{Batch, Condition, Engine, EngineOptions, Expiry, Op, SwampName, Value};
 //!
 //! # let dir = std::env::temp_dir().join(format!("hydra-lib-doc-{}", std::process::id()));
 //! let engine = Engine::open(EngineOptions::new(&dir))?;
