@@ -95,8 +95,3 @@ const _: () = {
     sent::<BatchAcross>();
     sent::<Error>();
 };
-
-/// The tour in the README compiles and runs.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
