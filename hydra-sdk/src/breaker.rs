@@ -3,7 +3,7 @@
 //! ```text
 //!            3 hard failures in a row, or 1 that a probe confirms
 //!            5 soft failures in a row
-//!            less than 80 % of 20 or more tries within 30 s                two probes
+//!            less than 80 % of 20 or more tries within 30 s          two probes, or a request
 //!   CLOSED ───────────────────────────────────────────────────▶ OPEN ────────────────▶ HALF-OPEN
 //!     ▲                                                          ▲     any failure          │
 //!     │                                                          └──────────────────────────┤
@@ -156,7 +156,9 @@ impl Breaker {
             State::Closed => {}
             State::Open { until, probes } => {
                 self.back_since.get_or_insert(now);
+                // A request that got through says more than a probe.
                 self.state = match probes + 1 {
+                    _ if signal == Signal::Success => State::HalfOpen { stage: 0, successes: 1 },
                     PROBES.. => State::HalfOpen { stage: 0, successes: 0 },
                     probes => State::Open { until, probes },
                 };
@@ -447,10 +449,10 @@ mod tests {
         bench.pass(600);
         bench.tell_all(&[Hard, Soft, Silence, Leaving]);
         assert_eq!(bench.breaker.until_probe(bench.now), Some(Duration::from_millis(400)));
-        bench.tell_all(&[Success, Hard, Success]);
-        assert!(bench.breaker.is_open(), "successes count in a row");
-        bench.tell(Success);
-        assert!(!bench.breaker.is_open(), "requests that are answered do what probes do");
+        bench.tell_all(&[ProbeAnswered, Hard, ProbeAnswered]);
+        assert!(bench.breaker.is_open(), "probes count in a row");
+        bench.tell_all(&[Soft, Success]);
+        assert!(!bench.breaker.is_open(), "a request that got through is enough");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::breaker::{Admission, Signal};
 use crate::delay::Delays;
 use crate::error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 use crate::failback;
-use crate::health::Admitted;
+use crate::health::{Admitted, ServerState};
 use crate::hint::{Hint, Owner};
 use crate::outcome::{Answer, AnswerBody, Cause, Failure, foreign};
 use crate::server::{IN_FLIGHT, Server, ThisTry};
@@ -77,6 +77,8 @@ pub(super) struct Tries<'c, 's> {
     wanted_pause: Option<Duration>,
     /// What lets a server begin to serve, by the server's place.
     token: Option<(usize, Hint)>,
+    /// Who a hint named; learned when it answers.
+    named: Option<Owner>,
     made: Vec<(usize, Attempt)>,
     /// The last refusal that could not be helped.
     refusal: Option<Error>,
@@ -106,6 +108,7 @@ impl<'c, 's> Tries<'c, 's> {
             readiness: Delays::between(READY.0, READY.1),
             wanted_pause: None,
             token: None,
+            named: None,
             made: Vec::new(),
             refusal: None,
         }
@@ -150,7 +153,10 @@ impl<'c, 's> Tries<'c, 's> {
         }
         if self.queue.is_empty() && self.rounds < self.call.route.settings().attempts {
             self.rounds += 1;
-            self.queue.extend(self.candidates.iter().map(|&server| Step { server, why: Why::Again }));
+            // Who is down now is down in a moment; nobody waits for that.
+            let servers = self.call.state.servers();
+            let there = self.candidates.iter().filter(|&&server| servers[server].health.state() != ServerState::Down);
+            self.queue.extend(there.map(|&server| Step { server, why: Why::Again }));
         }
         self.queue.pop_front()
     }
@@ -167,7 +173,8 @@ impl<'c, 's> Tries<'c, 's> {
     /// Whether there is a token for what repeats work that may have been done.
     fn can_afford(&self, step: Step) -> bool {
         let server = self.server();
-        let outcome_at = |server: usize| self.made.iter().rfind(|(made, _)| *made == server).map(|(_, made)| made.outcome);
+        let outcome_at =
+            |server: usize| self.made.iter().rfind(|(made, _)| *made == server).map(|(_, made)| made.outcome);
         match step.why {
             Why::Again => outcome_at(step.server) == Some(TryOutcome::NotSent) || server.retries.withdraw(),
             Why::Turn if self.is_in_doubt() => server.failovers.withdraw(),
@@ -243,6 +250,8 @@ impl<'c, 's> Tries<'c, 's> {
         if self.stands_in() {
             let owner = &self.call.state.servers()[self.owner];
             failback::heed(owner, self.server(), self.call.route.folder(), &answer);
+        } else if let Some(named) = self.named.take() {
+            self.call.state.learn(self.call.route, named);
         }
         let lost = matches!(answer.body, AnswerBody::Lost(_));
         if let Some(error) = foreign(&answer) {
@@ -329,7 +338,11 @@ impl<'c, 's> Tries<'c, 's> {
             self.note(TryOutcome::Rejected, why.to_owned());
         }
         let error = Error::new(ErrorKind::Unavailable, detail);
-        self.refusal = Some(answer.to_error().hint().map_or(error.repeat(), |hint| error.with_hint(hint)));
+        let error = match answer.to_error().hint() {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        };
+        self.refusal.get_or_insert(error);
     }
 
     /// The server gets the folder. With the token of the one that gave it away it begins to serve; otherwise the one that
@@ -369,7 +382,9 @@ impl<'c, 's> Tries<'c, 's> {
                 let unknown = named.filter(|id| self.call.state.server(id).is_err());
                 let mut error = answer.to_error();
                 if let Some(id) = unknown {
-                    error = error.with_hint(format!("it lives on {id:?}, which the loaded map does not list; load a younger map"));
+                    error = error.with_hint(format!(
+                        "it lives on {id:?}, which the loaded map does not list; load a younger map"
+                    ));
                 }
                 return Err(error.with_applied(applied).with_attempts(self.attempts()));
             }
@@ -387,11 +402,11 @@ impl<'c, 's> Tries<'c, 's> {
         if owner == self.current || self.hops >= MAX_HOPS {
             return None;
         }
-        if hint.owner == id {
-            if let Some(epoch) = hint.epoch {
-                state.learn(route, Owner { id, epoch });
-            }
-            self.token = hint.token.is_some().then_some((owner, hint));
+        self.named = hint.epoch.filter(|_| hint.owner == id).map(|epoch| Owner { id, epoch });
+        if hint.token.is_some() && self.named.is_some() {
+            // The folder has left for good. Without a token it may only be about to.
+            self.named.take().into_iter().for_each(|named| state.learn(route, named));
+            self.token = Some((owner, hint));
         }
         Some(owner)
     }
@@ -399,6 +414,7 @@ impl<'c, 's> Tries<'c, 's> {
     fn go_to(&mut self, owner: usize) {
         self.hops += 1;
         self.owner = owner;
+        self.refusal = None;
         self.candidates = vec![owner];
         self.queue.retain(|step| step.server != owner && step.server != self.current);
         self.queue.push_front(Step { server: owner, why: Why::Hint });
