@@ -270,11 +270,24 @@ impl<'c, 's> Tries<'c, 's> {
 
     /// Nobody has seen the request: any other server may be asked, at once.
     pub(super) fn not_sent(&mut self, failure: Failure) {
+        if failure.cause == Cause::Untrusted && self.call.class.is_write() {
+            return self.distrusted(failure);
+        }
         // Where a hint led, nobody else has the folder: the server is waited for.
-        if self.hops > 0 && !self.stands_in() && failure.cause != Cause::Unasked {
+        if self.hops > 0 && !self.stands_in() && failure.cause == Cause::Unreachable {
             self.queue.push_back(Step { server: self.current, why: Why::GetsReady });
         }
         self.note(TryOutcome::NotSent, failure.why);
+    }
+
+    /// An expired certificate is no outage: a month of writes at the fallback would be worse than an error now.
+    fn distrusted(&mut self, failure: Failure) {
+        let detail =
+            format!("the certificate of {} is not trusted, and writes go nowhere else for that", self.server().label());
+        self.note(TryOutcome::NotSent, failure.why);
+        self.refusal = Some(Error::new(ErrorKind::Network, detail));
+        self.candidates.clear();
+        self.queue.clear();
     }
 
     /// Somebody may have seen the request: it may be asked again only where that cannot count twice.

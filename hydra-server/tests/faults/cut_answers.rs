@@ -80,7 +80,8 @@ async fn add_one(swamp: &Swamp, key: &str, doubts: &AtomicUsize) -> Result<(), E
 /// What a copy tool does: the files that one server wrote, to the other.
 fn sync(id: &str, from: &Path, to: &Path) {
     let own = format!("--include={id}-*.hy[ls]");
-    let flags = ["-a", "--append-verify", "--prune-empty-dirs", "--exclude=/.hydra", "--include=*/", &own, "--exclude=*"];
+    let flags =
+        ["-a", "--append-verify", "--prune-empty-dirs", "--exclude=/.hydra", "--include=*/", &own, "--exclude=*"];
     let (from, to) = (format!("{}/", text(from)), format!("{}/", text(to)));
     let output = try_run("rsync", &[&flags[..], &[&from, &to]].concat());
     assert!(matches!(output.status.code(), Some(0 | 23 | 24)), "{}", String::from_utf8_lossy(&output.stderr));
