@@ -2,6 +2,7 @@
 
 mod builder;
 mod check;
+mod difference;
 mod draft;
 mod file;
 mod finding;
@@ -15,6 +16,7 @@ use hydra_core::{FolderCount, FolderId, FolderSet, Pattern, SwampName, folder_of
 
 pub use builder::{MapBuilder, PoolBuilder};
 pub(crate) use check::check_url;
+pub use difference::FolderMove;
 use draft::Draft;
 pub use draft::MapServer;
 pub use finding::{Finding, MapError, Severity};
