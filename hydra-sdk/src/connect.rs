@@ -175,7 +175,11 @@ impl HydraBuilder {
         let hydra = Hydra::new(Endpoint::Remote(Cluster::new(map, self.given.clone())?.into()));
         let pause = self.watch.unwrap_or(WATCH_EVERY);
         if !pause.is_zero() {
-            tokio::spawn(watch::watch(Watched { path, pause, accept_moves: self.accept_moves }, text, hydra.downgrade()));
+            tokio::spawn(watch::watch(
+                Watched { path, pause, accept_moves: self.accept_moves },
+                text,
+                hydra.downgrade(),
+            ));
         }
         Ok(hydra)
     }

@@ -34,8 +34,8 @@ use crate::cluster::Announce;
 use crate::delay::Delays;
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::Answer;
-use crate::request::Request;
 use crate::probe::pause_between_probes;
+use crate::request::Request;
 use crate::server::Server;
 use crate::settings::{Failback, OpClass};
 

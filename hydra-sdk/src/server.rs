@@ -330,12 +330,7 @@ impl Server {
 }
 
 /// The connections to a server, with so many kept open.
-fn connections(
-    url: &str,
-    settings: &Settings,
-    credentials: &Credentials,
-    kept: usize,
-) -> Result<reqwest::Client> {
+fn connections(url: &str, settings: &Settings, credentials: &Credentials, kept: usize) -> Result<reqwest::Client> {
     reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())

@@ -167,7 +167,8 @@ impl<'c, 's> Tries<'c, 's> {
     /// Whether there is a token for what repeats work that may have been done.
     fn can_afford(&self, step: Step) -> bool {
         let server = self.server();
-        let outcome_at = |server: usize| self.made.iter().rfind(|(made, _)| *made == server).map(|(_, made)| made.outcome);
+        let outcome_at =
+            |server: usize| self.made.iter().rfind(|(made, _)| *made == server).map(|(_, made)| made.outcome);
         match step.why {
             Why::Again => outcome_at(step.server) == Some(TryOutcome::NotSent) || server.retries.withdraw(),
             Why::Turn if self.is_in_doubt() => server.failovers.withdraw(),
@@ -369,7 +370,9 @@ impl<'c, 's> Tries<'c, 's> {
                 let unknown = named.filter(|id| self.call.state.server(id).is_err());
                 let mut error = answer.to_error();
                 if let Some(id) = unknown {
-                    error = error.with_hint(format!("it lives on {id:?}, which the loaded map does not list; load a younger map"));
+                    error = error.with_hint(format!(
+                        "it lives on {id:?}, which the loaded map does not list; load a younger map"
+                    ));
                 }
                 return Err(error.with_applied(applied).with_attempts(self.attempts()));
             }

@@ -95,7 +95,10 @@ fn tell(outage: Outage, ledgers: &[Ledger], began: Instant, over: Instant) {
         during(began).count()
     );
     assert!(acknowledged > 300, "only {acknowledged} calls were answered");
-    assert!(during(began).count() > 4, "the fallback answers while the primary does not");
+    assert!(during(began).count() > 100, "the fallback answers while the primary does not");
+    // A call that is under way when a server falls silent waits for two connections at most. Lost packets are sent again.
+    let most = Duration::from_millis(if matches!(outage, Outage::Lossy) { 5_000 } else { 2_000 });
+    assert!(longest < most, "a call took {longest:?}");
 }
 
 /// Both servers answer the same, and what the ledgers say.
