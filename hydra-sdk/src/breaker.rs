@@ -3,7 +3,7 @@
 //! ```text
 //!            3 hard failures in a row, or 1 that a probe confirms
 //!            5 soft failures in a row
-//!            less than 80 % of 20 or more tries within 30 s                two probes
+//!            less than 80 % of 20 or more tries within 30 s          two probes, or a request
 //!   CLOSED ───────────────────────────────────────────────────▶ OPEN ────────────────▶ HALF-OPEN
 //!     ▲                                                          ▲     any failure          │
 //!     │                                                          └──────────────────────────┤
@@ -12,7 +12,7 @@
 //!
 //! *Hard* is a server that takes no connection: refused, no route, unknown host, connect timeout. *Soft* is a connection
 //! that broke, or a proxy that spoke in the server's place. An answer that did not come in time is neither: a slow server
-//! is not a dead one. Every answer of the server itself is a success, also a refusal.
+//! is not a dead one. Five of them in a row open it only if a probe is not answered either. Every answer of the server itself is a success, also a refusal.
 //!
 //! An open breaker is left alone for half to all of a period that doubles with every failure, then probed. Probes
 //! also count as successes, so that a server without traffic comes back. Closed again, it is *trusted* when it has
@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 /// Failures in a row that open it.
 const HARD: u32 = 3;
 const SOFT: u32 = 5;
+/// So many answers that did not come in time open it if a probe is not answered either.
+const SILENT: u32 = 5;
 /// How many probes in a row begin the way back.
 const PROBES: u32 = 2;
 /// How many requests may be under way, stage by stage of the way back.
@@ -91,6 +93,7 @@ pub(crate) struct Breaker {
     hold_down: Duration,
     hard: u32,
     soft: u32,
+    silent: u32,
     rate: Rate,
     /// The length of the next open period, in units.
     period: u32,
@@ -111,6 +114,7 @@ impl Breaker {
             hold_down,
             hard: 0,
             soft: 0,
+            silent: 0,
             rate: Rate::default(),
             period: 1,
             back_since: None,
@@ -138,8 +142,11 @@ impl Breaker {
         match signal {
             Signal::Success | Signal::ProbeAnswered => self.success(signal, now),
             Signal::Hard | Signal::Soft => self.failure(signal, now, chance),
-            // While it is closed, silence says nothing.
-            Signal::Silence | Signal::ProbeSilent if self.state == State::Closed => Change::Nothing,
+            Signal::Silence if self.state == State::Closed => {
+                self.silent += 1;
+                if self.silent >= SILENT { Change::Suspected } else { Change::Nothing }
+            }
+            Signal::ProbeSilent if self.state == State::Closed && self.silent < SILENT => Change::Nothing,
             Signal::ProbeFailed | Signal::ProbeSilent => self.open(now, chance),
             Signal::Silence | Signal::Leaving if self.is_open() => self.relapse(),
             Signal::Silence | Signal::Leaving => self.open(now, chance),
@@ -147,7 +154,7 @@ impl Breaker {
     }
 
     fn success(&mut self, signal: Signal, now: Instant) -> Change {
-        self.hard = 0;
+        (self.hard, self.silent) = (0, 0);
         if signal == Signal::Success {
             self.soft = 0;
         }
@@ -156,7 +163,9 @@ impl Breaker {
             State::Closed => {}
             State::Open { until, probes } => {
                 self.back_since.get_or_insert(now);
+                // A request that got through says more than a probe.
                 self.state = match probes + 1 {
+                    _ if signal == Signal::Success => State::HalfOpen { stage: 0, successes: 1 },
                     PROBES.. => State::HalfOpen { stage: 0, successes: 0 },
                     probes => State::Open { until, probes },
                 };
@@ -206,7 +215,8 @@ impl Breaker {
         let whole = self.unit * self.period;
         self.state = State::Open { until: now + whole / 2 + (whole / 2).mul_f64(chance.clamp(0.0, 1.0)), probes: 0 };
         self.period = (self.period * 2).min(LONGEST);
-        (self.hard, self.soft, self.back_since, self.under_way) = (0, 0, None, 0);
+        (self.hard, self.soft, self.silent) = (0, 0, 0);
+        (self.back_since, self.under_way) = (None, 0);
         self.rate = Rate::default();
         if was_open { Change::Nothing } else { Change::Opened }
     }
@@ -350,6 +360,18 @@ mod tests {
             ("soft, but not in a row", [vec![Soft; 4], vec![Success], vec![Soft; 4]].concat(), false),
             ("a hundred silences", vec![Silence; 100], false),
             ("a probe that is silent", vec![ProbeSilent; 3], false),
+            ("four silences, and then a silent probe", [vec![Silence; 4], vec![ProbeSilent]].concat(), false),
+            ("five silences, and then a silent probe", [vec![Silence; 5], vec![ProbeSilent]].concat(), true),
+            (
+                "five silences, but not in a row",
+                [vec![Silence; 4], vec![Success, Silence, ProbeSilent]].concat(),
+                false,
+            ),
+            (
+                "five silences, and a probe is answered",
+                [vec![Silence; 5], vec![ProbeAnswered, ProbeSilent]].concat(),
+                false,
+            ),
             ("a server that leaves", vec![Leaving], true),
             ("one failure in ten", [vec![Success; 9], vec![Soft]].concat().repeat(50), false),
             ("one failure in five", [vec![Success; 4], vec![Soft]].concat().repeat(20), false),
@@ -447,10 +469,10 @@ mod tests {
         bench.pass(600);
         bench.tell_all(&[Hard, Soft, Silence, Leaving]);
         assert_eq!(bench.breaker.until_probe(bench.now), Some(Duration::from_millis(400)));
-        bench.tell_all(&[Success, Hard, Success]);
-        assert!(bench.breaker.is_open(), "successes count in a row");
-        bench.tell(Success);
-        assert!(!bench.breaker.is_open(), "requests that are answered do what probes do");
+        bench.tell_all(&[ProbeAnswered, Hard, ProbeAnswered]);
+        assert!(bench.breaker.is_open(), "probes count in a row");
+        bench.tell_all(&[Soft, Success]);
+        assert!(!bench.breaker.is_open(), "a request that got through is enough");
     }
 
     #[test]

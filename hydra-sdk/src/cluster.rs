@@ -1,5 +1,6 @@
 //! The servers of a map and the map itself, exchanged together while calls run.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -317,10 +318,12 @@ impl State {
         // Connections go with the credentials they were made with.
         let known = before.filter(|before| Arc::ptr_eq(&before.credentials, &credentials));
         let known = known.map_or(&[][..], |before| &before.servers);
+        let known: HashMap<&str, &Arc<Server>> = known.iter().map(|server| (server.id(), server)).collect();
         let expected = Expected { cluster: map.cluster().to_owned(), folders: map.folders() };
         let servers = map.servers().iter().enumerate().map(|(index, listed)| {
             let (pool, settings) = map.pool_of(index);
-            if let Some(same) = known.iter().find(|server| server.is_listed_as(listed, pool, settings)) {
+            let same = known.get(listed.id.as_str()).filter(|server| server.is_listed_as(listed, pool, settings));
+            if let Some(&same) = same {
                 // Whoever answers at its address may have been put right with the map.
                 same.health.forget_who();
                 return Ok(Arc::clone(same));

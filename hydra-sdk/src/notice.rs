@@ -47,6 +47,13 @@ pub enum ClientEvent {
         /// What differs.
         why: String,
     },
+    /// The certificate of a server is not trusted. Reads go to its fallbacks, writes fail.
+    ServerUntrusted {
+        /// The id of the server.
+        server: String,
+        /// What is wrong with the certificate.
+        why: String,
+    },
     /// A server said that a folder lives elsewhere, and calls go there from now on.
     FolderLearned {
         /// The pool.
@@ -76,6 +83,12 @@ impl fmt::Display for ClientEvent {
             ClientEvent::ServerQuarantined { server, why } => {
                 write!(f, "{server} {why}; it is not asked until the map changes")
             }
+            ClientEvent::ServerUntrusted { server, why } => {
+                write!(
+                    f,
+                    "{server} {why}; its certificate is not trusted, so writes to it fail and reads go to its fallbacks"
+                )
+            }
             ClientEvent::FolderLearned { pool, folder, server, epoch } => {
                 write!(f, "folder {folder} of pool {pool} lives on {server} since epoch {epoch}")
             }
@@ -100,7 +113,7 @@ impl Notices {
             ClientEvent::MapRefused { .. } | ClientEvent::MapBehind { .. } | ClientEvent::ServerDown { .. } => {
                 tracing::warn!("{event}");
             }
-            ClientEvent::ServerQuarantined { .. } => tracing::error!("{event}"),
+            ClientEvent::ServerQuarantined { .. } | ClientEvent::ServerUntrusted { .. } => tracing::error!("{event}"),
         }
         if let Some(handler) = &self.0 {
             handler(event);

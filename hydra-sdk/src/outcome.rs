@@ -3,6 +3,7 @@
 //! | what happened | outcome |
 //! | --- | --- |
 //! | refused, no route, unknown host, connect timeout; a fresh connection closed before anything was written | not sent |
+//! | a certificate that is not trusted | not sent; an error for writes, because it is a mistake or an attack and no outage |
 //! | the connection broke after the request was written, or no answer came in time | maybe |
 //! | 502, 503, 504 that no Hydra server made (no `Hydra-Server`): a proxy spoke | maybe |
 //! | any answer with `Hydra-Server` | answered, or rejected if it says `Hydra-Applied: no` |
@@ -67,6 +68,8 @@ pub(crate) enum Cause {
     Broken,
     /// Time ran out on a connection that stands: the server may only be slow.
     Silence,
+    /// Whoever is there could not prove to be the server: its certificate is not trusted.
+    Untrusted,
     /// The server died while its answer was awaited.
     Death,
     /// Nothing: the server was not asked.
@@ -226,7 +229,8 @@ pub(crate) fn foreign(answer: &Answer) -> Option<Error> {
 pub(crate) fn of_error(error: &reqwest::Error) -> Outcome {
     let why = describe(error);
     if error.is_connect() {
-        Outcome::NotSent(Failure::new(Cause::Unreachable, why))
+        let cause = if is_untrusted(error) { Cause::Untrusted } else { Cause::Unreachable };
+        Outcome::NotSent(Failure::new(cause, why))
     } else if was_never_written(error) {
         Outcome::NotSent(Failure::new(Cause::Broken, why))
     } else {
@@ -237,6 +241,16 @@ pub(crate) fn of_error(error: &reqwest::Error) -> Outcome {
 /// Why an answer that was begun, or awaited, did not come.
 pub(crate) fn cause_of(error: &reqwest::Error) -> Cause {
     if error.is_timeout() { Cause::Silence } else { Cause::Broken }
+}
+
+/// Whether TLS was not agreed on because of the server's certificate: expired, of an unknown issuer, or of another name.
+fn is_untrusted(error: &reqwest::Error) -> bool {
+    // What an io error carries is not its source.
+    let carried = chain(error).filter_map(|cause| cause.downcast_ref::<io::Error>()?.get_ref());
+    let of_tls = carried.filter_map(|carried| carried.downcast_ref::<rustls::Error>());
+    of_tls
+        .chain(chain(error).filter_map(|cause| cause.downcast_ref()))
+        .any(|error| matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
 }
 
 /// Whether hyper handed the request back because the connection closed before anything was written.

@@ -38,6 +38,8 @@ enum Found {
     Silence,
     /// No connection could be made.
     Nobody(Failure),
+    /// Its certificate is not trusted.
+    Untrusted(Failure),
 }
 
 impl Server {
@@ -48,7 +50,7 @@ impl Server {
     pub(crate) async fn introduce(&self) -> Result<(), Failure> {
         if self.expected.is_some() && self.health.is_to_be_asked() {
             match self.question(&self.connections(), self.connect_timeout()).await {
-                Found::Nobody(failure) => return Err(failure),
+                Found::Nobody(failure) | Found::Untrusted(failure) => return Err(failure),
                 Found::Answer(Some(said)) => self.heed_who(&said),
                 Found::Answer(None) | Found::Leaving | Found::Silence => self.health.said_nothing(),
             }
@@ -124,7 +126,7 @@ impl Server {
                 Signal::ProbeAnswered
             }
             Found::Leaving | Found::Nobody(_) => Signal::ProbeFailed,
-            Found::Silence => Signal::ProbeSilent,
+            Found::Silence | Found::Untrusted(_) => Signal::ProbeSilent,
         };
         self.tell(signal);
     }
@@ -135,6 +137,7 @@ impl Server {
             Outcome::Answered(answer) if answer.status < 500 => found(&answer),
             Outcome::Answered(_) | Outcome::Rejected(..) => Found::Leaving,
             Outcome::NotSent(failure) if failure.cause == Cause::Unreachable => Found::Nobody(failure),
+            Outcome::NotSent(failure) if failure.cause == Cause::Untrusted => Found::Untrusted(failure),
             Outcome::NotSent(_) | Outcome::Maybe(_) => Found::Silence,
         }
     }

@@ -1,6 +1,6 @@
 //! One server of the map: its connections, what is known about its health, and one exchange with it.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,8 @@ pub(crate) struct Server {
     pub(crate) stays: Stays,
     /// A probe is under way.
     pub(crate) is_probed: AtomicBool,
+    /// Its certificate was not trusted the last time.
+    is_distrusted: AtomicBool,
     /// Somebody looks out for its return.
     pub(crate) is_awaited: AtomicBool,
     me: Weak<Server>,
@@ -108,6 +110,7 @@ impl Server {
             failovers: Budget::for_failovers(),
             stays: Stays::default(),
             is_probed: AtomicBool::new(false),
+            is_distrusted: AtomicBool::new(false),
             is_awaited: AtomicBool::new(false),
             me: me.clone(),
         }))
@@ -173,6 +176,7 @@ impl Server {
             Outcome::Rejected(..) => Signal::Success,
             Outcome::NotSent(failure) | Outcome::Maybe(failure) => match failure.cause {
                 Cause::Unreachable => Signal::Hard,
+                Cause::Untrusted => return self.distrust(&failure.why),
                 Cause::Broken => Signal::Soft,
                 Cause::Silence => Signal::Silence,
                 Cause::Death | Cause::Unasked => return,
@@ -181,8 +185,19 @@ impl Server {
         self.tell(signal);
     }
 
+    /// Whoever is there is not trusted: told once, until it answers as it should. It is no outage, so the breaker stays as it is.
+    fn distrust(&self, why: &str) {
+        if !self.is_distrusted.swap(true, Ordering::AcqRel) {
+            let (server, why) = (self.label.clone(), why.to_owned());
+            self.notices.emit(&ClientEvent::ServerUntrusted { server, why });
+        }
+    }
+
     /// Tells the breaker, and does what follows from it.
     pub(crate) fn tell(&self, signal: Signal) {
+        if signal == Signal::Success && self.is_distrusted.load(Ordering::Relaxed) {
+            self.is_distrusted.store(false, Ordering::Release);
+        }
         match self.health.heed(signal) {
             Change::Nothing => {}
             Change::Suspected => self.suspect(),

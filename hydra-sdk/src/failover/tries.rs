@@ -12,7 +12,7 @@ use crate::breaker::{Admission, Signal};
 use crate::delay::Delays;
 use crate::error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 use crate::failback;
-use crate::health::Admitted;
+use crate::health::{Admitted, ServerState};
 use crate::hint::{Hint, Owner};
 use crate::outcome::{Answer, AnswerBody, Cause, Failure, foreign};
 use crate::server::{IN_FLIGHT, Server, ThisTry};
@@ -77,6 +77,8 @@ pub(super) struct Tries<'c, 's> {
     wanted_pause: Option<Duration>,
     /// What lets a server begin to serve, by the server's place.
     token: Option<(usize, Hint)>,
+    /// Who a hint named; learned when it answers.
+    named: Option<Owner>,
     made: Vec<(usize, Attempt)>,
     /// The last refusal that could not be helped.
     refusal: Option<Error>,
@@ -106,6 +108,7 @@ impl<'c, 's> Tries<'c, 's> {
             readiness: Delays::between(READY.0, READY.1),
             wanted_pause: None,
             token: None,
+            named: None,
             made: Vec::new(),
             refusal: None,
         }
@@ -150,7 +153,10 @@ impl<'c, 's> Tries<'c, 's> {
         }
         if self.queue.is_empty() && self.rounds < self.call.route.settings().attempts {
             self.rounds += 1;
-            self.queue.extend(self.candidates.iter().map(|&server| Step { server, why: Why::Again }));
+            // Who is down now is down in a moment; nobody waits for that.
+            let servers = self.call.state.servers();
+            let there = self.candidates.iter().filter(|&&server| servers[server].health.state() != ServerState::Down);
+            self.queue.extend(there.map(|&server| Step { server, why: Why::Again }));
         }
         self.queue.pop_front()
     }
@@ -244,6 +250,8 @@ impl<'c, 's> Tries<'c, 's> {
         if self.stands_in() {
             let owner = &self.call.state.servers()[self.owner];
             failback::heed(owner, self.server(), self.call.route.folder(), &answer);
+        } else if let Some(named) = self.named.take() {
+            self.call.state.learn(self.call.route, named);
         }
         let lost = matches!(answer.body, AnswerBody::Lost(_));
         if let Some(error) = foreign(&answer) {
@@ -262,11 +270,24 @@ impl<'c, 's> Tries<'c, 's> {
 
     /// Nobody has seen the request: any other server may be asked, at once.
     pub(super) fn not_sent(&mut self, failure: Failure) {
+        if failure.cause == Cause::Untrusted && self.call.class.is_write() {
+            return self.distrusted(failure);
+        }
         // Where a hint led, nobody else has the folder: the server is waited for.
-        if self.hops > 0 && !self.stands_in() && failure.cause != Cause::Unasked {
+        if self.hops > 0 && !self.stands_in() && failure.cause == Cause::Unreachable {
             self.queue.push_back(Step { server: self.current, why: Why::GetsReady });
         }
         self.note(TryOutcome::NotSent, failure.why);
+    }
+
+    /// An expired certificate is no outage: a month of writes at the fallback would be worse than an error now.
+    fn distrusted(&mut self, failure: Failure) {
+        let detail =
+            format!("the certificate of {} is not trusted, and writes go nowhere else for that", self.server().label());
+        self.note(TryOutcome::NotSent, failure.why);
+        self.refusal = Some(Error::new(ErrorKind::Network, detail));
+        self.candidates.clear();
+        self.queue.clear();
     }
 
     /// Somebody may have seen the request: it may be asked again only where that cannot count twice.
@@ -330,7 +351,11 @@ impl<'c, 's> Tries<'c, 's> {
             self.note(TryOutcome::Rejected, why.to_owned());
         }
         let error = Error::new(ErrorKind::Unavailable, detail);
-        self.refusal = Some(answer.to_error().hint().map_or(error.repeat(), |hint| error.with_hint(hint)));
+        let error = match answer.to_error().hint() {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        };
+        self.refusal.get_or_insert(error);
     }
 
     /// The server gets the folder. With the token of the one that gave it away it begins to serve; otherwise the one that
@@ -390,11 +415,11 @@ impl<'c, 's> Tries<'c, 's> {
         if owner == self.current || self.hops >= MAX_HOPS {
             return None;
         }
-        if hint.owner == id {
-            if let Some(epoch) = hint.epoch {
-                state.learn(route, Owner { id, epoch });
-            }
-            self.token = hint.token.is_some().then_some((owner, hint));
+        self.named = hint.epoch.filter(|_| hint.owner == id).map(|epoch| Owner { id, epoch });
+        if hint.token.is_some() && self.named.is_some() {
+            // The folder has left for good. Without a token it may only be about to.
+            self.named.take().into_iter().for_each(|named| state.learn(route, named));
+            self.token = Some((owner, hint));
         }
         Some(owner)
     }
@@ -402,6 +427,7 @@ impl<'c, 's> Tries<'c, 's> {
     fn go_to(&mut self, owner: usize) {
         self.hops += 1;
         self.owner = owner;
+        self.refusal = None;
         self.candidates = vec![owner];
         self.queue.retain(|step| step.server != owner && step.server != self.current);
         self.queue.push_front(Step { server: owner, why: Why::Hint });

@@ -23,6 +23,14 @@ pub struct FolderMove {
     pub names: Option<Pattern>,
 }
 
+impl FolderMove {
+    /// The same for these folders.
+    #[must_use]
+    pub fn of(&self, folders: FolderSet) -> FolderMove {
+        FolderMove { folders, ..self.clone() }
+    }
+}
+
 impl fmt::Display for FolderMove {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let FolderMove { pool, folders, from, to, names } = self;
