@@ -174,8 +174,8 @@ fn to_another(task: &Task) -> Error {
 fn check_settled(directory: &Directory) -> Result<()> {
     let refuse = |what: String, hint: &str| Err(Error::new(ErrorCode::InvalidConfig, what).with_hint(hint));
     let notes = directory.local(layout::TAKEOVER_DIR);
-    let noted = fs::read_dir(&notes).into_iter().flatten().flatten();
-    if let Some(note) = noted.filter(|entry| entry.metadata().is_ok_and(|facts| facts.len() > 0)).next() {
+    let mut noted = fs::read_dir(&notes).into_iter().flatten().flatten();
+    if let Some(note) = noted.find(|entry| entry.metadata().is_ok_and(|facts| facts.len() > 0)) {
         let what = format!("writes in place of another server are not settled: {}", note.path().display());
         return refuse(what, "let the copies meet and hydra-router sync settle them, then stop the server again");
     }
