@@ -1,0 +1,1 @@
+//! Twenty workers, pages under writes, feeds over restarts, locks in turn.
