@@ -19,7 +19,7 @@ type Result<T> = std::result::Result<T, Error>;
 /// | `put`, `merge`, `patch` | `"created"` or `"changed"` |
 /// | `get`, `path` | `[value]`, or `[]` where there is none |
 /// | `text` | the text of the value |
-/// | `meta` | whether it expires, was changed, and is at the version of `if` |
+/// | `meta` | whether it expires, and is at the version of `if` |
 /// | `delete`, `destroy`, `ack`, `extend`, `renew`, `release` | whether there was something |
 /// | `increment` | the sum |
 /// | `push` | the length of the key, and whether it comes after the one pushed before |
@@ -99,7 +99,6 @@ async fn read(swamp: &Swamp<Json>, step: &Step, saved: &Saved) -> Result<Json> {
             let same = step.r#if.as_ref().map(|version| saved.versions[version] == treasure.version);
             Ok(json!({
                 "expires": treasure.expires_at.is_some(),
-                "changed": treasure.created_at != treasure.updated_at,
                 "same": same,
             }))
         }
@@ -273,9 +272,9 @@ async fn list(swamp: &Swamp<Json>, step: &Step, saved: &mut Saved) -> Result<Jso
         let list = if let Some(prefix) = &step.prefix { list.prefix(prefix) } else { list };
         let list = match (&step.from, &step.to) {
             (None, None) => list,
-            (Some(from), None) => list.range(from..),
-            (None, Some(to)) => list.range(..to),
-            (Some(from), Some(to)) => list.range(from..to),
+            (Some(from), None) => list.range(from.clone()..),
+            (None, Some(to)) => list.range(..to.clone()),
+            (Some(from), Some(to)) => list.range(from.clone()..to.clone()),
         };
         let list = if let Some(filter) = &step.r#where { list.filter(filter.parse::<Filter>()?) } else { list };
         Ok(match step.expired.as_deref() {
