@@ -12,6 +12,8 @@ pub(crate) const MAX_KEPT_BYTES: u64 = 1 << 20;
 pub(crate) const MAX_SMALL_BODY_BYTES: u64 = 64 << 10;
 /// The longest body of a batch across swamps: 64 MiB, as on servers.
 pub(crate) const MAX_BATCH_BODY_BYTES: u64 = 64 << 20;
+/// The most swamps one page of a list may have, as on servers.
+pub(crate) const MAX_LIST_LIMIT: usize = 10_000;
 /// How many routers a request may pass before this one.
 pub(crate) const MAX_HOPS: u32 = 3;
 

@@ -18,7 +18,7 @@ use crate::body::{KeptMemory, RequestBody};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
 use crate::metrics::Metrics;
 use crate::route::{Place, Route};
-use crate::{fan_out, feeds, forward, service, split};
+use crate::{catalog, export, fan_out, feeds, folders, forward, import, service, split};
 
 /// What all requests share. Nothing of it outlives the process, so any number of routers may run.
 #[derive(Debug)]
@@ -105,6 +105,10 @@ impl Gateway {
             Route::Policies => fan_out::policies(self, head, body).await,
             Route::Flush => fan_out::flush(self, head, body).await,
             Route::BatchAcross => split::batch(self, head, body).await,
+            Route::Swamps(sanctuary, realm) => catalog::list(self, head, sanctuary, realm).await,
+            Route::ImportAll => import::all(self, head, body).await,
+            Route::ExportAll => export::all(self, head).await,
+            Route::Folders(wanted) => folders::list(self, head, wanted).await,
             Route::Map => Ok(service::map(self, &head.parts)),
             Route::Metrics => Ok(service::metrics(self)),
             Route::Ready => service::ready(self),

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::gateway::Gateway;
-use crate::peer::{Peer, Watched};
+use crate::peer::{Peer, StillReading, Watched};
 
 /// Buffers of this size hold a request head beyond every limit, so that it is refused with a reason.
 const READ_BUFFER: usize = 128 << 10;
@@ -141,8 +141,11 @@ async fn connection(stream: TcpStream, gateway: Arc<Gateway>, draining: Cancella
     let service = service_fn(|request| {
         let (gateway, waiting) = (Arc::clone(&gateway), peer.wait());
         async move {
-            let answer = gateway.answer(request).await;
-            drop(waiting);
+            let mut answer = gateway.answer(request).await;
+            match answer.extensions_mut().remove::<StillReading>() {
+                Some(reader) => reader.keep(waiting),
+                None => drop(waiting),
+            }
             Ok::<_, Infallible>(answer)
         }
     });

@@ -63,6 +63,8 @@ pub(crate) struct Answered {
     pub(crate) server: Arc<Server>,
     /// Whether a fallback answered in place of the primary.
     pub(crate) fell_back: bool,
+    /// How many tries were made before the one that was answered.
+    pub(crate) retried: u32,
 }
 
 /// Asks the primary and, when it cannot be reached, its fallbacks.
@@ -222,7 +224,8 @@ impl<'c, 's> Tries<'c, 's> {
         }
         if !lost && (answer.is_success() || answer.status == 304 || !self.is_in_doubt_elsewhere()) {
             let server = Arc::clone(self.server());
-            return Ok(Answered { answer, server, fell_back: self.stands_in(self.current) });
+            let retried = u32::try_from(self.made.len()).unwrap_or(u32::MAX);
+            return Ok(Answered { answer, server, fell_back: self.stands_in(self.current), retried });
         }
         self.note(TryOutcome::Answered, format!("answered {}", answer.status));
         let applied = if lost { Applied::Yes } else { Applied::Unknown };

@@ -1,6 +1,7 @@
 //! The promises of the router, tried over real sockets in front of real servers.
 
 /// Tokens: those of requests go on to the servers, the router's own only when that is meant.
+mod across;
 mod auth;
 /// `explain` and `map check` on good and broken maps, and the program as a process.
 mod commands;
