@@ -178,11 +178,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The first swamps in memory that have something to write, of which there may be no file yet.
-    fn unwritten(
-        &self,
-        query: &SwampsQuery,
-        after: Option<&SwampsCursor>,
-    ) -> BTreeMap<SwampsCursor, ListedSwamp> {
+    fn unwritten(&self, query: &SwampsQuery, after: Option<&SwampsCursor>) -> BTreeMap<SwampsCursor, ListedSwamp> {
         let folders = self.folders(query);
         let mut found = BTreeMap::new();
         self.shared.residents.for_each(|resident: &Arc<Resident>| {

@@ -3,6 +3,7 @@
 //! A leaf: nothing of the engine imports it, and it imports nothing of the engine but the vocabulary.
 
 mod parameters;
+mod status;
 
 use std::borrow::Cow;
 use std::ops::AddAssign;
@@ -22,6 +23,9 @@ use crate::policy::Policy;
 use crate::stamp::{Timestamp, Version};
 
 pub use parameters::{Parameters, invalid_parameter, with_parameters};
+pub use status::{
+    STATUS_PAGE, STATUS_PAGE_POLICY, StatusBody, StatusMoveBody, StatusRouteBody, StatusServerBody, StatusStayBody,
+};
 
 /// Where a server listens unless told otherwise.
 pub const DEFAULT_SERVER: &str = "127.0.0.1:4937";

@@ -102,7 +102,9 @@ impl Listing {
     pub fn new(across: Across, query: SwampsQuery) -> Result<Listing, Error> {
         let count = across.map.folders();
         let wanted = query.folders.clone().unwrap_or_else(|| count.all());
-        wanted.check(count).map_err(|error| invalid_parameter("folders", &format!("is refused: {}", error.detail())))?;
+        wanted
+            .check(count)
+            .map_err(|error| invalid_parameter("folders", &format!("is refused: {}", error.detail())))?;
         let after = query.cursor.as_deref().map(|text| SwampsCursor::read(text, &query)).transpose()?;
         let first = after.as_ref().map_or(0, |after| after.folder().get());
         let left: FolderSet = wanted.iter().filter(|folder| folder.get() >= first).collect();

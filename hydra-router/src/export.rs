@@ -70,6 +70,8 @@ impl Sending {
             None => {
                 // Said once; behind it there is nothing.
                 self.is_whole = true;
+                // hyper forgets what it has not sent when a body fails, and sends it when there is nothing to do.
+                tokio::task::yield_now().await;
                 Some((Err(std::io::Error::other("not everything could be sent")), self))
             }
         }
@@ -110,7 +112,9 @@ impl Export {
     ) -> Result<Export, Error> {
         let count = across.map.folders();
         let wanted = folders.cloned().unwrap_or_else(|| count.all());
-        wanted.check(count).map_err(|error| invalid_parameter("folders", &format!("is refused: {}", error.detail())))?;
+        wanted
+            .check(count)
+            .map_err(|error| invalid_parameter("folders", &format!("is refused: {}", error.detail())))?;
         let mut parameters = vec![("pattern", pattern.to_string())];
         match expired {
             Expired::Hidden => {}

@@ -19,8 +19,8 @@ use crate::body::{RequestBody, Taken};
 use crate::classify::{class_of, class_of_batch};
 use crate::config::MAX_HOPS;
 use crate::gateway::{Gateway, Head};
-use crate::peer::StillReading;
 use crate::patience::{wait_of_lock, wait_of_query};
+use crate::peer::StillReading;
 use crate::route::Place;
 
 /// Passes a request on to the server of its name, or a fallback.
@@ -61,6 +61,7 @@ pub(crate) async fn forward(
         Taken::Stream(stream) => request.body = ForwardBody::Stream(stream),
     }
     let folder = gateway.map().route(name).folder();
+    gateway.metrics.asked(folder);
     let (waits, is_write) = (!request.patience.is_zero(), request.class.is_write());
     let answer = tokio::select! {
         answer = gateway.hydra.forward(name, request) => answer,

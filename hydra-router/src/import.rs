@@ -17,7 +17,9 @@ use hydra_core::wire::{
     ImportAnswerBody, ImportDoneBody, ImportErrorBody, ImportProgressBody, NDJSON, Parameters, Problem, header,
     invalid_parameter, with_parameters,
 };
-use hydra_core::{Applied, Error, ErrorCode, FolderId, ImportMode, MAX_IMPORT_ERRORS, MAX_IMPORT_LINE_BYTES, SwampName};
+use hydra_core::{
+    Applied, Error, ErrorCode, FolderId, ImportMode, MAX_IMPORT_ERRORS, MAX_IMPORT_LINE_BYTES, SwampName,
+};
 use hydra_sdk::OpClass;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -44,9 +46,8 @@ pub(crate) async fn all(gateway: &Gateway, head: &Head, body: RequestBody) -> Re
     let query = Parameters::parse(head.parts.uri.query(), &["mode", "sync"])?;
     let mode = match query.text("mode") {
         None => ImportMode::default(),
-        Some(text) => ImportMode::from_text(text).ok_or_else(|| {
-            invalid_parameter("mode", &format!("is {text:?}; allowed are create, upsert and newer"))
-        })?,
+        Some(text) => ImportMode::from_text(text)
+            .ok_or_else(|| invalid_parameter("mode", &format!("is {text:?}; allowed are create, upsert and newer")))?,
     };
     let mut import = Import::new(Across::of(gateway, head)?, mode, query.flag("sync")?);
     let still_reading = StillReading::default();

@@ -16,6 +16,9 @@ pub(crate) enum Route {
     Metrics,
     Probe,
     Map,
+    /// The status page, and what it shows.
+    Page,
+    Status,
     Problem(String),
     /// Registered policies, which every server has.
     Policies,
@@ -85,6 +88,8 @@ impl Route {
             "/metrics" => Ok(Route::Metrics),
             "/v1/probe" => Ok(Route::Probe),
             "/v1/map" => Ok(Route::Map),
+            "/ui" => Ok(Route::Page),
+            "/v1/status" => Ok(Route::Status),
             "/v1/events" => Ok(Route::Events),
             "/v1/flush" => Ok(Route::Flush),
             "/v1/batch" => Ok(Route::BatchAcross),
@@ -125,6 +130,7 @@ impl Route {
                 | Route::Metrics
                 | Route::Probe
                 | Route::Map
+                | Route::Page
                 | Route::Problem(_)
         )
     }
@@ -175,8 +181,9 @@ fn folders(rest: &str, path: &str) -> Result<Route, Error> {
     if rest.contains('/') {
         let shown: String = path.chars().take(80).collect();
         let detail = format!("{shown:?} is about one server, and a router stands for many");
-        return Err(Error::new(ErrorCode::NotFound, detail)
-            .with_hint("ask the server itself; GET /v1/folders says which have the folder, GET /v1/map where they are"));
+        return Err(Error::new(ErrorCode::NotFound, detail).with_hint(
+            "ask the server itself; GET /v1/folders says which have the folder, GET /v1/map where they are",
+        ));
     }
     let refuse = |why: &str| Error::new(ErrorCode::InvalidParameter, why).with_hint("name folders as 57 or 50-74");
     let text = decode_segment(rest).map_err(|why| refuse(&format!("{rest:?} {why}")))?;

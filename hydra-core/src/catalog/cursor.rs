@@ -83,7 +83,8 @@ mod tests {
         let query = SwampsQuery { prefix: Some("a".to_owned()), ..SwampsQuery::default() };
         let at = SwampsCursor::at(&name, FolderId::new(7));
         let text = at.write(&query);
-        let more = SwampsQuery { limit: 5, info: true, folders: Some("7-9".parse().expect("folders")), ..query.clone() };
+        let more =
+            SwampsQuery { limit: 5, info: true, folders: Some("7-9".parse().expect("folders")), ..query.clone() };
         assert_eq!(SwampsCursor::read(&text, &more).expect("read"), at);
         assert_eq!(at.folder().get(), 7);
         assert!(at < SwampsCursor::at(&name, FolderId::new(8)));

@@ -71,8 +71,9 @@ impl<'a> Parameters<'a> {
     /// # Errors
     /// `invalid-parameter` names the parameter, what came and what is allowed.
     pub fn value<T: FromStr>(&self, name: &str, allowed: &str) -> Result<Option<T>, Error> {
-        let read =
-            |text: &str| text.parse().map_err(|_| invalid_parameter(name, &format!("is {}; allowed is {allowed}", quoted(text))));
+        let read = |text: &str| {
+            text.parse().map_err(|_| invalid_parameter(name, &format!("is {}; allowed is {allowed}", quoted(text))))
+        };
         self.text(name).map(read).transpose()
     }
 }
@@ -140,7 +141,8 @@ mod tests {
 
     #[test]
     fn parameters_are_decoded_and_typed() {
-        let query = Parameters::parse(Some("prefix=a+b%2Fc&limit=5&sync&"), &["prefix", "limit", "sync"]).expect("reads");
+        let query =
+            Parameters::parse(Some("prefix=a+b%2Fc&limit=5&sync&"), &["prefix", "limit", "sync"]).expect("reads");
         assert_eq!(query.text("prefix"), Some("a b/c"));
         assert_eq!(query.value::<u32>("limit", "a number").expect("a number"), Some(5));
         let written = with_parameters("/p", &[("prefix", "a b/c".to_owned()), ("sync", "true".to_owned())]);

@@ -103,7 +103,9 @@ mod tests {
     #[test]
     fn lines_are_numbered_and_name_their_swamps() {
         let mut parts = ImportParts::default();
-        for piece in ["{\"swamp\":\"a/b/c\",\"key\":\"k\",\"value\":1}\n\nnothing\n{\"key\"", ":\"k\"}{\"swamp\":\"a/b\"}"] {
+        for piece in
+            ["{\"swamp\":\"a/b/c\",\"key\":\"k\",\"value\":1}\n\nnothing\n{\"key\"", ":\"k\"}{\"swamp\":\"a/b\"}"]
+        {
             parts.push(piece.as_bytes());
         }
         parts.end();

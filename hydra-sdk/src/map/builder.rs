@@ -15,6 +15,12 @@ impl MapBuilder {
         MapBuilder(draft)
     }
 
+    /// Takes a server out of the list.
+    pub fn without_server(mut self, id: &str) -> Self {
+        self.0.servers.retain(|server| server.id != id);
+        self
+    }
+
     /// Takes all routes away from a pool, so that [`MapBuilder::route_in`] can set others.
     pub fn without_routes(mut self, pool: &str) -> Self {
         self.0.pools.iter_mut().filter(|known| known.name == pool).for_each(|pool| pool.routes.clear());
