@@ -4,14 +4,19 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use hydra_core::wire::{ProbeBody, Problem};
-use hydra_sdk::{ClientMap, Finding, FolderId, FolderMove, FolderSet, ForwardRequest, Hydra, MapServer, OpClass};
+use hydra_sdk::{
+    ClientMap, Finding, FolderId, FolderMove, FolderSet, ForwardRequest, ForwardResponse, Hydra, MapServer, OpClass,
+};
 use serde::de::DeserializeOwned;
 
 use crate::Failure;
 use crate::maps::Noted;
 
 /// How long a server may take to say who it is.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a server may take to walk all of its folders.
+pub(crate) const WALK: Duration = Duration::from_secs(60);
 
 /// Runs a future to its end.
 pub(crate) fn on_runtime<F: Future>(future: F) -> Result<F::Output, Failure> {
@@ -33,12 +38,27 @@ pub(crate) async fn ask_all<'m, T: DeserializeOwned>(
 
 /// Asks one server of the map for a path; the answer or why there is none.
 pub(crate) async fn ask<T: DeserializeOwned>(hydra: &Hydra, server: &str, path: &str) -> Result<T, String> {
+    ask_for(hydra, server, path, PATIENCE).await
+}
+
+/// The same for what may take a server longer.
+pub(crate) async fn ask_for<T: DeserializeOwned>(
+    hydra: &Hydra,
+    server: &str,
+    path: &str,
+    patience: Duration,
+) -> Result<T, String> {
     let mut request = ForwardRequest::new(OpClass::Read, "GET", path);
-    request.deadline = Some(PATIENCE);
+    request.deadline = Some(patience);
     let answer = hydra.forward_to(server, request).await.map_err(|error| match error.attempts() {
         [attempt, ..] => attempt.error.clone(),
         [] => error.to_string(),
     })?;
+    read(answer).await
+}
+
+/// The body of an answer, or why there is none.
+pub(crate) async fn read<T: DeserializeOwned>(answer: ForwardResponse) -> Result<T, String> {
     let status = answer.status;
     let body = answer.body.collect().await.map_err(|error| error.to_string())?;
     if status != 200 {

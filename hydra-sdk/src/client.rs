@@ -246,7 +246,29 @@ impl Hydra {
         };
         let request = request.into_request()?;
         let answered = self.cluster()?.call(name, &request, &options).await?;
-        Ok(ForwardResponse::new(answered.answer, answered.server.id().to_owned(), answered.fell_back))
+        Ok(ForwardResponse::of(answered))
+    }
+
+    /// Passes a request on to the server that answers for a folder of a pool, or its fallbacks: for what is about
+    /// folders and names no swamp, such as lists of swamps and exports.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the map has no such pool or folder; otherwise those of [`Hydra::forward`].
+    pub async fn forward_folder(
+        &self,
+        pool: &str,
+        folder: FolderId,
+        request: ForwardRequest,
+    ) -> Result<ForwardResponse> {
+        let options = CallOptions {
+            fallback: request.fallback,
+            deadline: request.deadline,
+            patience: request.patience,
+            is_bulk: true,
+            ..CallOptions::default()
+        };
+        let request = request.into_request()?;
+        self.cluster()?.call_folder(pool, folder, &request, &options).await.map(ForwardResponse::of)
     }
 
     /// Passes a request on to one server of the map, whatever it is about: one try, no failover.
@@ -257,7 +279,7 @@ impl Hydra {
         let deadline = request.deadline;
         let request = request.into_request()?;
         let answer = self.cluster()?.ask(server, &request, deadline).await?;
-        Ok(ForwardResponse::new(answer, server.to_owned(), false))
+        Ok(ForwardResponse::new(answer, server.to_owned()))
     }
 
     /// Ends the use of the data set. Data in this process is flushed and its directory released;

@@ -63,6 +63,8 @@ pub(crate) struct Answered {
     pub(crate) server: Arc<Server>,
     /// Whether a fallback answered in place of the primary.
     pub(crate) fell_back: bool,
+    /// How many tries were made before the one that was answered.
+    pub(crate) retried: u32,
 }
 
 /// Asks the primary and, when it cannot be reached, its fallbacks.

@@ -223,6 +223,17 @@ impl ClientMap {
         })
     }
 
+    /// The patterns whose names live in a pool, as they were written; none for `default`, which has all other names.
+    pub fn patterns<'m>(&'m self, pool: &str) -> impl Iterator<Item = &'m str> {
+        let pool = self.draft.pools.iter().find(|known| known.name == pool);
+        pool.into_iter().flat_map(|pool| &pool.patterns).map(String::as_str)
+    }
+
+    /// The map as a builder, for one that differs from it.
+    pub fn to_builder(&self) -> MapBuilder {
+        MapBuilder::of(self.draft.clone())
+    }
+
     /// What the checks found that does not hinder its use.
     #[must_use]
     pub fn warnings(&self) -> &[Finding] {

@@ -1,7 +1,7 @@
 //! What README.md and docs/*.md show is run: every shell snippet, against the real programs, with the results it states.
 //!
 //! A fence that begins with ```` ```sh ```` is run from top to bottom, page by page in a directory of its own; one that
-//! cannot be run says so, and why: ```` ```sh no-run (needs a spare disk) ````. What a page needs beside its snippets
+//! cannot be run says so, and why: ```` ```sh (not run: needs a spare disk) ````. What a page needs beside its snippets
 //! stands in the Markdown where it is needed, where readers do not see it: `<!-- sh`, commands, `-->`. Tables of TOML
 //! whose first line is `# NAME.toml` become that file. Ports of this machine are exchanged for free ones.
 //!
@@ -58,9 +58,9 @@ fn no_request_is_shown_where_it_would_not_be_run() {
                 !shows_request || info.starts_with("sh"),
                 "{place}: a request in a fence that is not run: {info:?}"
             );
-            if let Some(reason) = info.strip_prefix("sh no-run") {
-                let reason = reason.trim().trim_start_matches('(').trim_end_matches(')');
-                assert!(reason.len() > 10, "{place}: not run, and no reason is given: ```{info}");
+            if let Some(reason) = info.strip_prefix("sh ") {
+                let reason = reason.strip_prefix("(not run: ").and_then(|reason| reason.strip_suffix(')'));
+                assert!(reason.is_some_and(|reason| reason.len() > 10), "{place}: not run, and no reason: ```{info}");
             }
         }
     }

@@ -39,9 +39,9 @@ impl Page {
             if let Some(info) = line.strip_prefix("```") {
                 let block = block(&mut lines, |line| line == "```")
                     .ok_or_else(|| format!("the fence of line {} is not closed", number + 1))?;
-                match info.split(' ').next() {
-                    Some("sh") if !info.starts_with("sh no-run") => steps.extend(commands(&block, number + 2, false)?),
-                    Some("toml") => steps.extend(file(&block)),
+                match info {
+                    "sh" => steps.extend(commands(&block, number + 2, false)?),
+                    "toml" => steps.extend(file(&block)),
                     _ => {}
                 }
             } else if line.trim_end() == "<!-- sh" {
@@ -149,7 +149,7 @@ fn commands_end_where_a_shell_ends_them() {
     assert_eq!(end_of_command("curl -d '{"), End::Open);
     assert_eq!(end_of_command("curl \\"), End::Open);
     assert_eq!(end_of_command("echo \"a\\\" # b\" c"), End::At(16));
-    let page = "text\n```sh\ncurl a   # \"x\"\n# 1\n\ncurl -d '{\n}' b &\n```\n```sh no-run (why)\ncurl c\n```\n\
+    let page = "text\n```sh\ncurl a   # \"x\"\n# 1\n\ncurl -d '{\n}' b &\n```\n```sh (not run: why)\ncurl c\n```\n\
                 <!-- sh\nd\n-->\n```toml\n# e.toml, for f\ng = 1\n```\n";
     let run = |line, text: &str, comments: &[&str], is_hidden| {
         let comments = comments.iter().map(|&comment| comment.to_owned()).collect();

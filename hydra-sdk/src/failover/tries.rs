@@ -261,7 +261,8 @@ impl<'c, 's> Tries<'c, 's> {
         }
         if !lost && (answer.is_success() || answer.status == 304 || !self.is_in_doubt_elsewhere()) {
             let server = Arc::clone(self.server());
-            return Ok(Answered { answer, server, fell_back: self.stands_in() });
+            let retried = u32::try_from(self.made.len()).unwrap_or(u32::MAX);
+            return Ok(Answered { answer, server, fell_back: self.stands_in(), retried });
         }
         self.note(TryOutcome::Answered, format!("answered {}", answer.status));
         let applied = if lost { Applied::Yes } else { Applied::Unknown };
