@@ -245,9 +245,9 @@ pub(crate) fn cause_of(error: &reqwest::Error) -> Cause {
 
 /// Whether TLS was not agreed on because of the server's certificate: expired, of an unknown issuer, or of another name.
 fn is_untrusted(error: &reqwest::Error) -> bool {
-    chain(error).filter_map(innermost).any(|error| {
-        matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)
-    })
+    chain(error)
+        .filter_map(innermost)
+        .any(|error| matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
 }
 
 /// An error of TLS, however many io errors are around it: what those carry is not their source.
