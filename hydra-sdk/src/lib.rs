@@ -28,6 +28,7 @@
 
 mod access;
 mod binary;
+pub mod blocking;
 mod client;
 mod cluster;
 mod connect;
