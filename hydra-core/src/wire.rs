@@ -2,6 +2,9 @@
 //!
 //! A leaf: nothing of the engine imports it, and it imports nothing of the engine but the vocabulary.
 
+mod parameters;
+mod status;
+
 use std::borrow::Cow;
 use std::ops::AddAssign;
 use std::time::Duration;
@@ -18,6 +21,11 @@ use crate::number::Number;
 use crate::pattern::Pattern;
 use crate::policy::Policy;
 use crate::stamp::{Timestamp, Version};
+
+pub use parameters::{Parameters, invalid_parameter, with_parameters};
+pub use status::{
+    STATUS_PAGE, STATUS_PAGE_POLICY, StatusBody, StatusMoveBody, StatusRouteBody, StatusServerBody, StatusStayBody,
+};
 
 /// Where a server listens unless told otherwise.
 pub const DEFAULT_SERVER: &str = "127.0.0.1:4937";
@@ -69,6 +77,8 @@ pub mod header {
     pub const DEADLINE_MS: &str = "hydra-deadline-ms";
     /// How many routers a request has passed.
     pub const HOPS: &str = "hydra-hops";
+    /// On answers of a router: how many tries it made before the one that was answered, or beyond the first. Absent for none.
+    pub const RETRIED: &str = "hydra-retried";
 }
 
 /// The media type of errors (RFC 9457).

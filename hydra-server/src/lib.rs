@@ -32,6 +32,7 @@ mod ndjson;
 mod openapi;
 mod operations;
 mod origin;
+mod overview;
 mod policies;
 mod query;
 mod reload;

@@ -29,7 +29,11 @@ pub(crate) trait Service: Sized + Send + 'static {
     fn open(needs: Self::Needs) -> impl Future<Output = Result<Self, Error>> + Send;
 
     /// Serves until `stop` is done and what has begun is finished. Dropping the future ends at once.
-    fn serve(&self, listener: TcpListener, stop: impl Future<Output = ()> + Send) -> impl Future<Output = io::Result<()>>;
+    fn serve(
+        &self,
+        listener: TcpListener,
+        stop: impl Future<Output = ()> + Send,
+    ) -> impl Future<Output = io::Result<()>>;
 
     /// Gives back what it holds.
     fn close(self) -> Result<(), Error>;
@@ -45,7 +49,9 @@ impl Host {
         let body = move || {
             let runtime = match runtime() {
                 Ok(runtime) => runtime,
-                Err(error) => return drop(started.send(Err(Error::io("start threads for", "a server".as_ref(), error)))),
+                Err(error) => {
+                    return drop(started.send(Err(Error::io("start threads for", "a server".as_ref(), error))));
+                }
             };
             let opened = runtime.block_on(open::<S>(address, needs));
             let (service, listener, address) = match opened {

@@ -52,7 +52,11 @@ impl Service for Routing {
         Ok(Routing(Hydra::with_map(map).map_err(refused)?))
     }
 
-    fn serve(&self, listener: TcpListener, stop: impl Future<Output = ()> + Send) -> impl Future<Output = io::Result<()>> {
+    fn serve(
+        &self,
+        listener: TcpListener,
+        stop: impl Future<Output = ()> + Send,
+    ) -> impl Future<Output = io::Result<()>> {
         let config = Config { shutdown_grace: Duration::from_secs(5), ..Config::default() };
         hydra_router::run(listener, self.0.clone(), config, stop)
     }

@@ -166,7 +166,11 @@ impl Service for Serving {
         Ok(Serving { engine: Engine::open(options)?, config })
     }
 
-    fn serve(&self, listener: TcpListener, stop: impl Future<Output = ()> + Send) -> impl Future<Output = io::Result<()>> {
+    fn serve(
+        &self,
+        listener: TcpListener,
+        stop: impl Future<Output = ()> + Send,
+    ) -> impl Future<Output = io::Result<()>> {
         hydra_server::run(listener, self.engine.clone(), self.config.clone(), stop)
     }
 

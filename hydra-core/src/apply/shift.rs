@@ -244,6 +244,7 @@ mod tests {
             created_at: at,
             updated_at: at,
             expires_at,
+            written: at.as_millis() << 16,
         };
         let png = Value::binary("image/png", [0, 255]).expect("bytes");
         let taken = [

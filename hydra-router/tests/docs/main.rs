@@ -51,9 +51,13 @@ fn every_snippet_runs_and_does_what_is_said() {
 fn no_request_is_shown_where_it_would_not_be_run() {
     for path in pages() {
         for (line, info, text) in markdown::fences(&std::fs::read_to_string(&path).expect("a page")) {
-            let shows_request = text.lines().any(|line| line.trim_start().trim_start_matches("$ ").starts_with("curl "));
+            let shows_request =
+                text.lines().any(|line| line.trim_start().trim_start_matches("$ ").starts_with("curl "));
             let place = format!("{}:{line}", path.display());
-            assert!(!shows_request || info.starts_with("sh"), "{place}: a request in a fence that is not run: {info:?}");
+            assert!(
+                !shows_request || info.starts_with("sh"),
+                "{place}: a request in a fence that is not run: {info:?}"
+            );
             if let Some(reason) = info.strip_prefix("sh ") {
                 let reason = reason.strip_prefix("(not run: ").and_then(|reason| reason.strip_suffix(')'));
                 assert!(reason.is_some_and(|reason| reason.len() > 10), "{place}: not run, and no reason: ```{info}");

@@ -49,7 +49,9 @@ pub(crate) fn run(page: &Page) -> Result<(), String> {
     let mut script = PROLOGUE.to_owned();
     for (index, step) in page.steps.iter().enumerate() {
         match step {
-            Step::File { name, text } => place.write(&format!("steps/{index}.file"), &ports.exchange(text), &mut script, name),
+            Step::File { name, text } => {
+                place.write(&format!("steps/{index}.file"), &ports.exchange(text), &mut script, name)
+            }
             Step::Run(command) => {
                 fs::write(place.step(index, "sh"), ports.exchange(&command.text)).expect("a script");
                 let is_server = command.text.ends_with('&')

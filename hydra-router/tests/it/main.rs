@@ -1,5 +1,7 @@
 //! The promises of the router, tried over real sockets in front of real servers.
 
+/// What is about many servers at once: lists of swamps, imports, exports and folders.
+mod across;
 /// Tokens: those of requests go on to the servers, the router's own only when that is meant.
 mod auth;
 /// `explain` and `map check` on good and broken maps, and the program as a process.
@@ -12,7 +14,13 @@ mod feeds;
 mod gateway;
 /// Every limit from both sides, and peers that are slow or silent.
 mod limits;
+/// `plan`, `status`, `scan`, `export` and `import` over real servers.
+mod operators;
 /// A small HTTP client that changes nothing of what it sends, servers, and a router in front of them.
 mod support;
 /// `sync` between real servers, with the real rsync.
 mod sync;
+/// TLS in front of the router.
+mod tls;
+/// The status page, in a real browser, and what it shows.
+mod ui;

@@ -116,7 +116,8 @@ impl Case {
     pub(crate) async fn hold(&self, transport: &mut Transport) -> Result<(), String> {
         let mut saved = Saved::default();
         for (number, step) in self.steps.iter().enumerate() {
-            let step: Step = serde_json::from_value(expanded(step)).map_err(|error| format!("step {number}: {error}"))?;
+            let step: Step =
+                serde_json::from_value(expanded(step)).map_err(|error| format!("step {number}: {error}"))?;
             let swamp = match step.swamp.as_str() {
                 "" => "main",
                 other => other,

@@ -212,7 +212,8 @@ async fn follow(transport: &mut Transport, swamp_name: &str, policy: &Policy, ac
             Act::PutIfSeen(key, value) => {
                 let Some((version, is_current)) = model.seen.get(&name(*key)).copied() else { continue };
                 let put = swamp.put(name(*key), &json!(value)).if_version(&version).await;
-                let expected = if is_current { model.put(&name(*key), json!(value)) } else { json!("version-mismatch") };
+                let expected =
+                    if is_current { model.put(&name(*key), json!(value)) } else { json!("version-mismatch") };
                 let answered = match put {
                     Ok(written) => {
                         model.seen.insert(name(*key), (written.version, true));
