@@ -29,11 +29,15 @@ pub(crate) const FALLBACK_FOR: HeaderName = HeaderName::from_static(header::FALL
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(header::IDEMPOTENCY_KEY);
 pub(crate) const LOCK_TOKEN: HeaderName = HeaderName::from_static(header::LOCK_TOKEN);
 pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");
+pub(crate) const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(header::REQUEST_ID);
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(crate) const NDJSON: HeaderValue = HeaderValue::from_static(hydra_core::wire::NDJSON);
 pub(crate) const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// The types of patches that are understood.
+pub(crate) const PATCHES: &str = "application/merge-patch+json, application/json-patch+json";
 
 /// An answer without a body.
 pub(crate) fn empty(status: StatusCode) -> Response {

@@ -514,6 +514,10 @@ impl Call {
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
+        let is_refused_patch = self.head.method == Method::PATCH && code == Some(ErrorCode::UnsupportedMediaType);
+        if is_refused_patch || self.allow.is_some_and(|allow| allow.contains("PATCH")) {
+            headers.insert(answer::ACCEPT_PATCH, HeaderValue::from_static(answer::PATCHES));
+        }
         if self.head.method == Method::HEAD {
             without_body(&mut response);
         }

@@ -147,6 +147,9 @@ fn path_item(block: &str) -> (String, Value) {
         let head = head_of(get);
         item.insert("head".to_owned(), head);
     }
+    if let Some(head) = item.get_mut("head") {
+        without_bodies(head);
+    }
     (path, Value::Object(item))
 }
 
@@ -216,12 +219,15 @@ fn add_problem(responses: &mut Map<String, Value>, code: ErrorCode) {
 fn head_of(get: &Value) -> Value {
     let mut head = get.clone();
     head["operationId"] = Value::String(format!("{}Head", get["operationId"].as_str().unwrap_or_default()));
+    head
+}
+
+fn without_bodies(head: &mut Value) {
     for response in head["responses"].as_object_mut().into_iter().flat_map(Map::values_mut) {
         if let Some(response) = response.as_object_mut() {
             response.remove("content");
         }
     }
-    head
 }
 
 /// A piece of the document; a test reads all of them.
