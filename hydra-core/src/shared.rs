@@ -104,10 +104,11 @@ pub(crate) struct Folders {
     file: std::path::PathBuf,
 }
 
+/// What is noted of folders beside what the flags say.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FoldersFile {
-    copied: Vec<FolderSet>,
+pub(crate) struct FoldersFile {
+    pub(crate) copied: Vec<FolderSet>,
 }
 
 impl Folders {

@@ -56,6 +56,8 @@ pub(crate) enum MapCommand {
     Check(CheckFlags),
     /// Print a map with every default written out
     Show(ShowFlags),
+    /// Tell which folders another map moves, and whether it may take the place of the first; exit 2 if not
+    Diff(DiffFlags),
 }
 
 #[derive(Debug, Default, Args)]
@@ -171,8 +173,9 @@ pub(crate) enum Output {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainFlags {
-    /// A name, sanctuary/realm/swamp
-    pub(crate) name: SwampName,
+    /// Names, sanctuary/realm/swamp
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<SwampName>,
     /// Client map
     #[arg(long, env = "HYDRA_MAP", value_name = "FILE", default_value = DEFAULT_MAP)]
     pub(crate) map: PathBuf,
@@ -400,6 +403,25 @@ pub(crate) struct ShowFlags {
     /// Client map
     #[arg(long, env = "HYDRA_MAP", value_name = "FILE", default_value = DEFAULT_MAP)]
     pub(crate) map: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffFlags {
+    /// The map that is in force
+    #[arg(value_name = "OLD")]
+    pub(crate) old: PathBuf,
+    /// The map that is to take its place
+    #[arg(value_name = "NEW")]
+    pub(crate) new: PathBuf,
+    /// Ask the servers that folders are taken from whether they still own them, too
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// The data of folders that are still owned elsewhere is where the new map says
+    #[arg(long)]
+    pub(crate) accept_moves: bool,
+    /// How the difference is printed
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use hydra_core::wire::{ProbeBody, Problem};
-use hydra_sdk::{ClientMap, FolderId, FolderSet, ForwardRequest, ForwardResponse, Hydra, MapServer, OpClass};
+use hydra_sdk::{
+    ClientMap, Finding, FolderId, FolderMove, FolderSet, ForwardRequest, ForwardResponse, Hydra, MapServer, OpClass,
+};
 use serde::de::DeserializeOwned;
 
 use crate::Failure;
@@ -91,7 +93,54 @@ fn compare(map: &ClientMap, server: &MapServer, answer: Result<ProbeBody, String
         })
         .collect();
     // Of another server, or with another count, what it says about folders means nothing here.
-    if notes.is_empty() { Duty::all(map, server, &said).iter().flat_map(Duty::compare).collect() } else { notes }
+    if !notes.is_empty() {
+        return notes;
+    }
+    let duties = Duty::all(map, server, &said);
+    duties.iter().flat_map(Duty::compare).chain(strays(map, server, &said, &duties)).collect()
+}
+
+/// Folders that a server owns and that the map gives to others without it: whoever goes by the map does not find
+/// what is in them.
+fn strays(map: &ClientMap, server: &MapServer, said: &ProbeBody, duties: &[Duty<'_>]) -> Option<Noted> {
+    let Duty { pool, owned, .. } = duties.first()?;
+    let is_meant = |folder: FolderId| duties.iter().any(|duty| duty.folders.contains(folder));
+    let strays: FolderSet = owned.iter().filter(|&folder| !is_meant(folder)).collect();
+    let mut owners: Vec<&str> = map
+        .routes(pool)
+        .filter(|(folders, ..)| strays.iter().any(|folder| folders.contains(folder)))
+        .map(|(_, primary, _)| primary.id.as_str())
+        .collect();
+    owners.dedup();
+    (!strays.is_empty() && said.pool == *pool).then(|| {
+        let message = format!(
+            "this map gives folders {strays} of pool {pool} to {}, and {} still owns them: run \"hydra-router move\", or \
+             start it without them (--folders) if the data is there",
+            owners.join(", "),
+            server.id
+        );
+        Noted::about("E401", server, message).in_folders(&strays)
+    })
+}
+
+/// A finding for each server that still owns folders which are to be taken from it. One that does not answer is
+/// a finding, too: nobody knows then.
+pub(crate) async fn still_owned(old: &ClientMap, moves: &[FolderMove]) -> Result<Vec<Noted>, Failure> {
+    let hydra = Hydra::with_map(old.clone())?;
+    let mut notes = Vec::new();
+    for moved in moves {
+        let Some(server) = old.server(&moved.from) else { continue };
+        match ask::<ProbeBody>(&hydra, &server.id, "/v1/probe").await {
+            Ok(said) => {
+                let owned: FolderSet = said.owned.parse().unwrap_or_default();
+                let still: FolderSet = moved.folders.iter().filter(|&folder| owned.contains(folder)).collect();
+                let finding = Finding::still_owned(&moved.of(still.clone()));
+                notes.extend((!still.is_empty()).then(|| Noted::of(&finding)));
+            }
+            Err(why) => notes.push(Noted::about("E502", server, format!("{} at {} {why}", server.id, server.url))),
+        }
+    }
+    Ok(notes)
 }
 
 /// What one route wants of one server, and what the server says about itself.

@@ -82,6 +82,7 @@ fn main() -> ExitCode {
         Command::Plan(flags) => plan::plan(&flags),
         Command::Map { command: MapCommand::Check(flags) } => maps::check(&flags),
         Command::Map { command: MapCommand::Show(flags) } => maps::show(&flags),
+        Command::Map { command: MapCommand::Diff(flags) } => maps::diff(&flags),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

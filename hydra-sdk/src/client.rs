@@ -113,6 +113,7 @@ impl Hydra {
                     rule: route.rule().cloned(),
                     primary: route.primary().clone(),
                     fallbacks: route.fallbacks().cloned().collect(),
+                    redirect: state.learned(route).map(|owner| Redirect { server: owner.id, epoch: owner.epoch }),
                 }
             }
             Endpoint::Embedded(embedded) => {
@@ -124,6 +125,7 @@ impl Hydra {
                     rule: None,
                     primary: MapServer::new(engine.server_id(), format!("file://{}", engine.data_dir().display())),
                     fallbacks: Vec::new(),
+                    redirect: None,
                 }
             }
         }
@@ -139,7 +141,9 @@ impl Hydra {
     }
 
     /// Puts another map in force at once. Calls under way end on the one they began with; servers
-    /// that both maps list alike keep their connections.
+    /// that both maps list alike keep their connections, and what is known of their health. What was learned of
+    /// moved folders is forgotten as far as the map is as young. No server is asked whether it still owns what the map takes from
+    /// it: it refuses what it does not own, and says where to go instead.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] when the map is of another cluster, older, or has another number of
@@ -165,9 +169,9 @@ impl Hydra {
     pub fn fail_back(&self, server: &str) -> Result<bool> {
         let state = self.cluster()?.state();
         let server = state.server(server)?;
-        let is_there = server.health.state() != ServerState::Down;
+        let is_there = matches!(server.health.state(), ServerState::Up | ServerState::Back);
         if is_there {
-            server.health.up();
+            server.health.reset();
             server.stays.forget_all();
         }
         Ok(is_there)
@@ -314,4 +318,16 @@ pub struct Location {
     pub primary: MapServer,
     /// Who is asked when the primary does not answer, in this order.
     pub fallbacks: Vec<MapServer>,
+    /// Where the folder went since this map was made, if a server said so: that one is asked in place of the primary.
+    pub redirect: Option<Redirect>,
+}
+
+/// Where a folder went; see [`Location::redirect`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Redirect {
+    /// The id of the server that owns it.
+    pub server: String,
+    /// Since which epoch.
+    pub epoch: u64,
 }

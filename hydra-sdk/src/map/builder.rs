@@ -54,7 +54,7 @@ impl MapBuilder {
         self
     }
 
-    /// How many folders there are, 1 to 65 536. Needed; chosen once and for ever.
+    /// How many folders there are, 1 to 65 536. Needed; the same on every server.
     pub fn folders(mut self, count: u32) -> Self {
         self.0.folders = Some(i64::from(count));
         self
