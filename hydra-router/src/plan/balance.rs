@@ -51,12 +51,14 @@ fn quotas(owners: &[usize], places: &[Place]) -> Vec<usize> {
     let exact: Vec<f64> = places.iter().map(|place| owners.len() as f64 * place.capacity / total).collect();
     let mut wanted: Vec<usize> = exact.iter().map(|exact| exact.floor() as usize).collect();
     let mut left = owners.len() - wanted.iter().sum::<usize>();
-    // One more than the whole part: first for those that have it already, then by what was cut off.
+    // One more than the whole part, where something was cut off: first for those that have it already.
     let mut order: Vec<usize> = (0..places.len()).filter(|&at| places[at].capacity > 0.0).collect();
     order.sort_by(|&a, &b| {
         let keeps = |at: usize| have[at] > wanted[at];
         let cut = |at: usize| exact[at] - exact[at].floor();
-        keeps(b).cmp(&keeps(a)).then(cut(b).total_cmp(&cut(a))).then(a.cmp(&b))
+        let was_cut = |at: usize| cut(at) > 1e-9;
+        let by_need = was_cut(b).cmp(&was_cut(a)).then(keeps(b).cmp(&keeps(a)));
+        by_need.then(cut(b).total_cmp(&cut(a))).then(a.cmp(&b))
     });
     for at in order.into_iter().cycle() {
         if left == 0 {
