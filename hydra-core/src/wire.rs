@@ -2,6 +2,8 @@
 //!
 //! A leaf: nothing of the engine imports it, and it imports nothing of the engine but the vocabulary.
 
+mod moves;
+
 use std::borrow::Cow;
 use std::ops::AddAssign;
 use std::time::Duration;
@@ -18,6 +20,11 @@ use crate::number::Number;
 use crate::pattern::Pattern;
 use crate::policy::Policy;
 use crate::stamp::{Timestamp, Version};
+
+pub use moves::{
+    AbortBody, ActivateBody, CommitBody, FenceBody, ImportFolderBody, MAX_PIECES, ManifestBody, MovedBody, PieceBody,
+    PiecesBody, PromoteBody, PromotedBody, PullBody, PulledBody, SealBody, SealedBody, UnderSealBody, UnfenceBody,
+};
 
 /// Where a server listens unless told otherwise.
 pub const DEFAULT_SERVER: &str = "127.0.0.1:4937";
@@ -67,6 +74,11 @@ pub mod header {
     pub const REQUEST_ID: &str = "x-request-id";
     /// How long the client still waits, in milliseconds.
     pub const DEADLINE_MS: &str = "hydra-deadline-ms";
+    /// On 421: the server that serves the folder instead, as `s2; epoch=8; token=…`. The token is there once the
+    /// folder has moved: whoever presents it lets the new owner begin to serve.
+    pub const MOVED_TO: &str = "hydra-moved-to";
+    /// On 421 with [`MOVED_TO`]: the epoch of the map that has the folder there.
+    pub const MAP_EPOCH: &str = "hydra-map-epoch";
     /// How many routers a request has passed.
     pub const HOPS: &str = "hydra-hops";
 }
@@ -277,7 +289,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The wire form of an error; `instance`, `folder`, `server`, `owner` and `attempts` are for the caller to add.
+    /// The wire form of an error; `instance`, `folder`, `server` and `attempts` are for the caller to add.
     #[must_use]
     pub fn of(error: &Error) -> Problem {
         let code = error.code();
@@ -293,7 +305,7 @@ impl Problem {
             folder: None,
             server: None,
             current_version: error.current_version().copied(),
-            owner: None,
+            owner: error.moved_to().map(|moved| moved.server.clone()),
             attempts: Vec::new(),
         }
     }
@@ -779,8 +791,20 @@ pub struct FoldersBody {
 pub struct FolderBody {
     /// Its number.
     pub folder: FolderId,
-    /// `owned`, `standby` or `absent`.
+    /// `owned`, `standby`, `fenced`, `importing`, `moved` or `absent`.
     pub state: String,
+    /// Since which epoch, where a move made it so; while it moves the epoch of the new owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The other server, where it is known: the owner of a copy, the new owner, or the owner so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Whether it takes no writes for a moment, because it is about to move. Absent for no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sealed: bool,
+    /// Whether all of it has come and was verified. Absent for no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ready: bool,
     /// Whether other machines hold copies of it.
     pub copied: bool,
     /// How many swamps it has; only with `?sizes`.
