@@ -269,7 +269,9 @@ impl Folders {
             before: tenure.before.clone(),
             ready: tenure.ready.clone(),
         });
-        write_json(file, &FoldersFile { copied: vec![copied.clone()], moves: moves.collect() })
+        // An empty set cannot be read back.
+        let copied = Some(copied.clone()).filter(|copied| !copied.is_empty());
+        write_json(file, &FoldersFile { copied: copied.into_iter().collect(), moves: moves.collect() })
     }
 }
 

@@ -124,6 +124,8 @@ mod crash;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod handover_model;
+#[cfg(test)]
 mod merge_model;
 
 pub use archive::{Archive, ArchivedFile, Unpacked, Unpacking};

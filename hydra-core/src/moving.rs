@@ -165,6 +165,10 @@ impl Engine {
         }
         shared.folders.set_copied(folder)?;
         self.hold(folder, HOLD)?;
+        // Under a seal there is nothing left to be flushed.
+        if seal.is_none() {
+            self.flush(Some(folder))?;
+        }
         let manifest = manifest_of(shared, folder)?;
         if let Some(id) = seal {
             let (hash, now) = (manifest.hash(), Instant::now());

@@ -10,6 +10,8 @@ use hydra_core::{FolderSet, SwampName};
 use serde::{Deserialize, Deserializer};
 
 use crate::Failure;
+use crate::moving::MoveFlags;
+use crate::promote::PromoteFlags;
 
 /// Where the client map is unless told otherwise.
 const DEFAULT_MAP: &str = "hydra.toml";
@@ -32,6 +34,10 @@ pub(crate) enum Command {
     Explain(ExplainFlags),
     /// Copy what one server wrote to another one, with rsync; never deletes or overwrites anything
     Sync(SyncFlags),
+    /// Let folders go from one server to another while they are used; no write is lost
+    Move(Box<MoveFlags>),
+    /// Make a copy the owner of folders whose owner is dead
+    Promote(Box<PromoteFlags>),
     /// Look at a client map
     Map {
         #[command(subcommand)]
