@@ -313,11 +313,9 @@ impl Tenure {
     /// The folder leaves for good, with the token of the seal that is being used up.
     pub(crate) fn commit(&self) -> Result<Tenure, Refusal> {
         match &self.seal {
-            Some(Seal { is_committing: true, epoch, to, token, .. }) => Ok(Tenure::new(FolderState::Moved {
-                epoch: *epoch,
-                to: to.clone(),
-                token: token.clone(),
-            })),
+            Some(Seal { is_committing: true, epoch, to, token, .. }) => {
+                Ok(Tenure::new(FolderState::Moved { epoch: *epoch, to: to.clone(), token: token.clone() }))
+            }
             _ => Err(Refusal::Seal),
         }
     }
@@ -407,12 +405,14 @@ impl Refusal {
                     .with_hint("go by the newest map, or go on with the move that is under way in its own epoch")
             }
             Refusal::Unsettled => {
-                let detail = format!("this server took over writes in folder {folder} that the owner does not hold yet");
+                let detail =
+                    format!("this server took over writes in folder {folder} that the owner does not hold yet");
                 Error::new(ErrorCode::TakeoverUnsettled, detail)
                     .with_hint("copy its files to the owner and let them be settled: hydra-router sync --settle")
             }
             Refusal::Seal => {
-                let detail = format!("folder {folder} is not held by this seal: it ran out, was given back or replaced");
+                let detail =
+                    format!("folder {folder} is not held by this seal: it ran out, was given back or replaced");
                 Error::new(ErrorCode::SealMismatch, detail).with_hint("seal the folder again and ask for its manifest")
             }
             Refusal::SealedFor { to, epoch } => {
@@ -444,7 +444,9 @@ impl Refusal {
 fn described(state: &FolderState) -> String {
     let name = state.as_str();
     match state {
-        FolderState::Owned { epoch: 0 } | FolderState::Standby { of: None, .. } | FolderState::Absent => name.to_owned(),
+        FolderState::Owned { epoch: 0 } | FolderState::Standby { of: None, .. } | FolderState::Absent => {
+            name.to_owned()
+        }
         FolderState::Owned { epoch } => format!("{name} since epoch {epoch}"),
         FolderState::Standby { of: Some(of), epoch } => format!("{name} of {of} since epoch {epoch}"),
         FolderState::Fenced { epoch, to } => format!("{name} for {to} in epoch {epoch}"),

@@ -131,9 +131,7 @@ mod merge_model;
 pub use archive::{Archive, ArchivedFile, Unpacked, Unpacking};
 pub use catalog::{ListedSwamp, LoadedSwamp, SwampsPage, SwampsQuery};
 pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
-pub use engine::{
-    Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, Swamp, SwampInfo,
-};
+pub use engine::{Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, Swamp, SwampInfo};
 pub use error::{Applied, Error, ErrorCode, Result};
 pub use export::{Export, ExportPart};
 pub use feed::{Changed, EventId, EventKind, Feed, FeedEvent, FeedOptions};

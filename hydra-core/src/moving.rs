@@ -231,8 +231,11 @@ impl Engine {
         let missing = missing_pieces(shared, folder, manifest)?;
         if !missing.is_empty() {
             let named: Vec<&str> = missing.iter().take(NAMED).map(|piece| piece.path.as_str()).collect();
-            let detail =
-                format!("{} of {} files are missing, shorter or differ: {named:?}", missing.len(), manifest.files.len());
+            let detail = format!(
+                "{} of {} files are missing, shorter or differ: {named:?}",
+                missing.len(),
+                manifest.files.len()
+            );
             return Err(Error::new(ErrorCode::ManifestMismatch, detail).with_hint("copy them, and verify again"));
         }
         // What another tool has copied is in the page cache perhaps, and nowhere else.
@@ -321,8 +324,7 @@ impl Shared {
 
 /// 128 random bits as 32 hexadecimal digits.
 fn random_id() -> Result<String> {
-    let random = || {
-        getrandom::u64().map_err(|error| Error::new(ErrorCode::Internal, format!("no random bits: {error}")))
-    };
+    let random =
+        || getrandom::u64().map_err(|error| Error::new(ErrorCode::Internal, format!("no random bits: {error}")));
     Ok(format!("{:016x}{:016x}", random()?, random()?))
 }

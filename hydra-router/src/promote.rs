@@ -75,7 +75,9 @@ async fn promote(flags: &PromoteFlags, map: &ClientMap) -> Result<(), Failure> {
         map.server(id).ok_or_else(|| Failure::usage(format!("{flag}: the map has no server {id:?}")))?;
     }
     if of == to || i_fenced != of {
-        return Err(Failure::usage(format!("--i-fenced {i_fenced:?} has to name the dead server, {of:?}, and --to another")));
+        return Err(Failure::usage(format!(
+            "--i-fenced {i_fenced:?} has to name the dead server, {of:?}, and --to another"
+        )));
     }
     let hydra = Hydra::with_map(map.clone())?;
     if ask::<ProbeBody>(&hydra, of, "/v1/probe").await.is_ok() {

@@ -8,9 +8,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::StatusCode;
 use hydra_core::wire::Problem;
-use hydra_core::{
-    Engine, Error, ErrorCode, Expired, Export, ExportPart, FolderSet, Pattern, SwampName, check_key,
-};
+use hydra_core::{Engine, Error, ErrorCode, Expired, Export, ExportPart, FolderSet, Pattern, SwampName, check_key};
 
 use crate::answer::{self, Response};
 use crate::app::{Call, blocking};

@@ -157,9 +157,7 @@ struct Sending {
 impl Sending {
     fn open_next(&mut self) -> Result<(), Error> {
         self.open = match self.pieces.pop_front() {
-            Some(PieceBody { path, from, bytes }) => {
-                Some(self.engine.read_piece(self.folder, &path, from, bytes)?)
-            }
+            Some(PieceBody { path, from, bytes }) => Some(self.engine.read_piece(self.folder, &path, from, bytes)?),
             None => None,
         };
         Ok(())
@@ -207,7 +205,9 @@ fn check_id<'b>(member: &str, id: &'b str) -> Result<&'b str, Error> {
     let is_id = (1..=32).contains(&id.len()) && id.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
     match is_id {
         true => Ok(id),
-        false => Err(invalid(member, &format!("is {}; a server's id is 1 to 32 of a-z 0-9 _", crate::route::shown(id)))),
+        false => {
+            Err(invalid(member, &format!("is {}; a server's id is 1 to 32 of a-z 0-9 _", crate::route::shown(id))))
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hydra_core::wire::{
-    ManifestBody, MAX_PIECES, PieceBody, PiecesBody, Problem, PullBody, PulledBody, UnderSealBody, folder_path,
+    MAX_PIECES, ManifestBody, PieceBody, PiecesBody, Problem, PullBody, PulledBody, UnderSealBody, folder_path,
 };
 use hydra_core::{Error, ErrorCode, FolderId, FolderState, GrowingFile, Intake, Manifest, MissingPiece};
 use hyper::body::Incoming;

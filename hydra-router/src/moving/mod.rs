@@ -29,8 +29,10 @@ use plan::Plan;
 
 /// What is moved, from where to where.
 #[derive(Debug, Args)]
-#[command(after_help = "Run it again after a failure: it goes on where the servers are, or gives the move up with --abort.\n\
-    Exit codes: 0 ok, 1 failed, 2 usage, 4 a folder is in another state, 5 a server does not answer, 6 not authorised.")]
+#[command(
+    after_help = "Run it again after a failure: it goes on where the servers are, or gives the move up with --abort.\n\
+    Exit codes: 0 ok, 1 failed, 2 usage, 4 a folder is in another state, 5 a server does not answer, 6 not authorised."
+)]
 pub(crate) struct MoveFlags {
     /// Folders to move, e.g. 50-74
     #[arg(value_name = "FOLDERS")]

@@ -150,7 +150,8 @@ fn planned_folder(
 ) -> Result<PlannedFolder, Failure> {
     let MoveFlags { from, to, .. } = flags;
     let id = source.folder;
-    let is_ours = |body: &FolderBody, state: &str, peer: &str| body.state == state && body.peer.as_deref() == Some(peer);
+    let is_ours =
+        |body: &FolderBody, state: &str, peer: &str| body.state == state && body.peer.as_deref() == Some(peer);
     let under_way = match () {
         () if is_ours(&source, "moved", to) => source.epoch,
         () if is_ours(&target, "importing", from) => target.epoch,

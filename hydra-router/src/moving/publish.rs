@@ -251,7 +251,15 @@ primary = "s3"
                       route = [{ folders = \"0-3\", primary = \"a\" }]\n";
         for text in [odd.as_str(), inline] {
             if ClientMap::from_toml(text).is_ok() {
-                assert_eq!(moved(text, "0-1", if text == inline { "a" } else { "s1" }, if text == inline { "b" } else { "s2" }), None);
+                assert_eq!(
+                    moved(
+                        text,
+                        "0-1",
+                        if text == inline { "a" } else { "s1" },
+                        if text == inline { "b" } else { "s2" }
+                    ),
+                    None
+                );
             }
         }
     }

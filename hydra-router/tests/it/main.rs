@@ -12,6 +12,8 @@ mod feeds;
 mod gateway;
 /// Every limit from both sides, and peers that are slow or silent.
 mod limits;
+/// Moves under a load of writes, with source, target and tool killed at every step, as processes.
+mod move_kills;
 /// `move` and `promote` between real servers: from start to end, given up, gone on with, and refused.
 mod moves;
 /// A small HTTP client that changes nothing of what it sends, servers, and a router in front of them.

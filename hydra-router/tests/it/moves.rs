@@ -67,7 +67,10 @@ fn step(node: &Node, folder: u32, verb: &str, body: Value) -> Value {
 }
 
 fn state(node: &Node, folder: u32) -> String {
-    node.ask("GET", &format!("/v1/folders/{folder}"), "").json()["folders"][0]["state"].as_str().expect("a state").into()
+    node.ask("GET", &format!("/v1/folders/{folder}"), "").json()["folders"][0]["state"]
+        .as_str()
+        .expect("a state")
+        .into()
 }
 
 fn path_in(folder: &str, base: &str) -> String {
@@ -85,7 +88,11 @@ fn folders_move_with_all_their_data_and_the_map_says_so() {
 
     let dry = ground.move_(&["--dry-run", "--output", "json"]);
     assert_eq!((dry.code, dry.json()["folders"][0]["outcome"].as_str()), (Some(0), Some("would be moved")), "{dry:?}");
-    assert_eq!((state(&ground.s2, 50), state(&ground.s1, 50)), ("absent".into(), "owned".into()), "a dry run does nothing");
+    assert_eq!(
+        (state(&ground.s2, 50), state(&ground.s1, 50)),
+        ("absent".into(), "owned".into()),
+        "a dry run does nothing"
+    );
 
     let run = ground.move_(&["--write-map", "--output", "json"]);
     assert_eq!(run.code, Some(0), "{run:?}");
@@ -103,7 +110,8 @@ fn folders_move_with_all_their_data_and_the_map_says_so() {
         assert_eq!((refused.header("hydra-map-epoch"), refused.header("cache-control")), (Some("8"), Some("no-store")));
         assert_eq!((refused.header("hydra-applied"), refused.json()["owner"].as_str()), (Some("no"), Some("s2")));
     }
-    let expected = "folders = \"0-49,52-97,99\"\nprimary = \"s1\"\n\n[[route]]\nfolders = \"50-51\"\nprimary = \"s2\"\n";
+    let expected =
+        "folders = \"0-49,52-97,99\"\nprimary = \"s1\"\n\n[[route]]\nfolders = \"50-51\"\nprimary = \"s2\"\n";
     let text = ground.map_text();
     assert!(text.contains("epoch = 8 # seven") && text.contains("# The cellar.") && text.contains(expected), "{text}");
 
@@ -244,9 +252,7 @@ fn a_fallback_that_took_writes_over_is_not_fenced_before_they_are_settled() {
     let s3 = ground.s3.as_ref().expect("a fallback");
     let path = path_in("50", "shop/orders/a");
     put(&ground.s1, &path, "1");
-    let fall_back = |of: &str, value: &str| {
-        s3.target().send_to_any("PUT", &path, &[("Hydra-Fallback-For", of)], value)
-    };
+    let fall_back = |of: &str, value: &str| s3.target().send_to_any("PUT", &path, &[("Hydra-Fallback-For", of)], value);
     assert_eq!(fall_back("s1", "2").status, 201);
     s3.ask("POST", "/v1/flush", "");
 

@@ -89,8 +89,7 @@ const GUARDED: &[&str] = &["missing-token", "invalid-token", "scope-denied"];
 /// Those that are about data, and so refuse clients with a wrong map and end with the server.
 const ABOUT_DATA: &[&str] = &["folder-count-mismatch", "not-owner", "draining"];
 /// Those that read a swamp from disk.
-const READS_SWAMP: &[&str] =
-    &["invalid-name", "corrupt-swamp", "incomplete-copy", "busy", "io", "folder-importing"];
+const READS_SWAMP: &[&str] = &["invalid-name", "corrupt-swamp", "incomplete-copy", "busy", "io", "folder-importing"];
 /// Those that write to one.
 const WRITES_SWAMP: &[&str] = &[
     "invalid-body",
