@@ -6,7 +6,7 @@
 //! others see the gate. That costs a write one load, and no counter that all cores share.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Instant;
 
@@ -261,7 +261,7 @@ impl Folders {
     }
 
     /// Writes the file. Nobody is kept from looking at the folders meanwhile.
-    fn store(&self, file: &PathBuf, copied: &FolderSet, tenures: &BTreeMap<FolderId, Tenure>) -> Result<()> {
+    fn store(&self, file: &Path, copied: &FolderSet, tenures: &BTreeMap<FolderId, Tenure>) -> Result<()> {
         let moves = tenures.iter().filter(|(folder, tenure)| tenure.state != self.given(**folder));
         let moves = moves.map(|(folder, tenure)| StoredTenure {
             folder: *folder,
@@ -337,7 +337,7 @@ impl Step<'_> {
         self.write(&self.folders.file.lock(), &self.tenure())
     }
 
-    fn write(&self, file: &PathBuf, after: &Tenure) -> Result<()> {
+    fn write(&self, file: &Path, after: &Tenure) -> Result<()> {
         let mut tenures = self.folders.tenures.read().clone();
         tenures.insert(self.folder, after.clone());
         let copied = self.folders.copied.read().clone();
