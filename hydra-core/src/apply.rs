@@ -512,9 +512,10 @@ impl<'a> Run<'a> {
             (Condition::Always, _) | (Condition::Absent, None) | (Condition::Present, Some(_)) => Ok(()),
             (Condition::Version(versions), Some(treasure)) if versions.contains(&treasure.version) => Ok(()),
             (Condition::UpdatedBefore(_), None) => Ok(()),
-            (Condition::UpdatedBefore(time), Some(treasure)) if treasure.updated_at < *time => Ok(()),
+            (Condition::UpdatedBefore(time), Some(treasure)) if treasure.updated_at() < *time => Ok(()),
             (Condition::UpdatedBefore(time), Some(treasure)) => {
-                let detail = format!("the treasure {key:?} was written at {}, not before {time}", treasure.updated_at);
+                let detail =
+                    format!("the treasure {key:?} was written at {}, not before {time}", treasure.updated_at());
                 Err(with_version(Error::new(ErrorCode::VersionMismatch, detail)))
             }
             (Condition::Absent, Some(_)) => {

@@ -253,10 +253,6 @@ impl Unpacking {
         if header.cluster != cluster_of(&root.cluster) {
             return Err(refuse(path, &format!("is of another cluster; this server is of {:?}", root.cluster)));
         }
-        if header.folders != root.folders.get() {
-            let why = format!("counts {} folders, this server counts {}", header.folders, root.folders);
-            return Err(refuse(path, &why));
-        }
         let home = folder_of(&header.name, root.folders);
         if home != self.folder {
             return Err(refuse(path, &format!("is of {}, which is in folder {home}", header.name)));

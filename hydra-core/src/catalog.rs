@@ -3,13 +3,14 @@
 //! What is on disk is read in batches, so that memory stays the same however many there are. Swamps that are so
 //! new that no file tells of them come from memory.
 
+mod cursor;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base64url;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorCode, Result};
 use crate::folder::{FolderId, FolderSet, folder_of};
@@ -20,12 +21,12 @@ use crate::stamp::Timestamp;
 use crate::swamp::Resident;
 use crate::walk;
 
+pub use cursor::SwampsCursor;
+
 /// How many names of a directory are in memory at once.
 const BATCH: usize = 4_096;
 /// How many parts a name has.
 const PARTS: usize = 3;
-/// What a cursor begins with, unlike that of a list of treasures.
-const FORM: u8 = 2;
 
 /// Which swamps to list.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,29 +104,43 @@ impl Engine {
     /// read.
     pub fn swamps(&self, query: &SwampsQuery) -> Result<SwampsPage> {
         let scan = Scan::new(self.shared(), query)?;
-        let after = query.cursor.as_deref().map(|text| scan.read_cursor(text)).transpose()?;
+        let after = query.cursor.as_deref().map(|text| SwampsCursor::read(text, query)).transpose()?;
         let new = scan.unwritten(query, after.as_ref());
         let mut page = SwampsPage::default();
         let mut last = None;
-        let first = after.as_ref().map_or(0, |(folder, _)| folder.get());
+        let first = after.as_ref().map_or(0, |after| after.folder.get());
         for folder in scan.folders(query).iter().filter(|folder| folder.get() >= first) {
-            let after = after.as_ref().filter(|(at, _)| *at == folder).map(|(_, steps)| steps);
-            let new = new.range((folder, Steps::default())..).take_while(|((at, _), _)| *at == folder);
+            let after = after.as_ref().filter(|after| after.folder == folder).map(|after| &after.steps);
+            let begin = SwampsCursor { folder, steps: Steps::default() };
+            let new = new.range(begin..).take_while(|(at, _)| at.folder == folder);
             let mut found: BTreeMap<Steps, ListedSwamp> =
-                new.map(|((_, steps), listed)| (steps.clone(), listed.clone())).collect();
+                new.map(|(at, listed)| (at.steps.clone(), listed.clone())).collect();
             // One more than fits tells whether there are more.
             found.extend(scan.on_disk(folder, after, (query.limit - page.swamps.len()).saturating_add(1))?);
             for (steps, listed) in found {
                 if page.swamps.len() == query.limit {
-                    page.next = last.map(|at| scan.write_cursor(&at));
+                    page.next = last.map(|at: SwampsCursor| at.write(query));
                     return Ok(page);
                 }
                 page.swamps.push(if query.info { scan.with_memory(listed) } else { listed });
-                last = Some((folder, steps));
+                last = Some(SwampsCursor { folder, steps });
             }
         }
         Ok(page)
     }
+}
+
+/// What the names that are asked for start with, and the directories that are known from that beforehand.
+fn wanted_names(query: &SwampsQuery) -> (String, [Option<String>; PARTS]) {
+    let mut prefix = String::new();
+    let mut known = [const { None }; PARTS];
+    for (at, part) in [&query.sanctuary, &query.realm].into_iter().flatten().enumerate() {
+        known[at] = Some(encode_part(part));
+        prefix.push_str(part);
+        prefix.push('/');
+    }
+    prefix.push_str(query.prefix.as_deref().unwrap_or_default());
+    (prefix, known)
 }
 
 /// A way through the directories, for one query.
@@ -143,22 +158,13 @@ impl<'a> Scan<'a> {
         if query.limit == 0 {
             return refuse("limit is 0; at least 1 is needed");
         }
-        let mut prefix = String::new();
-        let mut known = [const { None }; PARTS];
         match (&query.sanctuary, &query.realm) {
             (None, Some(_)) => return refuse("a realm is asked for without its sanctuary"),
             (None, None) => {}
-            (Some(sanctuary), realm) => {
-                // The rules of names, tried with parts that are allowed.
-                SwampName::new(sanctuary, realm.as_deref().unwrap_or("r"), "s")?;
-                for (at, part) in [Some(sanctuary), realm.as_ref()].into_iter().flatten().enumerate() {
-                    known[at] = Some(encode_part(part));
-                    prefix.push_str(part);
-                    prefix.push('/');
-                }
-            }
+            // The rules of names, tried with parts that are allowed.
+            (Some(sanctuary), realm) => drop(SwampName::new(sanctuary, realm.as_deref().unwrap_or("r"), "s")?),
         }
-        prefix.push_str(query.prefix.as_deref().unwrap_or_default());
+        let (prefix, known) = wanted_names(query);
         Ok(Scan { shared, prefix, known })
     }
 
@@ -172,11 +178,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The first swamps in memory that have something to write, of which there may be no file yet.
-    fn unwritten(
-        &self,
-        query: &SwampsQuery,
-        after: Option<&(FolderId, Steps)>,
-    ) -> BTreeMap<(FolderId, Steps), ListedSwamp> {
+    fn unwritten(&self, query: &SwampsQuery, after: Option<&SwampsCursor>) -> BTreeMap<SwampsCursor, ListedSwamp> {
         let folders = self.folders(query);
         let mut found = BTreeMap::new();
         self.shared.residents.for_each(|resident: &Arc<Resident>| {
@@ -184,7 +186,7 @@ impl<'a> Scan<'a> {
             if !folders.contains(folder) || !name.as_str().starts_with(&self.prefix) {
                 return;
             }
-            let place = (folder, name.parts().map(encode_part));
+            let place = SwampsCursor::at(name, folder);
             if after.is_some_and(|after| place <= *after) || !is_unwritten(resident) {
                 return;
             }
@@ -210,37 +212,6 @@ impl<'a> Scan<'a> {
             dirty: is_dirty(&resident),
         });
         ListedSwamp { loaded, ..listed }
-    }
-
-    fn write_cursor(&self, (folder, steps): &(FolderId, Steps)) -> String {
-        let place = [&folder.get().to_be_bytes()[..], steps.join("/").as_bytes()].concat();
-        base64url::encode(&[&[FORM], &self.seal(&place).to_be_bytes()[..], &place].concat())
-    }
-
-    fn read_cursor(&self, text: &str) -> Result<(FolderId, Steps)> {
-        let refuse = || {
-            let detail = "the cursor cannot be read, was changed, or belongs to another list of swamps";
-            Error::new(ErrorCode::InvalidCursor, detail)
-                .with_hint("send nextCursor of the page before unchanged, with the same path and prefix")
-        };
-        let parse = |bytes: &[u8]| {
-            let (&FORM, rest) = bytes.split_first()? else { return None };
-            let (seal, place) = rest.split_first_chunk::<8>()?;
-            if u64::from_be_bytes(*seal) != self.seal(place) {
-                return None;
-            }
-            let (folder, path) = place.split_first_chunk::<4>()?;
-            let steps: Vec<String> = std::str::from_utf8(path).ok()?.split('/').map(str::to_owned).collect();
-            Some((FolderId::new(u32::from_be_bytes(*folder)), Steps::try_from(steps).ok()?))
-        };
-        base64url::decode(text).and_then(|bytes| parse(&bytes)).ok_or_else(refuse)
-    }
-
-    /// A hash of the place and of what decides which names are listed; not of how many are asked for at once, or of
-    /// which folders.
-    fn seal(&self, place: &[u8]) -> u64 {
-        let text = format!("{}\n{:?}\n", self.prefix, self.known);
-        xxhash_rust::xxh3::xxh3_64(&[text.as_bytes(), place].concat())
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::apply::{Carried, Scene, Stage, carry_out};
-use crate::compact;
+use crate::compact::Capture;
 use crate::directories::sync_nearest;
 use crate::engine::CopyState;
 use crate::error::{Applied, Error, ErrorCode, Result};
@@ -78,7 +78,8 @@ fn next_round(resident: &Arc<Resident>) -> Option<Round> {
     // What is in limbo comes first and alone: what follows has to see what it changes.
     let (writes, flushes, special) =
         if desk.limbo.is_none() { take_jobs(&mut desk.queue) } else { (Vec::new(), Vec::new(), None) };
-    desk.exclusive = !writes.is_empty() || special.is_some() || desk.limbo.is_some() || !has_work;
+    let is_alone = special.as_ref().is_some_and(Job::is_alone);
+    desk.exclusive = !writes.is_empty() || is_alone || desk.limbo.is_some() || !has_work;
     let needs_adoption = !writes.is_empty() || !desk.buffer.is_empty();
     desk.flushing = !desk.buffer.is_empty();
     Some(Round {
@@ -123,7 +124,7 @@ fn refuse(job: Job, reason: &Error) {
     match job {
         Job::Write(_, promise) => promise.fulfil(Err(error)),
         Job::Flush(promise) | Job::Refresh(promise) | Job::Seal(promise) => promise.fulfil(Err(error)),
-        Job::Destroy(promise) | Job::Compact(promise) => promise.fulfil(Err(error)),
+        Job::Destroy(promise) | Job::Compact { promise, .. } => promise.fulfil(Err(error)),
     }
 }
 
@@ -199,17 +200,10 @@ impl Resident {
         let state = self.state.read();
         if state.copy != CopyState::Degraded {
             let shared = &self.shared;
+            let capture = Capture::of(&state, &[], Timestamp::now());
             log.write_snapshot(shared, |log, name| {
                 let header = log.header(shared, name, policy, VersionVector::default());
-                compact::encode(
-                    header,
-                    &state,
-                    &[],
-                    None,
-                    &VersionVector::default(),
-                    Timestamp::now(),
-                    policy.compression,
-                )
+                capture.encode(header, None, &VersionVector::default(), policy.compression)
             })?;
             log.mend();
             return Ok(());
@@ -265,7 +259,7 @@ impl Resident {
     fn compact_soon_if_due(&self) {
         if self.is_compaction_due(false) {
             let (promise, _) = Ticket::pending();
-            self.desk.lock().queue.push_back(Job::Compact(promise));
+            self.desk.lock().queue.push_back(Job::compact(promise));
         }
     }
 
@@ -325,7 +319,11 @@ impl Resident {
         match job {
             Job::Refresh(promise) => promise.fulfil(self.read_again(policy)),
             Job::Destroy(promise) => promise.fulfil(self.destroy(policy)),
-            Job::Compact(promise) => promise.fulfil(self.compact(policy)),
+            Job::Compact { alone, promise } => match self.compact(policy, alone) {
+                Ok(Some(gained)) => promise.fulfil(Ok(gained)),
+                Ok(None) => self.desk.lock().queue.push_front(Job::Compact { alone: true, promise }),
+                Err(error) => promise.fulfil(Err(error)),
+            },
             Job::Seal(promise) => {
                 let mut log = self.log.lock();
                 log.seal(&self.shared);

@@ -8,6 +8,8 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use crate::collect::FileContent;
+use crate::conflict::Lost;
+use crate::counter::Counter;
 use crate::engine::CopyState;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::header::Header;
@@ -16,7 +18,7 @@ use crate::hidden::is_hidden;
 use crate::hydrate::with_files;
 use crate::layout::ChunkName;
 use crate::log::Pile;
-use crate::merge::Chunk;
+use crate::merge::{Chunk, KeyMemory};
 use crate::policy::{Compression, Policy};
 use crate::slot::Slot;
 use crate::snapshot::{self, SnapshotContent};
@@ -140,27 +142,48 @@ pub(crate) fn named_by_files<'a>(
     named
 }
 
-/// The state as a snapshot, without what is left out. `mark` is a fresh stamp of the writer, needed
-/// whenever something is left out, or retired of the vector.
-pub(crate) fn encode(
-    header: Header,
-    state: &State,
-    left_out: &[Slot],
-    mark: Option<Stamp>,
-    retired: &VersionVector,
-    now: Timestamp,
-    compression: Compression,
-) -> Vec<u8> {
-    let left_out: HashSet<Stamp> = left_out.iter().map(Slot::stamp).collect();
-    let stays = |slot: &&Slot| !left_out.contains(&slot.stamp());
-    let content = SnapshotContent {
-        writes: state.slots().filter(stays).map(|slot| (slot.stamp(), slot.write())).collect(),
-        counters: state.counters().collect(),
-        keys: state.keys().collect(),
-        conflicts: state.conflicts(now).collect(),
-        vector: &state.vector,
-    };
-    snapshot::encode_marked(header, content, mark, retired, compression)
+/// What a swamp holds at one moment, for a snapshot: writes go on while it is encoded and written.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    slots: Vec<Slot>,
+    counters: Vec<(Box<str>, Counter)>,
+    keys: Vec<(u128, KeyMemory)>,
+    conflicts: Vec<Lost>,
+    vector: VersionVector,
+}
+
+impl Capture {
+    /// Everything but what is left out. Values are shared, so it takes little time and memory.
+    pub(crate) fn of(state: &State, left_out: &[Slot], now: Timestamp) -> Capture {
+        let left_out: HashSet<Stamp> = left_out.iter().map(Slot::stamp).collect();
+        let stays = |slot: &&Slot| left_out.is_empty() || !left_out.contains(&slot.stamp());
+        Capture {
+            slots: state.slots().filter(stays).cloned().collect(),
+            counters: state.counters().map(|(key, counter)| (key.into(), counter.clone())).collect(),
+            keys: state.keys().map(|(key, memory)| (key, memory.clone())).collect(),
+            conflicts: state.conflicts(now).cloned().collect(),
+            vector: state.vector.clone(),
+        }
+    }
+
+    /// The bytes of the snapshot. `mark` is a fresh stamp of the writer, needed whenever something was left out,
+    /// or is retired of the vector.
+    pub(crate) fn encode(
+        &self,
+        header: Header,
+        mark: Option<Stamp>,
+        retired: &VersionVector,
+        compression: Compression,
+    ) -> Vec<u8> {
+        let content = SnapshotContent {
+            writes: self.slots.iter().map(|slot| (slot.stamp(), slot.write())).collect(),
+            counters: self.counters.iter().map(|(key, counter)| (&**key, counter)).collect(),
+            keys: self.keys.iter().map(|(key, memory)| (*key, memory)).collect(),
+            conflicts: self.conflicts.iter().collect(),
+            vector: &self.vector,
+        };
+        snapshot::encode_marked(header, content, mark, retired, compression)
+    }
 }
 
 /// Whether a swamp whose live files are `pile`, of which about `needed` bytes are needed, is worth a snapshot.
@@ -202,40 +225,45 @@ impl Resident {
             && state.slots().any(|slot| !slot.is_tombstone() && retention.leaves_out(&state, slot))
     }
 
-    /// Writes a snapshot; answers whether there was anything to gain. Nobody writes meanwhile, and
-    /// everything acknowledged is on disk.
-    pub(crate) fn compact(&self, policy: &Policy) -> Result<bool> {
+    /// Writes a snapshot; answers whether there was anything to gain. Buffered writes go on meanwhile, unless
+    /// something is left out: what builds on that has to know that it is gone, and what is on its way to the disk
+    /// must not come after the mark that says so. Then the answer is `None`, and it is to be asked again `alone`.
+    pub(crate) fn compact(&self, policy: &Policy, alone: bool) -> Result<Option<bool>> {
         let shared = &self.shared;
         let retention = Retention::of(policy, self.keeps_marks(), Timestamp::now());
+        let retired = self.retired(retention.now)?;
+        let desk = self.desk.lock();
         let mut log = self.log.lock();
         log.last_compaction = Some(LastCompaction { at: Instant::now(), failed: true });
-        let (left_out, max_hlc) = {
-            let mut state = self.state.write();
-            check_whole(&state)?;
-            state.purge_keys(retention.now);
-            (retention.left_out(&state), state.max_hlc)
-        };
+        let mut state = self.state.write();
+        check_whole(&state)?;
+        state.purge_keys(retention.now);
+        let left_out = retention.left_out(&state);
         if left_out.is_empty() && log.pile.files <= 1 && log.pile.logs == 0 {
-            return Ok(false);
+            return Ok(Some(false));
         }
-        log.seal(shared);
-        if log.is_touched() {
-            return self.write_everything_again(policy, &mut log).map(|()| true);
-        }
-        let retired = self.retired(retention.now)?;
         let mark = match left_out.is_empty() && retired.is_empty() {
             true => None,
+            false if !alone => return Ok(None),
             false => {
-                Some(Stamp { hlc: shared.clock.next(retention.now, max_hlc)?, incarnation: shared.root.incarnation })
+                let hlc = shared.clock.next(retention.now, state.max_hlc)?;
+                Some(Stamp { hlc, incarnation: shared.root.incarnation })
             }
         };
-        {
-            let state = self.state.read();
-            log.write_snapshot(shared, |log, name| {
-                let header = log.header(shared, name, policy, VersionVector::default());
-                encode(header, &state, &left_out, mark, &retired, retention.now, policy.compression)
-            })?;
+        let capture = Capture::of(&state, &left_out, retention.now);
+        drop((state, desk));
+        log.seal(shared);
+        if log.is_touched() {
+            return self.write_everything_again(policy, &mut log).map(|()| Some(true));
         }
+        log.write_snapshot(shared, |log, name| {
+            capture.encode(
+                log.header(shared, name, policy, VersionVector::default()),
+                mark,
+                &retired,
+                policy.compression,
+            )
+        })?;
         let mut state = self.state.write();
         left_out.iter().for_each(|slot| state.forget(slot));
         // What is written from now on does not name them, or it would wait for them once the older files are gone.
@@ -252,7 +280,7 @@ impl Resident {
         drop(log);
         count(&shared.stats.compactions);
         shared.collector.expect(shared, self.name());
-        Ok(true)
+        Ok(Some(true))
     }
 
     /// The entries of the vector that the next snapshot retires.

@@ -892,7 +892,7 @@ impl Swamp {
     /// [`EngineOptions::gc_delay`]. The ticket answers whether there was anything to gain.
     pub fn compact(&self) -> Ticket<Result<bool>> {
         match self.0.shared.check_open() {
-            Ok(()) => self.0.ask(Job::Compact),
+            Ok(()) => self.0.ask(Job::compact),
             Err(error) => Ticket::ready(Err(error.with_applied(Applied::No))),
         }
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorCode};
 use crate::name::SwampName;
 
-/// How many folders a data set has: 1 to 65 536, chosen once and for ever.
+/// How many folders a data set has: 1 to 65 536, the same on every server and for every client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct FolderCount(u32);

@@ -71,18 +71,19 @@ fn kind(state: &FolderState) -> u8 {
     }
 }
 
+/// What is noted of folders beside what the flags say.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FoldersFile {
-    copied: Vec<FolderSet>,
+pub(crate) struct FoldersFile {
+    pub(crate) copied: Vec<FolderSet>,
     /// Absent where no folder ever moved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    moves: Vec<StoredTenure>,
+    pub(crate) moves: Vec<StoredTenure>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct StoredTenure {
-    folder: FolderId,
+pub(crate) struct StoredTenure {
+    pub(crate) folder: FolderId,
     #[serde(flatten)]
     state: FolderState,
     #[serde(default, skip_serializing_if = "Option::is_none")]

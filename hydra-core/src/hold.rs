@@ -1,7 +1,7 @@
 //! Holds: folders in which nothing superseded is removed for a while, so that a backup finds all it listed.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -26,6 +26,13 @@ pub(crate) struct Holds {
 struct StoredHold {
     folder: FolderId,
     until: Timestamp,
+}
+
+/// The folders that a file of holds keeps as they are, now.
+pub(crate) fn in_force(file: &Path) -> Result<Vec<FolderId>> {
+    let stored: Vec<StoredHold> = read_json(file)?.unwrap_or_default();
+    let now = Timestamp::now();
+    Ok(stored.into_iter().filter(|hold| hold.until > now).map(|hold| hold.folder).collect())
 }
 
 impl Holds {

@@ -293,9 +293,6 @@ impl Loader<'_> {
         if scan.header.name != *self.name {
             return Some(format!("it is of the swamp {}", scan.header.name));
         }
-        if scan.header.folders != root.folders.get() {
-            return Some(format!("it counts {} folders, this server {}", scan.header.folders, root.folders));
-        }
         (scan.header.cluster != cluster_of(&root.cluster)).then(|| "it is of another cluster".to_owned())
     }
 

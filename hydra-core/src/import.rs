@@ -1,14 +1,20 @@
 //! Importing: records from elsewhere as writes, and the count of what became of them. Pure.
 
+mod values;
+
 use crate::error::{Error, ErrorCode, Result};
 use crate::stamp::Timestamp;
 use crate::value::Value;
 use crate::write::{Condition, Durability, Expiry, Op, OpResult};
 
+pub use values::{BadValue, FoundValue, ImportValues};
+
 /// How many records an import hands to the engine at once.
 pub const IMPORT_BATCH_OPS: usize = 1_000;
 /// How many bytes of records an import hands to the engine at once, but for a single longer record: 1 MiB.
 pub const IMPORT_BATCH_BYTES: usize = 1 << 20;
+/// The longest record of an import: 34 MiB, enough for the longest binary value.
+pub const MAX_IMPORT_LINE_BYTES: usize = 34 << 20;
 /// How many records that failed an import lists; further ones are only counted.
 pub const MAX_IMPORT_ERRORS: usize = 100;
 

@@ -20,6 +20,8 @@ pub(crate) const INCARNATIONS_FILE: &str = "incarnations";
 pub(crate) const CLOCK_FILE: &str = "clock";
 /// Below [`LOCAL_DIR`]: what this server is to its folders.
 pub(crate) const FOLDERS_FILE: &str = "folders.json";
+/// Below [`LOCAL_DIR`]: the directory is on its way to another number of folders.
+pub(crate) const REFOLD_FILE: &str = "refold.json";
 /// Below [`LOCAL_DIR`]: the folders in which nothing is removed for a while.
 pub(crate) const HOLDS_FILE: &str = "holds.json";
 /// Below [`LOCAL_DIR`]: the registered policies.

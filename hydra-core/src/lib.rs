@@ -129,7 +129,7 @@ mod handover_model;
 mod merge_model;
 
 pub use archive::{Archive, ArchivedFile, Unpacked, Unpacking};
-pub use catalog::{ListedSwamp, LoadedSwamp, SwampsPage, SwampsQuery};
+pub use catalog::{ListedSwamp, LoadedSwamp, SwampsCursor, SwampsPage, SwampsQuery};
 pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use engine::{Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, Swamp, SwampInfo};
 pub use error::{Applied, Error, ErrorCode, Result};
@@ -138,7 +138,8 @@ pub use feed::{Changed, EventId, EventKind, Feed, FeedEvent, FeedOptions};
 pub use folder::{FolderCount, FolderId, FolderSet, folder_of};
 pub use handover::{FolderState, MovedTo};
 pub use import::{
-    IMPORT_BATCH_BYTES, IMPORT_BATCH_OPS, ImportError, ImportMode, ImportRecord, ImportTally, MAX_IMPORT_ERRORS,
+    BadValue, FoundValue, IMPORT_BATCH_BYTES, IMPORT_BATCH_OPS, ImportError, ImportMode, ImportRecord, ImportTally,
+    ImportValues, MAX_IMPORT_ERRORS, MAX_IMPORT_LINE_BYTES,
 };
 pub use layout::swamp_dir;
 pub use locks::{Granted, Lock, LockInfo, LockOp, LockRequest, MAX_LOCK_NAME_BYTES, MAX_LOCK_TTL, MAX_OWNER_BYTES};

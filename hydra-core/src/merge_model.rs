@@ -27,7 +27,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::collect::{self, FileContent, FileFacts, superseded};
-use crate::compact::{self, EntryRules, Retention};
+use crate::compact::{self, Capture, EntryRules, Retention};
 use crate::conflict::Lost;
 use crate::counter::Sum;
 use crate::engine::CopyState;
@@ -1161,7 +1161,7 @@ fn encode_snapshot(
     mark: Option<Stamp>,
     retired: &VersionVector,
 ) -> Vec<u8> {
-    compact::encode(header, state, left_out, mark, retired, Timestamp::default(), Compression::None)
+    Capture::of(state, left_out, Timestamp::default()).encode(header, mark, retired, Compression::None)
 }
 
 fn facts_of(disk: &Disk, rules: &Rules) -> Vec<FileFacts> {

@@ -142,7 +142,7 @@ impl ListQuery {
     pub fn cursor_behind(&self, name: &SwampName, treasure: &Treasure) -> String {
         let facts = Facts {
             created: treasure.created_at,
-            updated: treasure.updated_at,
+            written: treasure.written,
             expires: treasure.expires_at,
             json: treasure.value.is_json().then(|| treasure.value.as_bytes()),
         };

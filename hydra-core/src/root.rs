@@ -40,6 +40,7 @@ impl Root {
         let path = path.canonicalize().map_err(|error| Error::io("resolve", path, error))?;
         let local = path.join(layout::LOCAL_DIR);
         let lock = take_lock(&local.join(layout::LOCK_FILE))?;
+        refuse_half_refolded(&local)?;
         let (folders, cluster) = open_hydra_file(&path, expected)?;
         let server_id = open_server_file(&local, expected.server_id)?;
         let incarnation =
@@ -110,7 +111,7 @@ fn open_hydra_file(root: &Path, expected: &Expected<'_>) -> Result<(FolderCount,
         let folders = expected.folders.unwrap_or_default();
         let cluster = expected.cluster.unwrap_or("hydra").to_owned();
         check_cluster(&cluster)?;
-        replace_file(&root.join(layout::HYDRA_FILE), print_hydra_file(folders, &cluster).as_bytes())?;
+        write_hydra_file(root, folders, &cluster)?;
         return Ok((folders, cluster));
     };
     if let Some(wanted) = expected.folders.filter(|&wanted| wanted != folders) {
@@ -118,7 +119,7 @@ fn open_hydra_file(root: &Path, expected: &Expected<'_>) -> Result<(FolderCount,
             ErrorCode::FolderCountMismatch,
             format!("{} was created with {folders} folders, not {wanted}", root.display()),
         )
-        .with_hint("the number of folders is chosen once; leave it out or give the number on disk"));
+        .with_hint("leave it out or give the number on disk; hydra-server refold changes it while no server runs"));
     }
     if let Some(wanted) = expected.cluster.filter(|&wanted| wanted != cluster) {
         return Err(Error::new(
@@ -127,6 +128,22 @@ fn open_hydra_file(root: &Path, expected: &Expected<'_>) -> Result<(FolderCount,
         ));
     }
     Ok((folders, cluster))
+}
+
+/// Says durably what the directory is, in place of what was said before.
+pub(crate) fn write_hydra_file(root: &Path, folders: FolderCount, cluster: &str) -> Result<()> {
+    replace_file(&root.join(layout::HYDRA_FILE), print_hydra_file(folders, cluster).as_bytes())
+}
+
+/// While swamps are renamed to other folders, half of them would not be found.
+fn refuse_half_refolded(local: &Path) -> Result<()> {
+    let journal = local.join(layout::REFOLD_FILE);
+    if !journal.exists() {
+        return Ok(());
+    }
+    let detail = format!("the directory is on its way to another number of folders: {}", journal.display());
+    Err(Error::new(ErrorCode::InvalidConfig, detail)
+        .with_hint("run hydra-server refold again with the number it names, or with the old one to turn back"))
 }
 
 fn check_cluster(name: &str) -> Result<()> {

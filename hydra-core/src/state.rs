@@ -92,9 +92,22 @@ pub(crate) struct Sight {
     pub(crate) version: Version,
     pub(crate) created_at: Timestamp,
     pub(crate) expires_at: Option<Timestamp>,
-    pub(crate) updated_at: Timestamp,
+    /// The clock of the last write.
+    written: u64,
     /// The value, where increments decide it.
     total: Option<i128>,
+}
+
+impl Sight {
+    /// When it was last written.
+    pub(crate) fn updated_at(&self) -> Timestamp {
+        at(self.written)
+    }
+}
+
+/// When the clock of a record was so far.
+fn at(hlc: u64) -> Timestamp {
+    Stamp { hlc, incarnation: 0 }.timestamp()
 }
 
 fn sight(slot: &Slot, counter: Option<&Counter>, now: Timestamp) -> Option<Sight> {
@@ -107,30 +120,30 @@ fn sight(slot: &Slot, counter: Option<&Counter>, now: Timestamp) -> Option<Sight
             version: Version::of_record(base),
             created_at: slot.created(),
             expires_at: slot.expires(),
-            updated_at: base.timestamp(),
+            written: base.hlc,
             total: None,
         });
     };
     let (first, last) = counter.span(base)?;
-    let at = |hlc| Stamp { hlc, incarnation: 0 }.timestamp();
     Some(Sight {
         version: Version::of_counter(base.hlc, counter.digest(base)),
         created_at: if slot.is_tombstone() { at(first) } else { slot.created() },
         expires_at: slot.expires(),
-        updated_at: at(last.max(base.hlc)),
+        written: last.max(base.hlc),
         total: Some(integer(slot).unwrap_or(0) + counter.total(base)),
     })
 }
 
 fn visible(slot: &Slot, counter: Option<&Counter>, now: Timestamp) -> Option<Treasure> {
-    let Sight { version, created_at, expires_at, updated_at, total } = sight(slot, counter, now)?;
+    let Sight { version, created_at, expires_at, written, total } = sight(slot, counter, now)?;
     Some(Treasure {
         key: slot.key().to_owned(),
         value: total.map_or_else(|| slot.value(), |total| Value::from_checked(total.to_string().as_bytes())),
         version,
         created_at,
-        updated_at,
+        updated_at: at(written),
         expires_at,
+        written,
     })
 }
 
@@ -139,13 +152,13 @@ const NEVER: Timestamp = Timestamp::from_millis(0);
 
 /// Where a slot with a value belongs in an order.
 pub(crate) fn rank(order: &Order, slot: &Slot, counter: Option<&Counter>) -> Rank {
-    let Some(Sight { created_at, updated_at, total, .. }) = sight(slot, counter, NEVER) else { return Rank::LAST };
+    let Some(Sight { created_at, written, total, .. }) = sight(slot, counter, NEVER) else { return Rank::LAST };
     let total = total.map(|total| total.to_string());
     let json = match &total {
         Some(total) => Some(total.as_bytes()),
         None => slot.content_type().is_none().then(|| slot.value_bytes()),
     };
-    Rank::of(order, &Facts { created: created_at, updated: updated_at, expires: slot.expires(), json })
+    Rank::of(order, &Facts { created: created_at, written, expires: slot.expires(), json })
 }
 
 /// The integer a value is; 0 for a tombstone, `None` for anything else.

@@ -125,7 +125,23 @@ pub(crate) enum Job {
     /// Close the open chunk for good.
     Seal(Promise<()>),
     /// Write a snapshot; the answer is whether there was anything to gain.
-    Compact(Promise<bool>),
+    Compact {
+        /// Nobody writes meanwhile.
+        alone: bool,
+        promise: Promise<bool>,
+    },
+}
+
+impl Job {
+    /// Writes a snapshot, beside other writes if that can be.
+    pub(crate) fn compact(promise: Promise<bool>) -> Job {
+        Job::Compact { alone: false, promise }
+    }
+
+    /// Whether buffered writes wait until it is done.
+    pub(crate) fn is_alone(&self) -> bool {
+        !matches!(self, Job::Flush(_) | Job::Compact { alone: false, .. })
+    }
 }
 
 impl Settings {
@@ -287,8 +303,7 @@ impl Resident {
         self.admit(&batch)?;
         desk.check_writable(&batch)?;
         desk.refresh_settings(self);
-        let queued =
-            desk.exclusive || desk.limbo.is_some() || desk.queue.iter().any(|job| !matches!(job, Job::Flush(_)));
+        let queued = desk.exclusive || desk.limbo.is_some() || desk.queue.iter().any(Job::is_alone);
         if !desk.settings.policy.is_synced() && !queued && desk.buffer.bytes() < BUFFER_MOST {
             return self.buffer(&mut desk, &batch);
         }
@@ -431,7 +446,7 @@ impl Resident {
         let shared = Arc::clone(&self.shared);
         let again = stays.checked_sub(idle).filter(|left| !left.is_zero()).unwrap_or(EVICT_AGAIN);
         if idle >= stays && self.is_compaction_due(true) {
-            drop(self.ask(Job::Compact));
+            drop(self.ask(Job::compact));
             self.schedule_eviction(EVICT_AGAIN);
         } else if idle >= stays && shared.residents.evict(&self, Resident::leave) {
             count(&shared.stats.evictions);

@@ -121,7 +121,7 @@ fn tidy(shared: &Arc<Shared>, name: &SwampName) -> Result<Removed> {
     let was_resident = shared.residents.get(name).is_some();
     let resident = shared.residents.get_or_hydrate(shared, name)?;
     if resident.is_compaction_due(true) || resident.has_expired_records() {
-        resident.ask(Job::Compact).wait()?;
+        resident.ask(Job::compact).wait()?;
     }
     if !was_resident {
         leave_memory(shared, &resident);
@@ -158,7 +158,7 @@ fn compact_one(shared: &Arc<Shared>, name: &SwampName, total: &mut Compacted) ->
     let was_resident = shared.residents.get(name).is_some();
     let resident = shared.residents.get_or_hydrate(shared, name)?;
     let (files, bytes) = size(&dir)?;
-    if resident.state.read().copy == CopyState::Complete && resident.ask(Job::Compact).wait()? {
+    if resident.state.read().copy == CopyState::Complete && resident.ask(Job::compact).wait()? {
         let (files_now, bytes_now) = size(&dir)?;
         total.swamps += 1;
         total.files_before += files;

@@ -178,6 +178,8 @@ pub struct Treasure {
     pub updated_at: Timestamp,
     /// When it expires, if it does.
     pub expires_at: Option<Timestamp>,
+    /// The clock of the last write: what an order by it goes by.
+    pub(crate) written: u64,
 }
 
 impl Treasure {

@@ -155,22 +155,26 @@ impl Iterator for SwampDirs {
     }
 }
 
-/// The name of the swamp in a directory of a folder; `None` for one that stands where no swamp of the folder belongs,
-/// and for one that has no readable chunk and a name that was shortened.
-pub(crate) fn name_of_dir(root: &Root, folder: FolderId, dir: &Path) -> Result<Option<SwampName>> {
+/// The name of the swamp in a directory, by its path or by its files; `None` where neither can be read.
+pub(crate) fn name_at(dir: &Path) -> Result<Option<SwampName>> {
     let parts = || {
         let mut above = dir.ancestors().map(|dir| layout::decode_part(dir.file_name()?.to_str()?));
         let (swamp, realm, sanctuary) = (above.next()??, above.next()??, above.next()??);
         SwampName::new(&sanctuary, &realm, &swamp).ok()
     };
-    let name = match parts() {
-        Some(name) => Some(name),
-        None => name_of(dir, &chunks(dir)?)?,
-    };
+    match parts() {
+        Some(name) => Ok(Some(name)),
+        None => name_of(dir, &chunks(dir)?),
+    }
+}
+
+/// The name of the swamp in a directory of a folder; `None` for one that stands where no swamp of the folder belongs,
+/// and for one that has no readable chunk and a name that was shortened.
+pub(crate) fn name_of_dir(root: &Root, folder: FolderId, dir: &Path) -> Result<Option<SwampName>> {
     let is_home = |name: &SwampName| {
         folder_of(name, root.folders) == folder && layout::swamp_path(&root.path, folder, name) == dir
     };
-    Ok(name.filter(is_home))
+    Ok(name_at(dir)?.filter(is_home))
 }
 
 /// Names of swamps never begin with a dot on disk; copy tools keep directories of their own that do.

@@ -3,6 +3,8 @@
 //! A leaf: nothing of the engine imports it, and it imports nothing of the engine but the vocabulary.
 
 mod moves;
+mod parameters;
+mod status;
 
 use std::borrow::Cow;
 use std::ops::AddAssign;
@@ -24,6 +26,10 @@ use crate::stamp::{Timestamp, Version};
 pub use moves::{
     AbortBody, ActivateBody, CommitBody, FenceBody, ImportFolderBody, MAX_PIECES, ManifestBody, MovedBody, PieceBody,
     PiecesBody, PromoteBody, PromotedBody, PullBody, PulledBody, SealBody, SealedBody, UnderSealBody, UnfenceBody,
+};
+pub use parameters::{Parameters, invalid_parameter, with_parameters};
+pub use status::{
+    STATUS_PAGE, STATUS_PAGE_POLICY, StatusBody, StatusMoveBody, StatusRouteBody, StatusServerBody, StatusStayBody,
 };
 
 /// Where a server listens unless told otherwise.
@@ -81,6 +87,8 @@ pub mod header {
     pub const MAP_EPOCH: &str = "hydra-map-epoch";
     /// How many routers a request has passed.
     pub const HOPS: &str = "hydra-hops";
+    /// On answers of a router: how many tries it made before the one that was answered, or beyond the first. Absent for none.
+    pub const RETRIED: &str = "hydra-retried";
 }
 
 /// The media type of errors (RFC 9457).

@@ -20,6 +20,7 @@ pub(crate) type Response = http::Response<Body>;
 pub(crate) const APPLIED: HeaderName = HeaderName::from_static(header::APPLIED);
 pub(crate) const ROUTER: HeaderName = HeaderName::from_static(header::ROUTER);
 pub(crate) const FOLDER: HeaderName = HeaderName::from_static(header::FOLDER);
+pub(crate) const RETRIED: HeaderName = HeaderName::from_static(header::RETRIED);
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(header::REQUEST_ID);
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -101,6 +102,7 @@ impl Refusal {
         let mut problem = Problem::of(&self.error);
         problem.instance = id.to_str().ok().map(str::to_owned);
         problem.folder = self.folder;
+        let retried = self.attempts.len().checked_sub(1);
         problem.attempts = self.attempts;
         let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let bytes = serde_json::to_vec(&problem).unwrap_or_default();
@@ -110,6 +112,9 @@ impl Refusal {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(folder) = self.folder {
             headers.insert(FOLDER, HeaderValue::from(folder.get()));
+        }
+        if let Some(retried) = retried.filter(|&retried| retried > 0) {
+            headers.insert(RETRIED, HeaderValue::from(retried));
         }
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));

@@ -26,13 +26,23 @@ const DISCARD_TIME: Duration = Duration::from_secs(5);
 const DISCARD_BYTES: usize = 256 << 20;
 
 /// The memory that all kept bodies share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct KeptMemory(Arc<Semaphore>);
 
 impl KeptMemory {
     pub(crate) fn new(bytes: u64) -> KeptMemory {
         let units = usize::try_from(bytes / UNIT).unwrap_or(usize::MAX);
         KeptMemory(Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// Room for a body of this length.
+    ///
+    /// # Errors
+    /// `overloaded` when there is none.
+    pub(crate) fn room(&self, length: u64) -> Result<OwnedSemaphorePermit, Error> {
+        self.reserve(length).ok_or_else(|| {
+            Error::new(ErrorCode::Overloaded, "the request bodies in memory have reached their limit; try again")
+        })
     }
 
     /// Room for a body of this length, if there is any.
@@ -93,9 +103,7 @@ impl RequestBody {
     /// Those of [`RequestBody::read`]; `overloaded` when there is no room for it.
     pub(crate) async fn keep(self, limit: u64, memory: &KeptMemory) -> Result<(Bytes, OwnedSemaphorePermit), Error> {
         let length = self.incoming.as_ref().and_then(|incoming| incoming.size_hint().upper()).unwrap_or(limit);
-        let room = memory.reserve(length.min(limit)).ok_or_else(|| {
-            Error::new(ErrorCode::Overloaded, "the request bodies in memory have reached their limit; try again")
-        })?;
+        let room = memory.room(length.min(limit))?;
         Ok((self.read(limit).await?, room))
     }
 
@@ -192,6 +200,6 @@ async fn discard(mut unread: Incoming) {
     }
 }
 
-fn broken(error: &io::Error) -> Error {
+pub(crate) fn broken(error: &io::Error) -> Error {
     Error::new(ErrorCode::InvalidBody, format!("the body did not come to its end: {error}"))
 }

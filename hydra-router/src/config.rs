@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::tls::Tls;
+
 /// The longest request target: 8 KiB.
 pub(crate) const MAX_URI_BYTES: usize = 8 << 10;
 /// The longest request head, names and values of all headers together: 32 KiB.
@@ -12,6 +14,8 @@ pub(crate) const MAX_KEPT_BYTES: u64 = 1 << 20;
 pub(crate) const MAX_SMALL_BODY_BYTES: u64 = 64 << 10;
 /// The longest body of a batch across swamps: 64 MiB, as on servers.
 pub(crate) const MAX_BATCH_BODY_BYTES: u64 = 64 << 20;
+/// The most swamps one page of a list may have, as on servers.
+pub(crate) const MAX_LIST_LIMIT: usize = 10_000;
 /// How many routers a request may pass before this one.
 pub(crate) const MAX_HOPS: u32 = 3;
 
@@ -37,6 +41,10 @@ pub struct Config {
     /// Whether requests that bring no token go on with the one of the data set, see [`hydra_sdk::Access`]. Default no:
     /// they go on without, and servers that demand tokens refuse them.
     pub own_token: bool,
+    /// The certificate for TLS. Default none: connections are plain.
+    pub tls: Option<Tls>,
+    /// How long a peer may take to agree on TLS. Default 10 s.
+    pub handshake_timeout: Duration,
 }
 
 impl Default for Config {
@@ -50,6 +58,8 @@ impl Default for Config {
             body_timeout: Duration::from_secs(30),
             max_kept_memory: 256 << 20,
             own_token: false,
+            tls: None,
+            handshake_timeout: Duration::from_secs(10),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use hydra_core::swamp_dir;
 use hydra_core::wire::{ResolveBody, resolve_path};
-use hydra_sdk::{ClientMap, Hydra, MapServer, SwampName};
+use hydra_sdk::{ClientMap, Hydra, Location, MapServer, SwampName};
 use serde::Serialize;
 
 use crate::Failure;
@@ -52,18 +52,29 @@ struct Seen {
     error: Option<String>,
 }
 
-/// Explains where a name lives.
+/// Explains where names live.
 pub(crate) fn explain(flags: &ExplainFlags) -> Result<(), Failure> {
     let map = ClientMap::from_file(&flags.map)?;
-    let mut explanation = Explanation::of(&map, &flags.name);
+    let hydra = Hydra::with_map(map.clone())?;
+    let mut explanations: Vec<Explanation> =
+        flags.names.iter().map(|name| Explanation::of(&map, name, hydra.locate(name))).collect();
     if !flags.offline {
-        let hydra = Hydra::with_map(map.clone())?;
-        explanation.servers = on_runtime(see(&hydra, &map, &flags.name))?;
+        on_runtime(async {
+            for (explanation, name) in explanations.iter_mut().zip(&flags.names) {
+                explanation.servers = see(&hydra, &map, name).await;
+            }
+        })?;
     }
-    print(|out| match flags.output {
-        Output::Table => explanation.table(out),
-        Output::Json => pretty(out, &explanation),
-        Output::Ndjson => line(out, &explanation),
+    print(|out| match (flags.output, explanations.as_slice()) {
+        (Output::Table, _) => explanations.iter().enumerate().try_for_each(|(place, explanation)| {
+            if place > 0 {
+                writeln!(out)?;
+            }
+            explanation.table(out)
+        }),
+        (Output::Json, [explanation]) => pretty(out, explanation),
+        (Output::Json, _) => pretty(out, &explanations),
+        (Output::Ndjson, _) => explanations.iter().try_for_each(|explanation| line(out, explanation)),
     })
 }
 
@@ -88,19 +99,20 @@ async fn see(hydra: &Hydra, map: &ClientMap, name: &SwampName) -> Vec<Seen> {
 }
 
 impl Explanation {
-    fn of(map: &ClientMap, name: &SwampName) -> Explanation {
-        let route = map.route(name);
+    /// What a client of the map does with a name: its own look-up, in other words.
+    fn of(map: &ClientMap, name: &SwampName, location: Location) -> Explanation {
+        let folder = location.folder.unwrap_or_else(|| map.route(name).folder());
         Explanation {
             name: name.to_string(),
-            hash: format!("{:016x}", name.hash()),
-            folder: route.folder().get(),
+            hash: format!("{:016x}", location.hash),
+            folder: folder.get(),
             folders: map.folders().get(),
             epoch: map.epoch(),
-            pool: route.pool().to_owned(),
-            rule: route.rule().map(ToString::to_string),
-            primary: Listed::of(route.primary()),
-            fallbacks: route.fallbacks().map(Listed::of).collect(),
-            path: swamp_dir(route.folder(), name).display().to_string(),
+            pool: location.pool,
+            rule: location.rule.map(|rule| rule.to_string()),
+            primary: Listed::of(&location.primary),
+            fallbacks: location.fallbacks.iter().map(Listed::of).collect(),
+            path: swamp_dir(folder, name).display().to_string(),
             servers: Vec::new(),
         }
     }

@@ -52,7 +52,7 @@ async fn ask_all(gateway: &Gateway, head: &Head, body: RequestBody, class: OpCla
 }
 
 /// The servers that a route leads to, in the order of the map. Others may not run yet.
-fn routed(map: &ClientMap) -> Vec<&str> {
+pub(crate) fn routed(map: &ClientMap) -> Vec<&str> {
     let is_routed = |id: &str| {
         map.pools().any(|pool| {
             map.routes(pool)

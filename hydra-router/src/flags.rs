@@ -1,12 +1,13 @@
 //! Flags, `HYDRA_*` variables and the file of settings, and which of them wins.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hydra_core::duration::parse_duration;
 use hydra_core::wire::DEFAULT_ROUTER;
-use hydra_core::{FolderSet, SwampName};
+use hydra_core::{FolderSet, ImportMode, Pattern, SwampName};
 use serde::{Deserialize, Deserializer};
 
 use crate::Failure;
@@ -38,6 +39,16 @@ pub(crate) enum Command {
     Move(Box<MoveFlags>),
     /// Make a copy the owner of folders whose owner is dead
     Promote(Box<PromoteFlags>),
+    /// List the swamps of all servers, by folder and path; a cursor goes on also when the map has changed
+    Scan(ScanFlags),
+    /// Write the treasures of all servers as lines of JSON
+    Export(ExportFlags),
+    /// Send lines of JSON to the servers of their swamps
+    Import(ImportFlags),
+    /// Tell who answers, who owns what, what the copies lack and what moves; exit 5 when a server is away
+    Status(StatusFlags),
+    /// Say which folders should move when servers come or go; changes nothing
+    Plan(PlanFlags),
     /// Look at a client map
     Map {
         #[command(subcommand)]
@@ -51,6 +62,8 @@ pub(crate) enum MapCommand {
     Check(CheckFlags),
     /// Print a map with every default written out
     Show(ShowFlags),
+    /// Tell which folders another map moves, and whether it may take the place of the first; exit 2 if not
+    Diff(DiffFlags),
 }
 
 #[derive(Debug, Default, Args)]
@@ -82,6 +95,12 @@ pub(crate) struct Settings {
     /// Send the token of the map with requests that bring none: whoever reaches the router may do what that token may
     #[arg(long, env = "HYDRA_ROUTER_OWN_TOKEN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) own_token: Option<bool>,
+    /// Certificate chain (PEM) for TLS, the router's own first; read again when it changes
+    #[arg(long, env = "HYDRA_ROUTER_TLS_CERT", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Key of the certificate (PEM)
+    #[arg(long, env = "HYDRA_ROUTER_TLS_KEY", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// Listen beyond this machine although anybody who reaches the port can read and change everything
     #[arg(long, env = "HYDRA_INSECURE_NO_AUTH", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) insecure_no_auth: Option<bool>,
@@ -130,6 +149,8 @@ impl Settings {
             id: self.id.or(file.id),
             shutdown_grace: self.shutdown_grace.or(file.shutdown_grace),
             own_token: self.own_token.or(file.own_token),
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
             insecure_no_auth: self.insecure_no_auth.or(file.insecure_no_auth),
             log_format: self.log_format.or(file.log_format),
             log: self.log.or(file.log),
@@ -158,8 +179,9 @@ pub(crate) enum Output {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainFlags {
-    /// A name, sanctuary/realm/swamp
-    pub(crate) name: SwampName,
+    /// Names, sanctuary/realm/swamp
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<SwampName>,
     /// Client map
     #[arg(long, env = "HYDRA_MAP", value_name = "FILE", default_value = DEFAULT_MAP)]
     pub(crate) map: PathBuf,
@@ -169,6 +191,167 @@ pub(crate) struct ExplainFlags {
     /// How the answer is printed
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScanFlags {
+    /// Which swamps: three parts, each a name, prefix* or *
+    #[arg(default_value = "*/*/*")]
+    pub(crate) pattern: Pattern,
+    /// Print the treasures of the swamps in place of their names, as lines of JSON
+    #[arg(long)]
+    pub(crate) treasures: bool,
+    /// Also say how many files and bytes each swamp has
+    #[arg(long)]
+    pub(crate) info: bool,
+    /// At most so many swamps
+    #[arg(long)]
+    pub(crate) limit: Option<u64>,
+    /// Go on where another scan of the same pattern ended
+    #[arg(long)]
+    pub(crate) cursor: Option<String>,
+    /// Client map
+    #[arg(long, env = "HYDRA_MAP", value_name = "FILE", default_value = DEFAULT_MAP)]
+    pub(crate) map: PathBuf,
+    /// How swamps are printed
+    #[arg(long, value_enum, default_value_t = Output::Ndjson)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportFlags {
+    /// Which swamps: three parts, each a name, prefix* or *
+    #[arg(default_value = "*/*/*")]
+    pub(crate) pattern: Pattern,
+    /// Only these folders, e.g. 0-49,60
+    #[arg(long, value_name = "SET")]
+    pub(crate) folders: Option<FolderSet>,
+    /// Also what has expired and is still kept
+    #[arg(long)]
+    pub(crate) expired: bool,
+    /// Write to this file, which must not exist, in place of stdout
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
+    /// Client map
+    #[arg(long, env = "HYDRA_MAP", value_name = "FILE", default_value = DEFAULT_MAP)]
+    pub(crate) map: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportFlags {
+    /// Lines of JSON, as an export writes them; - is stdin
+    pub(crate) file: PathBuf,
+    /// Which lines are written: all (upsert), those whose key does not exist (create), or is older (newer)
+    #[arg(long, default_value = "upsert")]
+    pub(crate) mode: Mode,
+    /// Have every part on disk before the next one is sent
+    #[arg(long)]
+    pub(crate) sync: bool,
+    /// Client map
+    #[arg(long, env = "HYDRA_MAP", value_name = "FILE", default_value = DEFAULT_MAP)]
+    pub(crate) map: PathBuf,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+/// Which lines an import writes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mode(pub(crate) ImportMode);
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Mode, String> {
+        ImportMode::from_text(text).map(Mode).ok_or_else(|| format!("{text:?} is none of create, upsert and newer"))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusFlags {
+    /// Look again every two seconds, until a signal comes
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Do not ask how much is in the folders, for which servers walk them; what copies lack is not known then
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Client map
+    #[arg(long, env = "HYDRA_MAP", value_name = "FILE", default_value = DEFAULT_MAP)]
+    pub(crate) map: PathBuf,
+    /// How the state is printed
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanFlags {
+    /// A server that is to carry folders: ID=URL, or just ID where the map has it; several with commas
+    #[arg(long, value_name = "ID=URL", value_delimiter = ',')]
+    pub(crate) add: Vec<Named<Option<String>>>,
+    /// A server that is to carry nothing any more; several with commas
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub(crate) drain: Vec<String>,
+    /// What servers should have their share of
+    #[arg(long, value_enum, default_value_t = By::Folders)]
+    pub(crate) by: By,
+    /// How much a server can carry compared with the others, in place of its capacity in the map; several with commas
+    #[arg(long, value_name = "ID=NUMBER", value_delimiter = ',')]
+    pub(crate) capacity: Vec<Named<f64>>,
+    /// Pool whose folders are shared out
+    #[arg(long, default_value = "default")]
+    pub(crate) pool: String,
+    /// Do not ask the servers how much is in their folders
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Print nothing but the map when everything has moved
+    #[arg(long)]
+    pub(crate) print_map: bool,
+    /// Client map
+    #[arg(long, env = "HYDRA_MAP", value_name = "FILE", default_value = DEFAULT_MAP)]
+    pub(crate) map: PathBuf,
+    /// How the plan is printed
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+/// What a plan shares out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum By {
+    /// The number of folders.
+    Folders,
+    /// The bytes in them.
+    Bytes,
+}
+
+/// A server and something about it: `ID=VALUE`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Named<T> {
+    pub(crate) name: String,
+    pub(crate) value: T,
+}
+
+impl FromStr for Named<Option<String>> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+        if name.is_empty() || value == Some("") {
+            return Err(format!("{text:?} is no server; write s3=http://10.0.0.3:4937"));
+        }
+        Ok(Named { name: name.to_owned(), value: value.map(str::to_owned) })
+    }
+}
+
+impl FromStr for Named<f64> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = text.split_once('=').and_then(|(name, value)| Some((name, value.parse::<f64>().ok()?)));
+        match read.filter(|(name, value)| !name.is_empty() && value.is_finite() && *value > 0.0) {
+            Some((name, value)) => Ok(Named { name: name.to_owned(), value }),
+            None => Err(format!("{text:?} is no capacity; write s1=2, with a number above 0")),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -226,6 +409,25 @@ pub(crate) struct ShowFlags {
     /// Client map
     #[arg(long, env = "HYDRA_MAP", value_name = "FILE", default_value = DEFAULT_MAP)]
     pub(crate) map: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffFlags {
+    /// The map that is in force
+    #[arg(value_name = "OLD")]
+    pub(crate) old: PathBuf,
+    /// The map that is to take its place
+    #[arg(value_name = "NEW")]
+    pub(crate) new: PathBuf,
+    /// Ask the servers that folders are taken from whether they still own them, too
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// The data of folders that are still owned elsewhere is where the new map says
+    #[arg(long)]
+    pub(crate) accept_moves: bool,
+    /// How the difference is printed
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
 }
 
 #[cfg(test)]

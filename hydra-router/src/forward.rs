@@ -14,12 +14,13 @@ use hydra_core::wire::{EVENT_STREAM, NDJSON, header};
 use hydra_core::{Applied, Error, ErrorCode, SwampName};
 use hydra_sdk::{Chunk, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody, OpClass};
 
-use crate::answer::{Refusal, Response};
+use crate::answer::{self, Refusal, Response};
 use crate::body::{RequestBody, Taken};
 use crate::classify::{class_of, class_of_batch};
 use crate::config::MAX_HOPS;
 use crate::gateway::{Gateway, Head};
 use crate::patience::{wait_of_lock, wait_of_query};
+use crate::peer::StillReading;
 use crate::route::Place;
 
 /// Passes a request on to the server of its name, or a fallback.
@@ -31,10 +32,19 @@ pub(crate) async fn forward(
     place: &Place,
 ) -> Result<Response, Refusal> {
     let mut request = request_of(gateway, head, class_of(&head.parts, place))?;
+    let still_reading = StillReading::default();
     // The permit is held until the answer begins.
     let _room;
     let taken = match place {
-        Place::Import => Taken::Stream(body.stream()),
+        Place::Import => {
+            let reading = still_reading.clone();
+            // It goes with the stream, when the last piece was read or nobody reads on.
+            let pieces = body.stream().map(move |piece| {
+                let _goes_along = &reading;
+                piece
+            });
+            Taken::Stream(pieces.boxed())
+        }
         _ => body.take(&gateway.kept).await?,
     };
     match taken {
@@ -51,6 +61,7 @@ pub(crate) async fn forward(
         Taken::Stream(stream) => request.body = ForwardBody::Stream(stream),
     }
     let folder = gateway.map().route(name).folder();
+    gateway.metrics.asked(folder);
     let (waits, is_write) = (!request.patience.is_zero(), request.class.is_write());
     let answer = tokio::select! {
         answer = gateway.hydra.forward(name, request) => answer,
@@ -65,7 +76,9 @@ pub(crate) async fn forward(
             if answer.fell_back {
                 gateway.metrics.fell_back();
             }
-            Ok(if is_feed(&answer) { feed_of(gateway, answer) } else { response_of(answer) })
+            let mut response = if is_feed(&answer) { feed_of(gateway, answer) } else { response_of(answer) };
+            response.extensions_mut().insert(still_reading);
+            Ok(response)
         }
         Err(error) => {
             gateway.metrics.unanswered();
@@ -144,6 +157,9 @@ pub(crate) fn response_of(answer: ForwardResponse) -> Response {
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
             headers.append(name, value);
         }
+    }
+    if answer.retried > 0 {
+        headers.insert(answer::RETRIED, HeaderValue::from(answer.retried));
     }
     let pieces = Pieces(answer.body).map(|piece| piece.map(Frame::data));
     let mut response = Response::new(StreamBody::new(pieces).boxed_unsync());

@@ -8,7 +8,7 @@ use http::header::{EXPECT, ORIGIN};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
 use hydra_core::wire::header;
-use hydra_core::{Error, ErrorCode};
+use hydra_core::{Error, ErrorCode, FolderCount};
 use hydra_sdk::{ClientMap, Hydra};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
@@ -18,14 +18,14 @@ use crate::body::{KeptMemory, RequestBody};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
 use crate::metrics::Metrics;
 use crate::route::{Place, Route};
-use crate::{fan_out, feeds, forward, service, split};
+use crate::{catalog, export, fan_out, feeds, folders, forward, import, overview, service, split};
 
 /// What all requests share. Nothing of it outlives the process, so any number of routers may run.
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) hydra: Hydra,
     pub(crate) config: Config,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) kept: KeptMemory,
     router: HeaderValue,
     draining: AtomicBool,
@@ -47,7 +47,7 @@ pub(crate) struct Head {
 impl Gateway {
     pub(crate) fn new(hydra: Hydra, config: Config) -> Gateway {
         Gateway {
-            metrics: Metrics::default(),
+            metrics: Arc::new(Metrics::new(hydra.map().map_or(FolderCount::DEFAULT, |map| map.folders()))),
             kept: KeptMemory::new(config.max_kept_memory),
             router: answer::ascii(config.id.clone()),
             draining: AtomicBool::new(false),
@@ -105,12 +105,18 @@ impl Gateway {
             Route::Policies => fan_out::policies(self, head, body).await,
             Route::Flush => fan_out::flush(self, head, body).await,
             Route::BatchAcross => split::batch(self, head, body).await,
+            Route::Swamps(sanctuary, realm) => catalog::list(self, head, sanctuary, realm).await,
+            Route::ImportAll => import::all(self, head, body).await,
+            Route::ExportAll => export::all(self, head).await,
+            Route::Folders(wanted) => folders::list(self, head, wanted).await,
             Route::Map => Ok(service::map(self, &head.parts)),
             Route::Metrics => Ok(service::metrics(self)),
             Route::Ready => service::ready(self),
             Route::Probe => service::probe(self),
             Route::Version => service::version(self),
             Route::Problem(code) => service::problem(&code),
+            Route::Page => Ok(overview::page()),
+            Route::Status => overview::status(self, head).await,
             Route::Health => service::health(),
             Route::Welcome => service::welcome(self),
         }

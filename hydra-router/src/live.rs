@@ -4,14 +4,19 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use hydra_core::wire::{ProbeBody, Problem};
-use hydra_sdk::{ClientMap, FolderId, FolderSet, ForwardRequest, Hydra, MapServer, OpClass};
+use hydra_sdk::{
+    ClientMap, Finding, FolderId, FolderMove, FolderSet, ForwardRequest, ForwardResponse, Hydra, MapServer, OpClass,
+};
 use serde::de::DeserializeOwned;
 
 use crate::Failure;
 use crate::maps::Noted;
 
 /// How long a server may take to say who it is.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a server may take to walk all of its folders.
+pub(crate) const WALK: Duration = Duration::from_secs(60);
 
 /// Runs a future to its end.
 pub(crate) fn on_runtime<F: Future>(future: F) -> Result<F::Output, Failure> {
@@ -33,12 +38,27 @@ pub(crate) async fn ask_all<'m, T: DeserializeOwned>(
 
 /// Asks one server of the map for a path; the answer or why there is none.
 pub(crate) async fn ask<T: DeserializeOwned>(hydra: &Hydra, server: &str, path: &str) -> Result<T, String> {
+    ask_for(hydra, server, path, PATIENCE).await
+}
+
+/// The same for what may take a server longer.
+pub(crate) async fn ask_for<T: DeserializeOwned>(
+    hydra: &Hydra,
+    server: &str,
+    path: &str,
+    patience: Duration,
+) -> Result<T, String> {
     let mut request = ForwardRequest::new(OpClass::Read, "GET", path);
-    request.deadline = Some(PATIENCE);
+    request.deadline = Some(patience);
     let answer = hydra.forward_to(server, request).await.map_err(|error| match error.attempts() {
         [attempt, ..] => attempt.error.clone(),
         [] => error.to_string(),
     })?;
+    read(answer).await
+}
+
+/// The body of an answer, or why there is none.
+pub(crate) async fn read<T: DeserializeOwned>(answer: ForwardResponse) -> Result<T, String> {
     let status = answer.status;
     let body = answer.body.collect().await.map_err(|error| error.to_string())?;
     if status != 200 {
@@ -73,7 +93,54 @@ fn compare(map: &ClientMap, server: &MapServer, answer: Result<ProbeBody, String
         })
         .collect();
     // Of another server, or with another count, what it says about folders means nothing here.
-    if notes.is_empty() { Duty::all(map, server, &said).iter().flat_map(Duty::compare).collect() } else { notes }
+    if !notes.is_empty() {
+        return notes;
+    }
+    let duties = Duty::all(map, server, &said);
+    duties.iter().flat_map(Duty::compare).chain(strays(map, server, &said, &duties)).collect()
+}
+
+/// Folders that a server owns and that the map gives to others without it: whoever goes by the map does not find
+/// what is in them.
+fn strays(map: &ClientMap, server: &MapServer, said: &ProbeBody, duties: &[Duty<'_>]) -> Option<Noted> {
+    let Duty { pool, owned, .. } = duties.first()?;
+    let is_meant = |folder: FolderId| duties.iter().any(|duty| duty.folders.contains(folder));
+    let strays: FolderSet = owned.iter().filter(|&folder| !is_meant(folder)).collect();
+    let mut owners: Vec<&str> = map
+        .routes(pool)
+        .filter(|(folders, ..)| strays.iter().any(|folder| folders.contains(folder)))
+        .map(|(_, primary, _)| primary.id.as_str())
+        .collect();
+    owners.dedup();
+    (!strays.is_empty() && said.pool == *pool).then(|| {
+        let message = format!(
+            "this map gives folders {strays} of pool {pool} to {}, and {} still owns them: run \"hydra-router move\", or \
+             start it without them (--folders) if the data is there",
+            owners.join(", "),
+            server.id
+        );
+        Noted::about("E401", server, message).in_folders(&strays)
+    })
+}
+
+/// A finding for each server that still owns folders which are to be taken from it. One that does not answer is
+/// a finding, too: nobody knows then.
+pub(crate) async fn still_owned(old: &ClientMap, moves: &[FolderMove]) -> Result<Vec<Noted>, Failure> {
+    let hydra = Hydra::with_map(old.clone())?;
+    let mut notes = Vec::new();
+    for moved in moves {
+        let Some(server) = old.server(&moved.from) else { continue };
+        match ask::<ProbeBody>(&hydra, &server.id, "/v1/probe").await {
+            Ok(said) => {
+                let owned: FolderSet = said.owned.parse().unwrap_or_default();
+                let still: FolderSet = moved.folders.iter().filter(|&folder| owned.contains(folder)).collect();
+                let finding = Finding::still_owned(&moved.of(still.clone()));
+                notes.extend((!still.is_empty()).then(|| Noted::of(&finding)));
+            }
+            Err(why) => notes.push(Noted::about("E502", server, format!("{} at {} {why}", server.id, server.url))),
+        }
+    }
+    Ok(notes)
 }
 
 /// What one route wants of one server, and what the server says about itself.

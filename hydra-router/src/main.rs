@@ -6,9 +6,12 @@ mod live;
 mod maps;
 mod moving;
 mod output;
+mod plan;
 mod promote;
 mod serving;
+mod status;
 mod sync;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -76,6 +79,19 @@ impl From<hydra_sdk::Error> for Failure {
     }
 }
 
+impl From<hydra_core::Error> for Failure {
+    fn from(error: hydra_core::Error) -> Failure {
+        let code = match error.code().status() {
+            401 | 403 => 6,
+            404 => 3,
+            400..=499 => 2,
+            502..=504 => 5,
+            _ => 1,
+        };
+        Failure { code, message: error.to_string() }
+    }
+}
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(flags) => serving::serve(*flags),
@@ -83,8 +99,14 @@ fn main() -> ExitCode {
         Command::Sync(flags) => sync::sync(&flags),
         Command::Move(flags) => moving::run(&flags),
         Command::Promote(flags) => promote::run(&flags),
+        Command::Scan(flags) => transfer::scan(&flags),
+        Command::Export(flags) => transfer::export(&flags),
+        Command::Import(flags) => transfer::import(&flags),
+        Command::Status(flags) => status::status(&flags),
+        Command::Plan(flags) => plan::plan(&flags),
         Command::Map { command: MapCommand::Check(flags) } => maps::check(&flags),
         Command::Map { command: MapCommand::Show(flags) } => maps::show(&flags),
+        Command::Map { command: MapCommand::Diff(flags) } => maps::diff(&flags),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,11 +3,14 @@
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use hydra_core::{FolderCount, FolderId};
 use hydra_sdk::{Hydra, ServerState};
 
 /// What a router counts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Metrics {
+    /// Requests about each folder.
+    folders: Box<[AtomicU64]>,
     /// Answers by the first digit of their status.
     answers: [AtomicU64; 6],
     fallbacks: AtomicU64,
@@ -15,6 +18,33 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
+    pub(crate) fn new(folders: FolderCount) -> Metrics {
+        Metrics {
+            folders: (0..folders.get()).map(|_| AtomicU64::new(0)).collect(),
+            answers: Default::default(),
+            fallbacks: AtomicU64::new(0),
+            unanswered: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts a request about a folder.
+    pub(crate) fn asked(&self, folder: FolderId) {
+        if let Some(counter) = self.folders.get(folder.get() as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many requests there were about each folder, of those that had any.
+    pub(crate) fn load(&self) -> Vec<(FolderId, u64)> {
+        let counts = self.folders.iter().map(|count| count.load(Ordering::Relaxed));
+        (0..).map(FolderId::new).zip(counts).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// How many requests were answered.
+    pub(crate) fn requests(&self) -> u64 {
+        self.answers.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
     /// Counts an answer.
     pub(crate) fn answered(&self, status: u16) {
         let digit = usize::from(status / 100);

@@ -115,6 +115,18 @@ impl Drop for Waiting {
     }
 }
 
+/// In an answer that begins while its request still comes in: keeps the request counted until whoever reads it drops
+/// this. Otherwise what still comes would count as the slow head of another request.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StillReading(Arc<Mutex<Option<Waiting>>>);
+
+impl StillReading {
+    /// Hands over the request that was waited for.
+    pub(crate) fn keep(&self, waiting: Waiting) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(waiting);
+    }
+}
+
 /// A stream that notes when bytes move, and gives answers that hyper makes by itself a reason.
 #[derive(Debug)]
 pub(crate) struct Watched<S> {

@@ -1,8 +1,10 @@
 //! What a request is about: the raw path, split first and decoded afterwards. Pure.
 
+use std::borrow::Cow;
+
 use http::Method;
-use hydra_core::wire::split_name;
-use hydra_core::{Error, ErrorCode, SwampName};
+use hydra_core::wire::{decode_segment, split_name};
+use hydra_core::{Error, ErrorCode, FolderSet, SwampName};
 
 /// What a path means to a router.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +16,9 @@ pub(crate) enum Route {
     Metrics,
     Probe,
     Map,
+    /// The status page, and what it shows.
+    Page,
+    Status,
     Problem(String),
     /// Registered policies, which every server has.
     Policies,
@@ -23,6 +28,13 @@ pub(crate) enum Route {
     Flush,
     /// Operations on several names: each goes to the server that answers for it.
     BatchAcross,
+    /// The swamps of all servers, of one sanctuary, or of one realm of it.
+    Swamps(Option<String>, Option<String>),
+    /// Treasures for all servers, and of all servers.
+    ImportAll,
+    ExportAll,
+    /// What the servers are to all folders, or to some.
+    Folders(Option<FolderSet>),
     /// Something with a name: one server answers for it.
     Named(SwampName, Place),
 }
@@ -56,6 +68,9 @@ impl Route {
             return Ok(Route::Named(name, if key.is_none() { Place::List } else { Place::Treasure }));
         }
         if let Some(rest) = path.strip_prefix("/v1/swamps/") {
+            if let Some(listing) = listing(rest, path) {
+                return listing;
+            }
             let (name, verb) = split_name(rest)?;
             return Ok(Route::Named(name, place_of(verb)));
         }
@@ -73,11 +88,17 @@ impl Route {
             "/metrics" => Ok(Route::Metrics),
             "/v1/probe" => Ok(Route::Probe),
             "/v1/map" => Ok(Route::Map),
+            "/ui" => Ok(Route::Page),
+            "/v1/status" => Ok(Route::Status),
             "/v1/events" => Ok(Route::Events),
             "/v1/flush" => Ok(Route::Flush),
             "/v1/batch" => Ok(Route::BatchAcross),
             "/v1/policies" => Ok(Route::Policies),
-            "/v1/import" | "/v1/export" => Err(not_of_a_router(path)),
+            "/v1/swamps" => Ok(Route::Swamps(None, None)),
+            "/v1/import" => Ok(Route::ImportAll),
+            "/v1/export" => Ok(Route::ExportAll),
+            "/v1/folders" => Ok(Route::Folders(None)),
+            _ if path.starts_with("/v1/folders/") => folders(&path["/v1/folders/".len()..], path),
             _ if path.starts_with("/v1/policies/") => Ok(Route::Policies),
             _ => Err(not_found(path)),
         }
@@ -88,7 +109,7 @@ impl Route {
         match self {
             Route::Named(..) => None,
             Route::Policies => Some("GET, HEAD, PUT, DELETE"),
-            Route::Flush | Route::BatchAcross => Some("POST"),
+            Route::Flush | Route::BatchAcross | Route::ImportAll => Some("POST"),
             _ => Some("GET, HEAD"),
         }
     }
@@ -100,7 +121,18 @@ impl Route {
 
     /// Whether the path is answered also while the router ends.
     pub(crate) fn is_service(&self) -> bool {
-        !matches!(self, Route::Policies | Route::Flush | Route::Events | Route::BatchAcross | Route::Named(..))
+        matches!(
+            self,
+            Route::Welcome
+                | Route::Health
+                | Route::Ready
+                | Route::Version
+                | Route::Metrics
+                | Route::Probe
+                | Route::Map
+                | Route::Page
+                | Route::Problem(_)
+        )
     }
 }
 
@@ -126,10 +158,36 @@ fn resolve(rest: &str) -> Result<Route, Error> {
     }
 }
 
-fn not_of_a_router(path: &str) -> Error {
-    let detail = format!("{path} is about one server, and a router stands for many");
-    Error::new(ErrorCode::NotFound, detail)
-        .with_hint("ask each server of GET /v1/map, one swamp below /v1/swamps/, or use import and export of hydra-sdk")
+/// `/v1/swamps/{sanctuary}` and `/v1/swamps/{sanctuary}/{realm}`; `None` for what has more parts.
+fn listing(rest: &str, path: &str) -> Option<Result<Route, Error>> {
+    let part = |piece: &str| {
+        let decoded = decode_segment(piece).map(Cow::into_owned);
+        decoded.map_err(|why| Error::new(ErrorCode::InvalidName, format!("the name part {piece:?} {why}")))
+    };
+    let pieces: Vec<&str> = rest.splitn(3, '/').collect();
+    match pieces[..] {
+        [""] | [_, ""] => Some(Err(not_found(path))),
+        [sanctuary] => Some(part(sanctuary).map(|sanctuary| Route::Swamps(Some(sanctuary), None))),
+        [sanctuary, realm] => {
+            let both = part(sanctuary).and_then(|sanctuary| Ok((sanctuary, part(realm)?)));
+            Some(both.map(|(sanctuary, realm)| Route::Swamps(Some(sanctuary), Some(realm))))
+        }
+        _ => None,
+    }
+}
+
+/// `/v1/folders/{F}`. What stands behind it is about the copy of one server.
+fn folders(rest: &str, path: &str) -> Result<Route, Error> {
+    if rest.contains('/') {
+        let shown: String = path.chars().take(80).collect();
+        let detail = format!("{shown:?} is about one server, and a router stands for many");
+        return Err(Error::new(ErrorCode::NotFound, detail).with_hint(
+            "ask the server itself; GET /v1/folders says which have the folder, GET /v1/map where they are",
+        ));
+    }
+    let refuse = |why: &str| Error::new(ErrorCode::InvalidParameter, why).with_hint("name folders as 57 or 50-74");
+    let text = decode_segment(rest).map_err(|why| refuse(&format!("{rest:?} {why}")))?;
+    text.parse().map(|set| Route::Folders(Some(set))).map_err(|error: Error| refuse(error.detail()))
 }
 
 fn not_found(path: &str) -> Error {
@@ -161,6 +219,13 @@ mod tests {
             ("/v1/policies/a/b*/*", Route::Policies),
             ("/v1/events", Route::Events),
             ("/v1/batch", Route::BatchAcross),
+            ("/v1/swamps", Route::Swamps(None, None)),
+            ("/v1/swamps/a%20b", Route::Swamps(Some("a b".into()), None)),
+            ("/v1/swamps/a/b", Route::Swamps(Some("a".into()), Some("b".into()))),
+            ("/v1/import", Route::ImportAll),
+            ("/v1/export", Route::ExportAll),
+            ("/v1/folders", Route::Folders(None)),
+            ("/v1/folders/5-7", Route::Folders(Some("5-7".parse().expect("folders")))),
             ("/", Route::Welcome),
         ] {
             assert_eq!(Route::parse(path).expect(path), route, "{path}");
@@ -178,8 +243,9 @@ mod tests {
             "//",
             "/v1/kv",
             "/v1/batch/",
-            "/v1/import",
-            "/v1/export",
+            "/v1/imports",
+            "/v1/folders/7/pull",
+            "/v1/swamps/a/",
             "/v1/policiesx",
             "/health/",
             "/v2/kv/a/b/c",

@@ -11,6 +11,7 @@ use hydra_sdk::Hydra;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::gateway::Gateway;
-use crate::peer::{Peer, Watched};
+use crate::peer::{Peer, StillReading, Watched};
 
 /// Buffers of this size hold a request head beyond every limit, so that it is refused with a reason.
 const READ_BUFFER: usize = 128 << 10;
@@ -116,7 +117,8 @@ impl Connections {
         // A peer that is gone already shows at the first read.
         let _ = stream.set_nodelay(true);
         let is_late = self.draining.is_cancelled();
-        let connection = connection(stream, Arc::clone(&self.gateway), self.draining.clone(), is_late);
+        // In a box: a task that captures a future and then waits for it keeps room for it twice.
+        let connection = Box::pin(greet(stream, Arc::clone(&self.gateway), self.draining.clone(), is_late));
         let ended = self.ended.clone();
         let task = async move {
             let _slot = slot;
@@ -133,16 +135,39 @@ impl Connections {
     }
 }
 
+/// Agrees on TLS where that is spoken, then serves the connection. A peer that takes too long is let go.
+async fn greet(stream: TcpStream, gateway: Arc<Gateway>, draining: CancellationToken, is_late: bool) {
+    let Some(tls) = &gateway.config.tls else {
+        return Box::pin(connection(stream, gateway, draining, is_late)).await;
+    };
+    let greeting = tokio::time::timeout(gateway.config.handshake_timeout, Box::pin(tls.accept(stream)));
+    let greeted = tokio::select! {
+        greeted = greeting => greeted,
+        () = draining.cancelled(), if !is_late => return,
+    };
+    match greeted {
+        Ok(Ok(stream)) => Box::pin(connection(stream, gateway, draining, is_late)).await,
+        Ok(Err(error)) => tracing::debug!("a peer and this router could not agree on TLS: {error}"),
+        Err(_) => tracing::debug!("a peer took too long to agree on TLS"),
+    }
+}
+
 /// Serves one connection until it closes, its peer has used up its time, or the last request after
 /// `draining`. One that is late gets one answer, which is why the router ends.
-async fn connection(stream: TcpStream, gateway: Arc<Gateway>, draining: CancellationToken, is_late: bool) {
+async fn connection<S>(stream: S, gateway: Arc<Gateway>, draining: CancellationToken, is_late: bool)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let peer = Peer::new();
     let io = TokioIo::new(Watched::new(stream, peer.clone(), &gateway.config.id));
     let service = service_fn(|request| {
         let (gateway, waiting) = (Arc::clone(&gateway), peer.wait());
         async move {
-            let answer = gateway.answer(request).await;
-            drop(waiting);
+            let mut answer = gateway.answer(request).await;
+            match answer.extensions_mut().remove::<StillReading>() {
+                Some(reader) => reader.keep(waiting),
+                None => drop(waiting),
+            }
             Ok::<_, Infallible>(answer)
         }
     });

@@ -11,7 +11,7 @@ use crate::answer::{self, Refusal, Response};
 use crate::config::{MAX_HEADER_BYTES, MAX_HOPS, MAX_KEPT_BYTES, MAX_URI_BYTES};
 use crate::gateway::Gateway;
 
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 const MAP_TOML: HeaderValue = HeaderValue::from_static("application/toml; charset=utf-8");
 const METRICS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
@@ -25,7 +25,7 @@ pub(crate) fn welcome(gateway: &Gateway) -> Result<Response, Refusal> {
         "cluster": map.cluster(),
         "folders": map.folders(),
         "epoch": map.epoch(),
-        "hint": "PUT and GET JSON at /v1/kv/{sanctuary}/{realm}/{swamp}/{key}; the client map is /v1/map",
+        "hint": "PUT and GET JSON at /v1/kv/{sanctuary}/{realm}/{swamp}/{key}; the client map is /v1/map, the status page /ui",
     });
     answer::json(StatusCode::OK, &body)
 }

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
-use hydra_router::{Config, check_id, run};
+use hydra_router::{Config, Tls, check_id, run};
 use hydra_sdk::{ClientMap, Hydra};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -112,7 +112,13 @@ fn config(settings: &Settings) -> Result<Config, Failure> {
     let id = settings.id.clone().unwrap_or(default.id);
     check_id(&id).map_err(Failure::usage)?;
     let shutdown_grace = settings.shutdown_grace.unwrap_or(default.shutdown_grace);
-    Ok(Config { id, shutdown_grace, own_token: settings.own_token.unwrap_or(false), ..Config::default() })
+    let tls = match (&settings.tls_cert, &settings.tls_key) {
+        (Some(certificate), Some(key)) => Some(Tls::open(certificate, key).map_err(Failure::usage)?),
+        (None, None) => None,
+        (Some(_), None) => return Err(Failure::usage("--tls-cert needs --tls-key, the key of the certificate")),
+        (None, Some(_)) => return Err(Failure::usage("--tls-key needs --tls-cert, the certificate of the key")),
+    };
+    Ok(Config { id, shutdown_grace, own_token: settings.own_token.unwrap_or(false), tls, ..Config::default() })
 }
 
 /// Says on stdout that the router is ready, and on stderr what is questionable about the map.
@@ -123,9 +129,10 @@ fn announce(listener: &TcpListener, hydra: &Hydra, config: &Config, path: &Path)
     }
     let host =
         if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let text = format!(
-        "hydra-router {} listening on http://{address}, map {} (cluster {}, epoch {}, {} folders, {} servers)\n\
-         try: curl -X PUT http://{host}/v1/kv/demo/hello/world/greeting -d '\"hello\"'\n",
+        "hydra-router {} listening on {scheme}://{address}, map {} (cluster {}, epoch {}, {} folders, {} servers)\n\
+         try: curl -X PUT {scheme}://{host}/v1/kv/demo/hello/world/greeting -d '\"hello\"'\n",
         config.id,
         path.display(),
         map.cluster(),

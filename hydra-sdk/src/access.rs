@@ -16,6 +16,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::notice::Notices;
 
 /// How long a token that was read from a file is used without another look.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -37,6 +38,8 @@ pub struct Access {
 pub(crate) struct Given {
     pub(crate) token: Option<Secret>,
     pub(crate) access: Access,
+    /// Where it wants to hear of events.
+    pub(crate) notices: Notices,
 }
 
 /// A text that is never printed.

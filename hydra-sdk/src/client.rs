@@ -113,6 +113,7 @@ impl Hydra {
                     rule: route.rule().cloned(),
                     primary: route.primary().clone(),
                     fallbacks: route.fallbacks().cloned().collect(),
+                    redirect: state.learned(route).map(|owner| Redirect { server: owner.id, epoch: owner.epoch }),
                 }
             }
             Endpoint::Embedded(embedded) => {
@@ -124,6 +125,7 @@ impl Hydra {
                     rule: None,
                     primary: MapServer::new(engine.server_id(), format!("file://{}", engine.data_dir().display())),
                     fallbacks: Vec::new(),
+                    redirect: None,
                 }
             }
         }
@@ -139,7 +141,9 @@ impl Hydra {
     }
 
     /// Puts another map in force at once. Calls under way end on the one they began with; servers
-    /// that both maps list alike keep their connections.
+    /// that both maps list alike keep their connections, and what is known of their health. What was learned of
+    /// moved folders is forgotten as far as the map is as young. No server is asked whether it still owns what the map takes from
+    /// it: it refuses what it does not own, and says where to go instead.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] when the map is of another cluster, older, or has another number of
@@ -165,9 +169,9 @@ impl Hydra {
     pub fn fail_back(&self, server: &str) -> Result<bool> {
         let state = self.cluster()?.state();
         let server = state.server(server)?;
-        let is_there = server.health.state() != ServerState::Down;
+        let is_there = matches!(server.health.state(), ServerState::Up | ServerState::Back);
         if is_there {
-            server.health.up();
+            server.health.reset();
             server.stays.forget_all();
         }
         Ok(is_there)
@@ -242,7 +246,29 @@ impl Hydra {
         };
         let request = request.into_request()?;
         let answered = self.cluster()?.call(name, &request, &options).await?;
-        Ok(ForwardResponse::new(answered.answer, answered.server.id().to_owned(), answered.fell_back))
+        Ok(ForwardResponse::of(answered))
+    }
+
+    /// Passes a request on to the server that answers for a folder of a pool, or its fallbacks: for what is about
+    /// folders and names no swamp, such as lists of swamps and exports.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the map has no such pool or folder; otherwise those of [`Hydra::forward`].
+    pub async fn forward_folder(
+        &self,
+        pool: &str,
+        folder: FolderId,
+        request: ForwardRequest,
+    ) -> Result<ForwardResponse> {
+        let options = CallOptions {
+            fallback: request.fallback,
+            deadline: request.deadline,
+            patience: request.patience,
+            is_bulk: true,
+            ..CallOptions::default()
+        };
+        let request = request.into_request()?;
+        self.cluster()?.call_folder(pool, folder, &request, &options).await.map(ForwardResponse::of)
     }
 
     /// Passes a request on to one server of the map, whatever it is about: one try, no failover.
@@ -253,7 +279,7 @@ impl Hydra {
         let deadline = request.deadline;
         let request = request.into_request()?;
         let answer = self.cluster()?.ask(server, &request, deadline).await?;
-        Ok(ForwardResponse::new(answer, server.to_owned(), false))
+        Ok(ForwardResponse::new(answer, server.to_owned()))
     }
 
     /// Ends the use of the data set. Data in this process is flushed and its directory released;
@@ -292,4 +318,16 @@ pub struct Location {
     pub primary: MapServer,
     /// Who is asked when the primary does not answer, in this order.
     pub fallbacks: Vec<MapServer>,
+    /// Where the folder went since this map was made, if a server said so: that one is asked in place of the primary.
+    pub redirect: Option<Redirect>,
+}
+
+/// Where a folder went; see [`Location::redirect`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Redirect {
+    /// The id of the server that owns it.
+    pub server: String,
+    /// Since which epoch.
+    pub epoch: u64,
 }

@@ -1,23 +1,28 @@
 //! The servers of a map and the map itself, exchanged together while calls run.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hydra_core::{Applied, FolderId, SwampName};
+use hydra_core::wire::folder_path;
+use hydra_core::{Applied, FolderId, FolderSet, SwampName};
+use reqwest::Method;
 
 use crate::access::{Credentials, Given, authority, is_exposed};
 use crate::endpoint::Part;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 use crate::failback::{self, Settlement};
 use crate::failover::{Answered, Call, with_fallback};
-use crate::map::{ClientMap, Route};
+use crate::hint::{Hint, Learned, MAP_EPOCH, Owner};
+use crate::map::{ClientMap, Finding, FolderMove, MapError, Route};
+use crate::notice::{ClientEvent, Notices};
 use crate::outcome::Answer;
+use crate::probe::Expected;
 use crate::request::Request;
-use crate::server::Server;
-use crate::settings::{Fallback, Settings};
+use crate::server::{Making, Server};
+use crate::settings::{Fallback, OpClass, Settings};
 
 /// A remote data set: whatever map is in force now.
 #[derive(Debug)]
@@ -36,6 +41,11 @@ pub(crate) struct State {
     credentials: Arc<Credentials>,
     origin: Origin,
     turn: AtomicUsize,
+    /// Folders that live elsewhere than the map says.
+    learned: Learned,
+    /// The youngest map that a server said it goes by.
+    youngest: AtomicU64,
+    notices: Notices,
 }
 
 /// Where a map comes from.
@@ -96,8 +106,17 @@ impl Cluster {
         self.state.load_full()
     }
 
-    /// Puts another map in force. Servers that both maps list alike keep their connections.
+    /// Puts another map in force. Servers that both maps list alike keep their connections and what is known of them.
     pub(crate) fn set_map(&self, map: ClientMap) -> Result<()> {
+        let set = self.replace_map(map);
+        if let Err(error) = &set {
+            self.notices().emit(&ClientEvent::MapRefused { why: error.to_string() });
+        }
+        set
+    }
+
+    /// The same; a refusal is for the caller to tell.
+    pub(crate) fn replace_map(&self, map: ClientMap) -> Result<()> {
         let old = self.state();
         if old.origin != Origin::Given {
             return Err(Error::new(
@@ -106,9 +125,36 @@ impl Cluster {
             ));
         }
         old.map.check_successor(&map)?;
+        let event = ClientEvent::MapAccepted { epoch: map.epoch(), moves: old.map.moves_to(&map) };
+        let is_new = *old.map != map;
         let next = State::new(map, Origin::Given, &self.given, Some(&old))?;
         self.state.store(Arc::new(next));
+        if is_new {
+            self.notices().emit(&event);
+        }
         Ok(())
+    }
+
+    /// Asks the servers that a map takes folders from whether they still own them. One that does not answer cannot stand
+    /// against it.
+    ///
+    /// # Errors
+    /// Finding E401 for each that does.
+    pub(crate) async fn check_moves(&self, next: &ClientMap) -> Result<(), MapError> {
+        let state = self.state();
+        let mut findings = Vec::new();
+        for moved in state.map.moves_to(next) {
+            let Ok(server) = state.server(&moved.from) else { continue };
+            let owned = server.owned().await.unwrap_or_default();
+            let still: FolderSet = moved.folders.iter().filter(|&folder| owned.contains(folder)).collect();
+            findings.extend((!still.is_empty()).then(|| Finding::still_owned(&FolderMove { folders: still, ..moved })));
+        }
+        if findings.is_empty() { Ok(()) } else { Err(MapError::new(findings)) }
+    }
+
+    /// What the program wants to hear of.
+    pub(crate) fn notices(&self) -> &Notices {
+        &self.given.notices
     }
 
     /// Sends a request about a name to whoever answers for it.
@@ -154,6 +200,7 @@ impl Cluster {
             deadline: settings.deadline + settings.bulk_timeout,
             timeout: settings.bulk_timeout,
             primary_first: false,
+            is_waiting: false,
         };
         Ok(with_fallback(&call, request).await?.answer)
     }
@@ -177,7 +224,7 @@ impl Cluster {
     pub(crate) fn primary_is_back(&self, name: &SwampName, asked: &Server) -> bool {
         let state = self.state();
         let route = state.map.route(name);
-        let primary = &state.servers[route.indexes().0];
+        let primary = &state.servers[state.owner_of(route)];
         primary.id() != asked.id() && primary.health.is_up() && primary.stays.holder_of(route.folder()).is_none()
     }
 
@@ -200,7 +247,7 @@ impl Cluster {
         let mut answers = Vec::with_capacity(state.servers.len());
         let mut missed = Vec::new();
         for server in &state.servers {
-            match state.ask(server, request, None).await {
+            match state.ask_known(server, request).await {
                 Ok(answer) => answers.push(answer),
                 Err(error) => missed.extend_from_slice(error.attempts()),
             }
@@ -218,7 +265,7 @@ impl Cluster {
         let state = self.state();
         let mut missed = Vec::new();
         for server in &state.servers {
-            match state.ask(server, request, None).await {
+            match state.ask_known(server, request).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => missed.extend_from_slice(error.attempts()),
             }
@@ -240,6 +287,7 @@ async fn call_by(state: &State, route: Route<'_>, request: &Request, options: &C
         deadline: options.deadline.unwrap_or(usual) + options.patience,
         timeout: timeout + options.patience,
         primary_first: options.primary_first,
+        is_waiting: !options.patience.is_zero(),
     };
     with_fallback(&call, request).await
 }
@@ -250,6 +298,19 @@ impl State {
         server.ask(request, deadline, self.announce(server.pool())).await
     }
 
+    /// One try at one server that is who the map says.
+    async fn ask_known(&self, server: &Server, request: &Request) -> Result<Answer> {
+        match server.introduce().await {
+            Ok(()) => self.ask(server, request, None).await,
+            Err(failure) => {
+                let outcome = TryOutcome::NotSent;
+                let attempt =
+                    Attempt { server: server.label().to_owned(), outcome, error: failure.why, elapsed: Duration::ZERO };
+                Err(Error::new(ErrorKind::Network, "the server was not asked").with_attempts(vec![attempt]))
+            }
+        }
+    }
+
     fn new(map: ClientMap, origin: Origin, given: &Given, before: Option<&State>) -> Result<State> {
         let needs_tls = map.servers().iter().any(|listed| listed.url.starts_with("https://"));
         let had = before.map(|before| &before.credentials);
@@ -257,19 +318,83 @@ impl State {
         // Connections go with the credentials they were made with.
         let known = before.filter(|before| Arc::ptr_eq(&before.credentials, &credentials));
         let known = known.map_or(&[][..], |before| &before.servers);
+        let known: HashMap<&str, &Arc<Server>> = known.iter().map(|server| (server.id(), server)).collect();
+        let expected = Expected { cluster: map.cluster().to_owned(), folders: map.folders() };
         let servers = map.servers().iter().enumerate().map(|(index, listed)| {
             let (pool, settings) = map.pool_of(index);
-            if let Some(same) = known.iter().find(|server| server.is_listed_as(listed, pool, settings)) {
+            let same = known.get(listed.id.as_str()).filter(|server| server.is_listed_as(listed, pool, settings));
+            if let Some(&same) = same {
+                // Whoever answers at its address may have been put right with the map.
+                same.health.forget_who();
                 return Ok(Arc::clone(same));
             }
             let label = if origin == Origin::Given { &listed.id } else { authority(&listed.url) };
             if is_exposed(&listed.url) && credentials.authorization().is_some() {
                 tracing::warn!(server = label, "the token goes over the network unencrypted; use https");
             }
-            Server::new(listed, label.to_owned(), pool, settings, &credentials).map(Arc::new)
+            let expected = (origin == Origin::Given).then(|| expected.clone());
+            let notices = &given.notices;
+            Server::new(Making { listed, label, pool, settings, credentials: &credentials, expected, notices })
         });
         let servers = servers.collect::<Result<_>>()?;
-        Ok(State { map: Arc::new(map), servers, credentials, origin, turn: AtomicUsize::new(0) })
+        let knows = |id: &str| map.server(id).is_some();
+        let learned = before.map(|before| before.learned.beside(map.epoch(), knows)).unwrap_or_default();
+        Ok(State {
+            map: Arc::new(map),
+            servers,
+            credentials,
+            origin,
+            turn: AtomicUsize::new(0),
+            learned,
+            youngest: AtomicU64::new(0),
+            notices: given.notices.clone(),
+        })
+    }
+
+    /// Who owns the folder of a route: the server that was learned, or that of the map.
+    pub(crate) fn owner_of(&self, route: Route<'_>) -> usize {
+        let learned = self.learned(route);
+        let place = learned.and_then(|owner| self.servers.iter().position(|server| server.id() == owner.id));
+        place.unwrap_or(route.indexes().0)
+    }
+
+    /// Who owns the folder of a route, if that is not what the map says.
+    pub(crate) fn learned(&self, route: Route<'_>) -> Option<Owner> {
+        self.learned.owner(route.pool(), route.folder())
+    }
+
+    /// Calls about the folder of a route go to its owner from now on.
+    pub(crate) fn learn(&self, route: Route<'_>, owner: Owner) {
+        let event = ClientEvent::FolderLearned {
+            pool: route.pool().to_owned(),
+            folder: route.folder(),
+            server: owner.id.clone(),
+            epoch: owner.epoch,
+        };
+        if self.learned.learn(route.pool(), route.folder(), owner) {
+            self.notices.emit(&event);
+        }
+    }
+
+    /// Heeds by which map a server goes.
+    pub(crate) fn heed_epoch(&self, server: &Server, answer: &Answer) {
+        let says = answer.header(MAP_EPOCH).and_then(|epoch| epoch.trim().parse::<u64>().ok());
+        let Some(epoch) = says.filter(|&epoch| epoch > self.map.epoch()) else { return };
+        if self.youngest.fetch_max(epoch, Ordering::AcqRel) < epoch {
+            self.notices.emit(&ClientEvent::MapBehind { server: server.label().to_owned(), epoch });
+        }
+    }
+
+    /// Gives a server the token that lets it begin to serve a folder.
+    ///
+    /// # Errors
+    /// When it refuses, or does not answer within `left`.
+    pub(crate) async fn activate(&self, server: &Server, folder: FolderId, told: &Hint, left: Duration) -> Result<()> {
+        let body = serde_json::json!({ "epoch": told.epoch, "token": told.token });
+        let request = Request::new(OpClass::Read, Method::POST, folder_path(folder, "activate"))
+            .body("application/json", body.to_string());
+        let answer = self.ask(server, &request, Some(left)).await?;
+        if answer.is_success() { Ok(()) } else { Err(answer.to_error()) }
     }
 
     /// The map, where there is one.
@@ -307,7 +432,7 @@ impl State {
     /// What names have in common that one request can be about: who is asked for them, in which order.
     pub(crate) fn way_of(&self, name: &SwampName) -> (usize, Vec<usize>, Option<String>) {
         let route = self.map.route(name);
-        let (primary, fallbacks) = route.indexes();
+        let (primary, fallbacks) = (self.owner_of(route), route.indexes().1);
         let holder = self.servers[primary].stays.holder_of(route.folder());
         (primary, fallbacks.to_vec(), holder.map(|holder| holder.id().to_owned()))
     }

@@ -11,8 +11,9 @@ use crate::cluster::Cluster;
 use crate::endpoint::{Embedded, Endpoint, Scratch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::map::{ClientMap, check_url};
+use crate::notice::{ClientEvent, Notices};
 use crate::settings::Settings;
-use crate::watch::{self, WATCH_EVERY};
+use crate::watch::{self, WATCH_EVERY, Watched};
 
 /// Where a data set is.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +54,7 @@ pub struct HydraBuilder {
     settings: Settings,
     given: Given,
     watch: Option<Duration>,
+    accept_moves: bool,
     default_policy: Option<Policy>,
 }
 
@@ -124,6 +126,20 @@ impl HydraBuilder {
         self
     }
 
+    /// Tells the program of what the client notices about its servers and its map; see [`ClientEvent`]. The function
+    /// is called where the event happens, also in the midst of calls, so it should be quick.
+    pub fn on_event(mut self, handler: impl Fn(&ClientEvent) + Send + Sync + 'static) -> Self {
+        self.given.notices = Notices::to(handler);
+        self
+    }
+
+    /// Takes a changed map file also when servers still own folders that it moves away from them (finding E401).
+    /// Right only when the data was brought to the new owners by other means. Default no.
+    pub fn accept_moves(mut self, accept: bool) -> Self {
+        self.accept_moves = accept;
+        self
+    }
+
     /// The policy of swamps for which none is registered, in this process.
     pub fn default_policy(mut self, policy: Policy) -> Self {
         self.default_policy = Some(policy);
@@ -159,7 +175,11 @@ impl HydraBuilder {
         let hydra = Hydra::new(Endpoint::Remote(Cluster::new(map, self.given.clone())?.into()));
         let pause = self.watch.unwrap_or(WATCH_EVERY);
         if !pause.is_zero() {
-            tokio::spawn(watch::watch(path, text, pause, hydra.downgrade()));
+            tokio::spawn(watch::watch(
+                Watched { path, pause, accept_moves: self.accept_moves },
+                text,
+                hydra.downgrade(),
+            ));
         }
         Ok(hydra)
     }

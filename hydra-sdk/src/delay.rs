@@ -42,6 +42,12 @@ impl Delays {
     }
 }
 
+/// Anything from 0 to 1, each as likely.
+pub(crate) fn chance() -> f64 {
+    const WHOLE: Duration = Duration::from_secs(1);
+    Delays::between(WHOLE, WHOLE).next().as_secs_f64().clamp(0.0, 1.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

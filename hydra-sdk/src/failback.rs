@@ -34,8 +34,9 @@ use crate::cluster::Announce;
 use crate::delay::Delays;
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::Answer;
+use crate::probe::pause_between_probes;
 use crate::request::Request;
-use crate::server::{Server, pause_between_probes};
+use crate::server::Server;
 use crate::settings::{Failback, OpClass};
 
 /// How many files the primary is asked about at once.

@@ -12,6 +12,7 @@ use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::failover::Answered;
 use crate::outcome::{Answer, AnswerBody};
 use crate::request::{Request, RequestBody, new_key};
 use crate::settings::{Fallback, OpClass};
@@ -218,6 +219,8 @@ pub struct ForwardResponse {
     pub server: String,
     /// Whether a fallback answered in place of the primary.
     pub fell_back: bool,
+    /// How many tries were made before the one that was answered.
+    pub retried: u32,
     /// The body, as it comes.
     pub body: ForwardedBody,
 }
@@ -230,7 +233,12 @@ impl ForwardResponse {
         std::str::from_utf8(value).ok()
     }
 
-    pub(crate) fn new(answer: Answer, server: String, fell_back: bool) -> ForwardResponse {
+    pub(crate) fn of(answered: Answered) -> ForwardResponse {
+        let Answered { answer, server, fell_back, retried } = answered;
+        ForwardResponse { fell_back, retried, ..ForwardResponse::new(answer, server.id().to_owned()) }
+    }
+
+    pub(crate) fn new(answer: Answer, server: String) -> ForwardResponse {
         let headers = answer
             .headers
             .iter()
@@ -246,7 +254,7 @@ impl ForwardResponse {
                 ForwardedBody { rest: Some(Box::pin(response.bytes_stream())), whole: None, silence: None }
             }
         };
-        ForwardResponse { status: answer.status, headers, server, fell_back, body }
+        ForwardResponse { status: answer.status, headers, server, fell_back: false, retried: 0, body }
     }
 }
 

@@ -23,11 +23,14 @@
 //! applied, and lists every server that was tried.
 //!
 //! Reading the source: `map` (name → folder → server), `failover` (primary → fallback), `failback`
-//! (and back again), `outcome` (what a network error is), `server` (one exchange), `endpoint` (remote and in process), `swamp`
+//! (and back again), `outcome` (what a network error is), `breaker` and `budget` (when a server is left
+//! alone), `hint` (where folders moved), `server` (one exchange), `endpoint` (remote and in process), `swamp`
 //! (the typed calls), `event` (the stream of changes that survives broken connections).
 
 mod access;
 mod binary;
+mod breaker;
+mod budget;
 mod client;
 mod cluster;
 mod connect;
@@ -40,9 +43,12 @@ mod failover;
 mod filter;
 mod forward;
 mod health;
+mod hint;
 mod map;
+mod notice;
 mod operation;
 mod outcome;
+mod probe;
 mod request;
 mod server;
 mod settings;
@@ -53,7 +59,7 @@ mod treasure;
 mod watch;
 
 pub use access::Access;
-pub use client::{Hydra, Location};
+pub use client::{Hydra, Location, Redirect};
 pub use connect::HydraBuilder;
 pub use error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 pub use event::{Event, EventKind, EventStream, Waited};
@@ -65,7 +71,8 @@ pub use hydra_core::{
     Applied, Compression, CopyState, ErrorCode, EventId, Expired, FolderCount, FolderId, FolderSet, LockInfo, Number,
     Order, Pattern, Pointer, Policy, SwampName, Timestamp, Value, Version, folder_of,
 };
-pub use map::{ClientMap, Finding, MapBuilder, MapError, MapServer, PoolBuilder, Route, Severity};
+pub use map::{ClientMap, Finding, FolderMove, MapBuilder, MapError, MapServer, PoolBuilder, Route, Severity};
+pub use notice::ClientEvent;
 pub use operation::Done;
 pub use settings::{Failback, Fallback, FallbackMode, OpClass, ReadFrom, Settings};
 pub use swamp::{
@@ -88,8 +95,3 @@ const _: () = {
     sent::<BatchAcross>();
     sent::<Error>();
 };
-
-/// The tour in the README compiles and runs.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;

@@ -2,11 +2,13 @@
 
 mod builder;
 mod check;
+mod difference;
 mod draft;
 mod file;
 mod finding;
 mod write;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
@@ -15,6 +17,7 @@ use hydra_core::{FolderCount, FolderId, FolderSet, Pattern, SwampName, folder_of
 
 pub use builder::{MapBuilder, PoolBuilder};
 pub(crate) use check::check_url;
+pub use difference::FolderMove;
 use draft::Draft;
 pub use draft::MapServer;
 pub use finding::{Finding, MapError, Severity};
@@ -54,6 +57,8 @@ pub struct ClientMap {
     draft: Draft,
     folders: FolderCount,
     pools: Vec<Pool>,
+    /// For each server the index of the pool that it is routed in.
+    pool_of: Vec<usize>,
     /// Patterns with the index of their pool, the most specific first.
     rules: Vec<(Pattern, usize)>,
     warnings: Vec<Finding>,
@@ -121,13 +126,20 @@ impl ClientMap {
         let folders = FolderCount::new(folders).map_err(|error| Finding::new("E105", error.detail()))?;
         let mut pools = Vec::with_capacity(draft.pools.len());
         let mut rules = Vec::new();
+        let by_id = draft.servers.iter().enumerate().map(|(index, server)| (server.id.as_str(), index)).collect();
         for (index, pool) in draft.pools.iter().enumerate() {
-            pools.push(Pool::compile(pool, &draft.servers, folders)?);
+            pools.push(Pool::compile(pool, &by_id, folders)?);
             let patterns = pool.patterns.iter().filter_map(|text| text.parse().ok());
             rules.extend(patterns.map(|pattern| (pattern, index)));
         }
         rules.sort();
-        Ok(ClientMap { draft, folders, pools, rules, warnings })
+        let mut pool_of = vec![0; draft.servers.len()];
+        for (index, pool) in pools.iter().enumerate() {
+            for entry in &pool.routes {
+                entry.fallbacks.iter().chain([&entry.primary]).for_each(|&server| pool_of[server] = index);
+            }
+        }
+        Ok(ClientMap { draft, folders, pools, pool_of, rules, warnings })
     }
 
     /// The map as TOML: complete, with every default written out and always in the same order, so
@@ -189,7 +201,8 @@ impl ClientMap {
     /// The server with this id.
     #[must_use]
     pub fn server(&self, id: &str) -> Option<&MapServer> {
-        self.draft.servers.iter().find(|server| server.id == id)
+        let place = self.draft.servers.binary_search_by(|server| server.id.as_str().cmp(id)).ok()?;
+        self.draft.servers.get(place)
     }
 
     /// The names of the pools, `default` first.
@@ -208,6 +221,17 @@ impl ClientMap {
             let fallbacks = entry.fallbacks.iter().map(|&index| &servers[index]).collect();
             (&entry.folders, &servers[entry.primary], fallbacks)
         })
+    }
+
+    /// The patterns whose names live in a pool, as they were written; none for `default`, which has all other names.
+    pub fn patterns<'m>(&'m self, pool: &str) -> impl Iterator<Item = &'m str> {
+        let pool = self.draft.pools.iter().find(|known| known.name == pool);
+        pool.into_iter().flat_map(|pool| &pool.patterns).map(String::as_str)
+    }
+
+    /// The map as a builder, for one that differs from it.
+    pub fn to_builder(&self) -> MapBuilder {
+        MapBuilder::of(self.draft.clone())
     }
 
     /// What the checks found that does not hinder its use.
@@ -235,9 +259,7 @@ impl ClientMap {
 
     /// The settings and the name of the pool that a server is routed in.
     pub(crate) fn pool_of(&self, server: usize) -> (&str, &Settings) {
-        let serves =
-            |pool: &&Pool| pool.routes.iter().any(|entry| entry.primary == server || entry.fallbacks.contains(&server));
-        let pool = self.pools.iter().find(serves).unwrap_or(&self.pools[0]);
+        let pool = &self.pools[self.pool_of.get(server).copied().unwrap_or_default()];
         (&pool.name, &pool.settings)
     }
 }
@@ -270,9 +292,9 @@ impl fmt::Debug for ClientMap {
 }
 
 impl Pool {
-    fn compile(draft: &draft::PoolDraft, servers: &[MapServer], folders: FolderCount) -> Result<Pool, Finding> {
+    fn compile(draft: &draft::PoolDraft, by_id: &HashMap<&str, usize>, folders: FolderCount) -> Result<Pool, Finding> {
         let index_of = |id: &String| {
-            let index = servers.iter().position(|server| server.id == *id);
+            let index = by_id.get(id.as_str()).copied();
             index.ok_or_else(|| Finding::new("E201", format!("unknown server {id:?}")))
         };
         let mut by_folder = vec![0; folders.get() as usize];

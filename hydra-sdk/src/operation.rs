@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hydra_core::wire::OpBody;
-use hydra_core::{Condition, Increment, Number, Op, Patch, Timestamp, Value, Version, check_key};
+use hydra_core::{Condition, ErrorCode, Increment, Number, Op, Patch, Timestamp, Value, Version, check_key};
 
 use crate::binary;
 use crate::error::Result;
@@ -105,7 +105,7 @@ impl Operation {
                 let expiry = match expiry {
                     Expiry::Never => hydra_core::Expiry::Never,
                     Expiry::At(time) => hydra_core::Expiry::At(time),
-                    Expiry::In(span) => hydra_core::Expiry::At(Timestamp::now().after(span)),
+                    Expiry::In(span) => hydra_core::Expiry::At(Timestamp::now().after(longer_than_nothing(span)?)),
                     Expiry::Keep => hydra_core::Expiry::Keep,
                 };
                 Op::Put { key, value, expiry, condition }
@@ -158,6 +158,15 @@ impl Operation {
         }
         Ok(body)
     }
+}
+
+/// A time to live as servers take it.
+fn longer_than_nothing(span: Duration) -> Result<Duration> {
+    if span < Duration::from_millis(1) {
+        let detail = format!("the ttl is {span:?}; allowed is one millisecond and more");
+        return Err(hydra_core::Error::new(ErrorCode::InvalidParameter, detail).into());
+    }
+    Ok(span)
 }
 
 /// The class of a batch: that of its strictest operation.

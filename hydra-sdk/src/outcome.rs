@@ -3,6 +3,7 @@
 //! | what happened | outcome |
 //! | --- | --- |
 //! | refused, no route, unknown host, connect timeout; a fresh connection closed before anything was written | not sent |
+//! | a certificate that is not trusted | not sent; an error for writes, because it is a mistake or an attack and no outage |
 //! | the connection broke after the request was written, or no answer came in time | maybe |
 //! | 502, 503, 504 that no Hydra server made (no `Hydra-Server`): a proxy spoke | maybe |
 //! | any answer with `Hydra-Server` | answered, or rejected if it says `Hydra-Applied: no` |
@@ -20,6 +21,7 @@ use hydra_core::{Applied, ErrorCode};
 use reqwest::header::HeaderMap;
 
 use crate::error::{Error, ErrorKind};
+use crate::hint::{Hint, MOVED_TO};
 
 /// How one try ended.
 #[derive(Debug)]
@@ -40,7 +42,11 @@ pub(crate) enum Remedy {
     /// Ask another server: this one starts or shuts down.
     Elsewhere,
     /// Ask the owner of the folder, where its id is known.
-    Owner(Option<String>),
+    Owner(Option<Hint>),
+    /// Ask the same server until it serves the folder, and the owner meanwhile where its id is known: it gets the folder.
+    Importing(Option<Hint>),
+    /// Ask the same server until it takes writes again: the folder is about to move.
+    Sealed,
     /// Ask the same server again after a while.
     Later(Option<Duration>),
 }
@@ -50,19 +56,38 @@ pub(crate) enum Remedy {
 pub(crate) struct Failure {
     /// A predicate: `refused the connection`.
     pub(crate) why: String,
+    pub(crate) cause: Cause,
+}
+
+/// What a failure says about the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
     /// No connection could be made: the server is down, not only slow.
-    pub(crate) is_hard: bool,
+    Unreachable,
+    /// The connection broke, or somebody else spoke in the server's place.
+    Broken,
     /// Time ran out on a connection that stands: the server may only be slow.
-    pub(crate) timed_out: bool,
+    Silence,
+    /// Whoever is there could not prove to be the server: its certificate is not trusted.
+    Untrusted,
+    /// The server died while its answer was awaited.
+    Death,
+    /// Nothing: the server was not asked.
+    Unasked,
 }
 
 impl Failure {
-    pub(crate) fn new(why: impl Into<String>) -> Failure {
-        Failure { why: why.into(), is_hard: false, timed_out: false }
+    pub(crate) fn new(cause: Cause, why: impl Into<String>) -> Failure {
+        Failure { why: why.into(), cause }
     }
 
     pub(crate) fn timeout() -> Failure {
-        Failure { timed_out: true, ..Failure::new("did not answer in time") }
+        Failure::new(Cause::Silence, "did not answer in time")
+    }
+
+    /// Whether the server may be there, and its connection alone was lost.
+    pub(crate) fn is_only_broken(&self) -> bool {
+        self.cause == Cause::Broken
     }
 }
 
@@ -143,7 +168,8 @@ impl Answer {
     /// What a rejection that did nothing can be answered with.
     fn remedy(&self) -> Option<Remedy> {
         if self.status == 421 {
-            return Some(Remedy::Owner(self.problem().and_then(|problem| problem.owner)));
+            let hint = self.hint();
+            return Some(if self.says("importing") { Remedy::Importing(hint) } else { Remedy::Owner(hint) });
         }
         if !matches!(self.status, 409 | 429 | 503) || self.applied() != Applied::No {
             return None;
@@ -152,8 +178,21 @@ impl Answer {
         match self.code()? {
             ErrorCode::Draining | ErrorCode::Starting => Some(Remedy::Elsewhere),
             ErrorCode::Overloaded | ErrorCode::Busy | ErrorCode::IdempotencyInProgress => Some(Remedy::Later(after)),
+            _ if self.says("sealed") => Some(Remedy::Sealed),
+            _ if self.says("importing") => Some(Remedy::Importing(self.hint())),
             _ => None,
         }
+    }
+
+    /// Where the server says that the folder lives.
+    fn hint(&self) -> Option<Hint> {
+        let said = self.header(MOVED_TO).and_then(Hint::parse);
+        said.or_else(|| self.problem().and_then(|problem| problem.owner).map(Hint::to))
+    }
+
+    /// Whether the code of an error answer is about a folder in this state.
+    fn says(&self, state: &str) -> bool {
+        self.problem().is_some_and(|problem| problem.code == format!("folder-{state}"))
     }
 }
 
@@ -165,7 +204,7 @@ pub(crate) fn needs_body(status: u16) -> bool {
 /// The outcome of a try that got an answer.
 pub(crate) fn of_answer(answer: Answer) -> Outcome {
     if !answer.headers.contains_key(header::SERVER) && matches!(answer.status, 502..=504) {
-        let failure = Failure::new(format!("is behind a proxy that answered {}", answer.status));
+        let failure = Failure::new(Cause::Broken, format!("is behind a proxy that answered {}", answer.status));
         return match answer.header(header::APPLIED) {
             Some("no") => Outcome::NotSent(failure),
             _ => Outcome::Maybe(failure),
@@ -188,16 +227,30 @@ pub(crate) fn foreign(answer: &Answer) -> Option<Error> {
 
 /// The outcome of a try that got none.
 pub(crate) fn of_error(error: &reqwest::Error) -> Outcome {
-    let mut failure = Failure::new(describe(error));
+    let why = describe(error);
     if error.is_connect() {
-        failure.is_hard = true;
-        Outcome::NotSent(failure)
+        let cause = if is_untrusted(error) { Cause::Untrusted } else { Cause::Unreachable };
+        Outcome::NotSent(Failure::new(cause, why))
     } else if was_never_written(error) {
-        Outcome::NotSent(failure)
+        Outcome::NotSent(Failure::new(Cause::Broken, why))
     } else {
-        failure.timed_out = error.is_timeout();
-        Outcome::Maybe(failure)
+        Outcome::Maybe(Failure::new(cause_of(error), why))
     }
+}
+
+/// Why an answer that was begun, or awaited, did not come.
+pub(crate) fn cause_of(error: &reqwest::Error) -> Cause {
+    if error.is_timeout() { Cause::Silence } else { Cause::Broken }
+}
+
+/// Whether TLS was not agreed on because of the server's certificate: expired, of an unknown issuer, or of another name.
+fn is_untrusted(error: &reqwest::Error) -> bool {
+    // What an io error carries is not its source.
+    let carried = chain(error).filter_map(|cause| cause.downcast_ref::<io::Error>()?.get_ref());
+    let of_tls = carried.filter_map(|carried| carried.downcast_ref::<rustls::Error>());
+    of_tls
+        .chain(chain(error).filter_map(|cause| cause.downcast_ref()))
+        .any(|error| matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
 }
 
 /// Whether hyper handed the request back because the connection closed before anything was written.

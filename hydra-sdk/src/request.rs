@@ -14,7 +14,7 @@ use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::forward::{Chunk, ChunkStream};
-use crate::outcome::Failure;
+use crate::outcome::{Cause, Failure};
 use crate::settings::OpClass;
 
 /// What is sent, the same at every try.
@@ -133,7 +133,7 @@ impl RequestBody {
                     let lent = Lent { stream: Some(stream), home: Arc::clone(shared) };
                     Ok(Some(reqwest::Body::wrap_stream(lent)))
                 }
-                None => Err(Failure::new("could not be sent a body that was streamed before")),
+                None => Err(Failure::new(Cause::Unasked, "could not be sent a body that was streamed before")),
             },
         }
     }

@@ -4,28 +4,36 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use hydra_core::Applied;
 use hydra_core::wire::header;
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
-use reqwest::{Method, Url};
+use reqwest::{Method, Response, Url};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::access::{Credentials, authority};
+use crate::breaker::{Change, Signal};
+use crate::budget::Budget;
 use crate::cluster::Announce;
 use crate::error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 use crate::failback::Stays;
 use crate::health::Health;
 use crate::map::MapServer;
-use crate::outcome::{self, Answer, AnswerBody, Failure, Outcome};
+use crate::notice::{ClientEvent, Notices};
+use crate::outcome::{self, Answer, AnswerBody, Cause, Failure, Outcome, Remedy};
+use crate::probe::{self, Expected};
 use crate::request::Request;
-use crate::settings::{Failback, Settings};
+use crate::settings::Settings;
 
-/// Where a server says who it is.
-const PROBE: &str = "/v1/probe";
 /// How long an unused connection is kept: shorter than servers keep theirs, or requests would meet
 /// connections that are just being closed.
 const POOL_IDLE: Duration = Duration::from_secs(20);
 /// How many unused connections are kept.
 const POOL_SIZE: usize = 32;
+/// How many requests may be under way.
+pub(crate) const IN_FLIGHT: usize = 512;
+/// After so long without an answer somebody looks whether the server is there at all; again after twice the time.
+const SILENCE: Duration = Duration::from_millis(250);
 
 /// One server, shared by all maps that list it in the same way.
 #[derive(Debug)]
@@ -35,12 +43,39 @@ pub(crate) struct Server {
     label: String,
     pool: String,
     settings: Settings,
-    client: reqwest::Client,
     credentials: Arc<Credentials>,
+    /// Its connections; others take their place when it dies.
+    client: ArcSwap<reqwest::Client>,
+    in_flight: Semaphore,
+    /// Who the map says it is; nothing where only its address is known.
+    pub(crate) expected: Option<Expected>,
+    pub(crate) notices: Notices,
     pub(crate) health: Health,
+    /// For asking it again.
+    pub(crate) retries: Budget,
+    /// For asking it in place of a primary that may have done the work.
+    pub(crate) failovers: Budget,
     /// Where this server is the primary: the folders that stay with a fallback.
     pub(crate) stays: Stays,
-    is_suspected: AtomicBool,
+    /// A probe is under way.
+    pub(crate) is_probed: AtomicBool,
+    /// Its certificate was not trusted the last time.
+    is_distrusted: AtomicBool,
+    /// Somebody looks out for its return.
+    pub(crate) is_awaited: AtomicBool,
+    me: Weak<Server>,
+}
+
+/// What a server is made from.
+#[derive(Debug)]
+pub(crate) struct Making<'m> {
+    pub(crate) listed: &'m MapServer,
+    pub(crate) label: &'m str,
+    pub(crate) pool: &'m str,
+    pub(crate) settings: &'m Settings,
+    pub(crate) credentials: &'m Arc<Credentials>,
+    pub(crate) expected: Option<Expected>,
+    pub(crate) notices: &'m Notices,
 }
 
 /// What a try needs to know beside the request.
@@ -57,38 +92,28 @@ pub(crate) struct ThisTry<'c> {
 }
 
 impl Server {
-    pub(crate) fn new(
-        listed: &MapServer,
-        label: String,
-        pool: &str,
-        settings: &Settings,
-        credentials: &Arc<Credentials>,
-    ) -> Result<Server> {
-        // To agree on TLS takes two more ways there and back.
-        let connect_timeout = settings.connect_timeout * if listed.url.starts_with("https://") { 3 } else { 1 };
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .connect_timeout(connect_timeout)
-            .tls_backend_preconfigured(credentials.tls.clone())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(POOL_SIZE)
-            .tcp_nodelay(true)
-            .tcp_keepalive(Duration::from_secs(15))
-            .build()
-            .map_err(|error| Error::new(ErrorKind::Config, format!("no HTTP client could be made: {error}")))?;
-        Ok(Server {
+    pub(crate) fn new(making: Making<'_>) -> Result<Arc<Server>> {
+        let Making { listed, label, pool, settings, credentials, expected, notices } = making;
+        let client = connections(&listed.url, settings, credentials, POOL_SIZE)?;
+        Ok(Arc::new_cyclic(|me| Server {
             listed: listed.clone(),
-            label,
+            label: label.to_owned(),
             pool: pool.to_owned(),
             settings: settings.clone(),
-            client,
             credentials: Arc::clone(credentials),
-            health: Health::new(),
+            client: ArcSwap::from_pointee(client),
+            in_flight: Semaphore::new(IN_FLIGHT),
+            expected,
+            notices: notices.clone(),
+            health: Health::new(settings.hold_down),
+            retries: Budget::for_retries(),
+            failovers: Budget::for_failovers(),
             stays: Stays::default(),
-            is_suspected: AtomicBool::new(false),
-        })
+            is_probed: AtomicBool::new(false),
+            is_distrusted: AtomicBool::new(false),
+            is_awaited: AtomicBool::new(false),
+            me: me.clone(),
+        }))
     }
 
     /// Whether a map lists it in the same way, so that connections and health may be kept.
@@ -116,16 +141,97 @@ impl Server {
         &self.settings
     }
 
-    /// Sends a request once and waits for the answer: one try.
+    pub(crate) fn me(&self) -> Weak<Server> {
+        Weak::clone(&self.me)
+    }
+
+    /// Room for one more request, waited for as long as a connection would be.
+    pub(crate) async fn room(&self) -> Option<SemaphorePermit<'_>> {
+        if let Ok(room) = self.in_flight.try_acquire() {
+            return Some(room);
+        }
+        tokio::time::timeout(self.settings.connect_timeout, self.in_flight.acquire()).await.ok()?.ok()
+    }
+
+    /// Sends a request once and waits for the answer: one try, at a server that is who the map says.
     pub(crate) async fn exchange(&self, request: &Request, this: &ThisTry<'_>) -> Outcome {
+        let begun = Instant::now();
+        let outcome = match self.introduce().await {
+            Ok(()) => {
+                let timeout = this.timeout.saturating_sub(begun.elapsed());
+                self.send(&self.client.load_full(), request, &ThisTry { timeout, ..this.clone() }).await
+            }
+            Err(failure) => Outcome::NotSent(failure),
+        };
+        let outcome = self.check_answerer(outcome, request);
+        self.heed(&outcome);
+        outcome
+    }
+
+    /// What the breaker makes of a try.
+    fn heed(&self, outcome: &Outcome) {
+        let signal = match outcome {
+            Outcome::Answered(_) => Signal::Success,
+            Outcome::Rejected(_, Remedy::Elsewhere) => Signal::Leaving,
+            Outcome::Rejected(..) => Signal::Success,
+            Outcome::NotSent(failure) | Outcome::Maybe(failure) => match failure.cause {
+                Cause::Unreachable => Signal::Hard,
+                Cause::Untrusted => return self.distrust(&failure.why),
+                Cause::Broken => Signal::Soft,
+                Cause::Silence => Signal::Silence,
+                Cause::Death | Cause::Unasked => return,
+            },
+        };
+        self.tell(signal);
+    }
+
+    /// Whoever is there is not trusted: told once, until it answers as it should. It is no outage, so the breaker stays as it is.
+    fn distrust(&self, why: &str) {
+        if !self.is_distrusted.swap(true, Ordering::AcqRel) {
+            let (server, why) = (self.label.clone(), why.to_owned());
+            self.notices.emit(&ClientEvent::ServerUntrusted { server, why });
+        }
+    }
+
+    /// Tells the breaker, and does what follows from it.
+    pub(crate) fn tell(&self, signal: Signal) {
+        if signal == Signal::Success && self.is_distrusted.load(Ordering::Relaxed) {
+            self.is_distrusted.store(false, Ordering::Release);
+        }
+        match self.health.heed(signal) {
+            Change::Nothing => {}
+            Change::Suspected => self.suspect(),
+            Change::Opened => {
+                self.notices.emit(&ClientEvent::ServerDown { server: self.label.clone() });
+                // What is open leads nowhere any more, or to a process that is gone.
+                if let Ok(client) = connections(&self.listed.url, &self.settings, &self.credentials, POOL_SIZE) {
+                    self.client.store(Arc::new(client));
+                }
+                probe::await_return(self);
+            }
+        }
+    }
+
+    /// The connections for ordinary requests.
+    pub(crate) fn connections(&self) -> Arc<reqwest::Client> {
+        self.client.load_full()
+    }
+
+    /// Connections of which none is ever used twice.
+    pub(crate) fn new_connections(&self) -> Result<reqwest::Client> {
+        connections(&self.listed.url, &self.settings, &self.credentials, 0)
+    }
+
+    /// Sends a request once, without a look at who answers.
+    pub(crate) async fn send(&self, client: &reqwest::Client, request: &Request, this: &ThisTry<'_>) -> Outcome {
         let http = match self.prepare(request, this) {
             Ok(http) => http,
             Err(failure) => return Outcome::NotSent(failure),
         };
         let begun = Instant::now();
-        let response = match request.within(this.timeout, self.client.execute(http)).await {
+        let response = match request.within(this.timeout, self.unless_dead(client.execute(http))).await {
             None => return Outcome::Maybe(Failure::timeout()),
-            Some(Err(error)) => return outcome::of_error(&error),
+            Some(Err(outcome)) => return outcome,
             Some(Ok(response)) => response,
         };
         let mut answer = Answer {
@@ -143,6 +249,38 @@ impl Server {
         outcome::of_answer(answer)
     }
 
+    /// Waits for an answer as long as the server lives. When it is silent, somebody looks whether it does.
+    async fn unless_dead(&self, answer: impl Future<Output = reqwest::Result<Response>>) -> Result<Response, Outcome> {
+        let mut answer = std::pin::pin!(answer);
+        let begun = Instant::now();
+        let mut deaths = self.health.deaths();
+        let mut silence = SILENCE;
+        let mut look_at = tokio::time::Instant::now() + silence;
+        loop {
+            tokio::select! {
+                biased;
+                answered = answer.as_mut() => return answered.map_err(|error| outcome::of_error(&error)),
+                () = tokio::time::sleep_until(look_at) => {
+                    self.suspect();
+                    silence *= 2;
+                    look_at += silence;
+                }
+                Ok(()) = deaths.changed() => break,
+            }
+        }
+        // A try that still connects ends by itself, and knows then that nothing was sent.
+        let connecting = self.connect_timeout().saturating_sub(begun.elapsed());
+        match tokio::time::timeout(connecting, answer).await {
+            Ok(answered) => answered.map_err(|error| outcome::of_error(&error)),
+            Err(_) => Err(Outcome::Maybe(Failure::new(Cause::Death, "died before it answered"))),
+        }
+    }
+
+    /// The longest a new connection may take.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        connect_timeout(&self.listed.url, &self.settings)
+    }
+
     /// Asks this server and nobody else: one try.
     pub(crate) async fn ask(
         &self,
@@ -153,13 +291,15 @@ impl Server {
         let timeout = deadline.unwrap_or(self.settings.bulk_timeout);
         let this = ThisTry { timeout, left: timeout, announce, fallback_for: None };
         let begun = Instant::now();
-        let (outcome, why, error) = match self.exchange(request, &this).await {
+        let tried = self.send(&self.client.load_full(), request, &this).await;
+        self.heed(&tried);
+        let (outcome, why, error) = match tried {
             Outcome::Answered(answer) | Outcome::Rejected(answer, _) => match outcome::foreign(&answer) {
                 None => return Ok(answer),
                 Some(error) => (TryOutcome::Answered, "is not a Hydra server".to_owned(), error),
             },
             Outcome::NotSent(failure) => (TryOutcome::NotSent, failure.why, unanswered(false)),
-            Outcome::Maybe(failure) => (TryOutcome::Maybe, failure.why, unanswered(failure.timed_out)),
+            Outcome::Maybe(failure) => (TryOutcome::Maybe, failure.why, unanswered(failure.cause == Cause::Silence)),
         };
         let in_doubt = outcome != TryOutcome::NotSent && request.class.is_write();
         let attempt = Attempt { server: self.label.clone(), outcome, error: why, elapsed: begun.elapsed() };
@@ -170,7 +310,7 @@ impl Server {
     fn prepare(&self, request: &Request, this: &ThisTry<'_>) -> Result<reqwest::Request, Failure> {
         let base = self.listed.url.trim_end_matches('/');
         let url = Url::parse(&format!("{base}{}", request.target))
-            .map_err(|error| Failure::new(format!("has an address that cannot be used ({error})")))?;
+            .map_err(|error| Failure::new(Cause::Unasked, format!("has an address that cannot be used ({error})")))?;
         let mut http = reqwest::Request::new(request.method.clone(), url);
         *http.headers_mut() = request.headers.clone();
         if request.own_token && !request.headers.contains_key(AUTHORIZATION) {
@@ -197,41 +337,32 @@ impl Server {
         Ok(http)
     }
 
-    /// Notes that no connection could be made, and begins to look out for the server's return.
-    pub(crate) fn note_down(self: &Arc<Server>) {
-        if self.health.down() {
-            tracing::warn!(server = %self.label, "the server is down; its fallbacks are asked first");
-            tokio::spawn(look_out(Arc::downgrade(self)));
-        }
-    }
-
-    /// Notes that an answer did not come in time: tries once whether anyone takes a new connection.
-    pub(crate) fn note_silent(self: &Arc<Server>) {
-        if self.is_suspected.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let server = Arc::clone(self);
-        tokio::spawn(async move {
-            if !server.accepts().await {
-                server.note_down();
-            }
-            server.is_suspected.store(false, Ordering::Release);
-        });
-    }
-
     /// Whether anyone takes a new connection. Those that are open say nothing about that.
     pub(crate) async fn accepts(&self) -> bool {
         let connecting = tokio::net::TcpStream::connect(authority(&self.listed.url));
         matches!(tokio::time::timeout(self.settings.connect_timeout, connecting).await, Ok(Ok(_)))
     }
+}
 
-    /// Asks the server who it is.
-    async fn probe(&self) -> Outcome {
-        let request = Request::get(PROBE);
-        let timeout = self.settings.try_timeout.min(Duration::from_secs(1));
-        self.exchange(&request, &ThisTry { timeout, left: timeout, announce: Announce::default(), fallback_for: None })
-            .await
-    }
+/// The connections to a server, with so many kept open.
+fn connections(url: &str, settings: &Settings, credentials: &Credentials, kept: usize) -> Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .connect_timeout(connect_timeout(url, settings))
+        .tls_backend_preconfigured(credentials.tls.clone())
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_max_idle_per_host(kept)
+        .tcp_nodelay(true)
+        .tcp_keepalive(Duration::from_secs(15))
+        .build()
+        .map_err(|error| Error::new(ErrorKind::Config, format!("no HTTP client could be made: {error}")))
+}
+
+fn connect_timeout(url: &str, settings: &Settings) -> Duration {
+    // To agree on TLS takes two more ways there and back.
+    settings.connect_timeout * if url.starts_with("https://") { 3 } else { 1 }
 }
 
 fn unanswered(timed_out: bool) -> Error {
@@ -245,7 +376,7 @@ async fn collect(answer: Answer, request: &Request, left: Duration) -> Result<An
     let AnswerBody::Open(response) = body else { return Ok(Answer { status, headers, body }) };
     let failure = match tokio::time::timeout(left, response.bytes()).await {
         Ok(Ok(bytes)) => return Ok(Answer { status, headers, body: AnswerBody::Whole(bytes) }),
-        Ok(Err(error)) => Failure { timed_out: error.is_timeout(), ..Failure::new(outcome::describe(&error)) },
+        Ok(Err(error)) => Failure::new(outcome::cause_of(&error), outcome::describe(&error)),
         Err(_) => Failure::timeout(),
     };
     match (request.class.is_write(), (200..300).contains(&status)) {
@@ -256,38 +387,8 @@ async fn collect(answer: Answer, request: &Request, left: Duration) -> Result<An
     }
 }
 
-/// Asks a server that is down until it has been back for the hold-down. Ends when no client is left
-/// that knows the server.
-async fn look_out(server: Weak<Server>) {
-    loop {
-        let Some(pause) = server.upgrade().map(|server| pause_between_probes(&server.settings)) else { return };
-        tokio::time::sleep(pause).await;
-        let Some(server) = server.upgrade() else { return };
-        match server.probe().await {
-            Outcome::Answered(answer) if answer.status < 500 => {
-                let trusted = server.health.back() >= server.settings.hold_down;
-                if trusted && server.settings.failback != Failback::Manual {
-                    tracing::info!(server = %server.label, "the server is back");
-                    server.health.up();
-                }
-            }
-            _ => {
-                server.health.down();
-            }
-        }
-        if server.health.is_up() {
-            return;
-        }
-    }
-}
-
-/// Often enough to end the hold-down in time, rarely enough to cost nothing.
-pub(crate) fn pause_between_probes(settings: &Settings) -> Duration {
-    (settings.hold_down / 10).clamp(Duration::from_millis(20), Duration::from_secs(1))
-}
-
 impl Request {
-    fn get(target: &str) -> Request {
+    pub(crate) fn get(target: &str) -> Request {
         Request::new(crate::settings::OpClass::Read, Method::GET, target.to_owned())
     }
 }

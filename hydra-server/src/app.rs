@@ -32,7 +32,7 @@ use crate::route::{Label, Route};
 use crate::streams::Streams;
 use crate::{
     across, archive, batches, catalog, conflicts, export, feeds, folders, import, lists, locks, moves, openapi, origin,
-    policies, service, shift, swamps, takeover, treasures, upkeep, writes,
+    overview, policies, service, shift, swamps, takeover, treasures, upkeep, writes,
 };
 
 /// How long a request waits for the memory budget before it is refused, and how often it looks.
@@ -204,6 +204,8 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Holds(folder) => takeover::holds(call, folder).await,
         Route::Settle(folder) => takeover::settle(call, folder).await,
         Route::Move(folder, verb) => moves::step(call, folder, verb).await,
+        Route::Page => overview::page(call),
+        Route::Status => overview::status(call).await,
         Route::Probe => service::probe(call).await,
         Route::Metrics => service::metrics(call),
         Route::OpenApi => openapi::document(call),
@@ -556,6 +558,9 @@ impl Call {
         let took = begun.elapsed();
         let metrics = &self.app.metrics;
         metrics.count(&self.head.method, label, status, took);
+        if let Some(folder) = self.folder {
+            metrics.count_folder(folder);
+        }
         if let Some(code) = code {
             metrics.count_refusal(code);
         }

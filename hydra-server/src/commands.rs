@@ -52,6 +52,12 @@ pub(crate) enum Command {
     /// Every swamp that is there becomes exactly what it is there, with new stamps, so it wins over every copy.
     /// Running it again writes only what still differs.
     Restore(RestoreFlags),
+    /// Take a data directory to another number of folders, by renaming; no server may be at work
+    ///
+    /// All copies of the data have to be taken there before their servers and sync tools run again. Where the new
+    /// number is a multiple of the old one, folder g holds what folder g modulo the old number held, so the client map
+    /// follows. What was cut short goes on when it is run again, or turns back when it is given the old number.
+    Refold(RefoldFlags),
     /// Tell where a name lives: hash, folder and path on disk
     Resolve(ResolveFlags),
     /// Make tokens that clients prove with who they are
@@ -168,6 +174,25 @@ pub(crate) struct AdoptFlags {
     #[arg(long)]
     pub(crate) force: bool,
     /// Only tell what would be taken over
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How the report is printed
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RefoldFlags {
+    /// How many folders there are to be, 1 to 65536
+    #[arg(value_name = "N")]
+    pub(crate) folders: FolderCount,
+    /// Data directory; no server may be at work on it
+    #[arg(long, env = "HYDRA_DATA", value_name = "DIR", default_value = "./hydra-data")]
+    pub(crate) data: PathBuf,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Only tell what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// How the report is printed

@@ -17,8 +17,6 @@ pub const MAX_SMALL_BODY_BYTES: u64 = 64 << 10;
 pub const MAX_HOLDS_BODY_BYTES: u64 = 24 << 20;
 /// The longest body of a query: 1 MiB.
 pub const MAX_QUERY_BODY_BYTES: u64 = 1 << 20;
-/// The longest line of an import: 34 MiB, enough for the longest binary value.
-pub const MAX_IMPORT_LINE_BYTES: usize = 34 << 20;
 /// How many archives are unpacked at once.
 pub const MAX_UNPACKERS: usize = 4;
 /// The most treasures or swamps one page of a list may have.

@@ -5,7 +5,6 @@
 //! says how far the import is; its last line says what became of it.
 
 mod line;
-mod values;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,8 +16,8 @@ use futures_util::stream::{self, StreamExt};
 use http::StatusCode;
 use hydra_core::wire::{ImportAnswerBody, ImportDoneBody, ImportProgressBody, Problem};
 use hydra_core::{
-    Batch, Committed, Error, ErrorCode, FolderState, IMPORT_BATCH_BYTES, IMPORT_BATCH_OPS, ImportMode, ImportTally, Op,
-    OpResult, SwampName,
+    Batch, Committed, Error, ErrorCode, FolderState, FoundValue, IMPORT_BATCH_BYTES, IMPORT_BATCH_OPS, ImportMode,
+    ImportTally, ImportValues, MAX_IMPORT_LINE_BYTES, Op, OpResult, SwampName,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -28,8 +27,6 @@ use crate::app::{App, Call, by_size, hydrate, unexpected};
 use crate::auth::{Access, Need, Scope};
 use crate::body::RequestBody;
 use crate::conditions::{no_conditions, plain_body};
-use crate::config::MAX_IMPORT_LINE_BYTES;
-use crate::import::values::{Found, Values};
 use crate::query::{Query, invalid};
 use crate::route::shown;
 
@@ -211,7 +208,7 @@ impl Part {
 struct Reader {
     app: Arc<App>,
     body: RequestBody,
-    values: Values,
+    values: ImportValues,
     into: Option<SwampName>,
     mode: ImportMode,
     bytes: u64,
@@ -225,7 +222,7 @@ impl Reader {
         Reader {
             app: Arc::clone(&call.app),
             body: call.take_body(),
-            values: Values::new(MAX_IMPORT_LINE_BYTES),
+            values: ImportValues::new(MAX_IMPORT_LINE_BYTES),
             into,
             mode,
             bytes: 0,
@@ -272,9 +269,9 @@ impl Reader {
         part
     }
 
-    async fn take(&mut self, found: Found, part: &mut Part) -> usize {
+    async fn take(&mut self, found: FoundValue, part: &mut Part) -> usize {
         let (size, op) = match found.record {
-            Err(bad) => (0, Err(line::refusal(bad))),
+            Err(bad) => (0, Err(bad.to_error(MAX_IMPORT_LINE_BYTES))),
             Ok(range) => {
                 let (size, into, mode) = (range.len(), self.into.as_ref(), self.mode);
                 let text = self.values.text(range);

@@ -33,6 +33,7 @@ mod ndjson;
 mod openapi;
 mod operations;
 mod origin;
+mod overview;
 mod policies;
 mod pull;
 mod query;

@@ -71,6 +71,7 @@ fn main() -> ExitCode {
         Some(Command::Gc(flags)) => offline::gc(&flags),
         Some(Command::Doctor(flags)) => offline::doctor(&flags),
         Some(Command::Adopt(flags)) => offline::adopt(&flags),
+        Some(Command::Refold(flags)) => offline::refold(&flags),
         Some(Command::Repair(flags)) => offline::repair(&flags),
         Some(Command::Restore(flags)) => offline::restore(&flags),
         Some(Command::Resolve(flags)) => offline::resolve(&flags),

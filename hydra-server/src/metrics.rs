@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::Method;
-use hydra_core::{Engine, EngineStats, ErrorCode};
+use hydra_core::{Engine, EngineStats, ErrorCode, FolderId};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -32,6 +32,8 @@ const BUCKETS: [u64; 14] =
 /// The numbers of one server.
 #[derive(Debug)]
 pub(crate) struct Metrics {
+    /// Requests about each folder.
+    folders: Box<[AtomicU64]>,
     requests: Arc<Requests>,
     doors: Arc<Doors>,
     registry: Registry,
@@ -47,7 +49,27 @@ impl Metrics {
         registry.register_collector(Box::new(EngineNumbers(engine.clone())));
         let build = [("version", service::VERSION), ("rustc", service::RUSTC), ("commit", service::COMMIT)];
         registry.register("build", "What runs here", Info::new(build.to_vec()));
-        Metrics { requests, doors, registry }
+        let folders = (0..engine.folder_count().get()).map(|_| AtomicU64::new(0)).collect();
+        Metrics { folders, requests, doors, registry }
+    }
+
+    /// Counts a request about a folder.
+    pub(crate) fn count_folder(&self, folder: FolderId) {
+        if let Some(counter) = self.folders.get(folder.get() as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many requests there were about each folder, of those that had any.
+    pub(crate) fn load(&self) -> Vec<(FolderId, u64)> {
+        let counts = self.folders.iter().map(|count| count.load(Ordering::Relaxed));
+        (0..).map(FolderId::new).zip(counts).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// How many requests were answered.
+    pub(crate) fn answered(&self) -> u64 {
+        let all = self.requests.counts.iter().flatten().flatten();
+        all.map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     /// Counts an error answer, if it is one about who may do what.

@@ -19,6 +19,9 @@ pub(crate) enum Route {
     Metrics,
     OpenApi,
     Probe,
+    /// The status page, and what it shows.
+    Page,
+    Status,
     Problem(String),
     Drain,
     List(SwampName),
@@ -120,6 +123,8 @@ impl Route {
             [Some("metrics"), None, ..] => Ok(Route::Metrics),
             [Some("openapi.json"), None, ..] => Ok(Route::OpenApi),
             [Some("problems"), Some(code), None, _] => Ok(Route::Problem(code.to_owned())),
+            [Some("ui"), None, ..] => Ok(Route::Page),
+            [Some("v1"), Some("status"), None, _] => Ok(Route::Status),
             [Some("v1"), Some("probe"), None, _] => Ok(Route::Probe),
             [Some("v1"), Some("swamps"), None, _] => Ok(Route::Swamps(None, None)),
             [Some("v1"), Some("export"), None, _] => Ok(Route::ExportAll),
@@ -199,6 +204,8 @@ impl Route {
                 | Route::OpenApi
                 | Route::Drain
                 | Route::Probe
+                | Route::Page
+                | Route::Status
                 | Route::Problem(_)
         )
     }

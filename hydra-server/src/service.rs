@@ -33,6 +33,7 @@ pub(crate) fn welcome(call: &mut Call) -> Result<Response, Error> {
         "cluster": engine.cluster(),
         "folders": engine.folder_count(),
         "docs": "/openapi.json",
+        "ui": "/ui",
         "hint": "PUT and GET JSON at /v1/kv/{sanctuary}/{realm}/{swamp}/{key}; limits are at /version",
     });
     answer::json(StatusCode::OK, &body)

@@ -118,14 +118,14 @@ fn take(shift: &Shift, treasure: Treasure, stamp: Stamp, now: Timestamp) -> (Slo
     let facts = Facts { expires, created: treasure.created_at, content_type: treasure.value.content_type() };
     let slot = Slot::put(stamp, &treasure.key, treasure.value.as_bytes(), facts);
     let version = Version::of_record(stamp);
-    (slot, Treasure { version, updated_at: stamp.timestamp(), expires_at: expires, ..treasure })
+    (slot, Treasure { version, updated_at: stamp.timestamp(), expires_at: expires, written: stamp.hlc, ..treasure })
 }
 
 /// What sorts as the order says; what lacks that which it goes by comes last in either direction.
 fn place(shift: &Shift, treasure: &Treasure) -> (bool, Directed<Rank>, Directed<String>) {
     let ranked = Ranked {
         created: treasure.created_at,
-        updated: treasure.updated_at,
+        written: treasure.written,
         expires: treasure.expires_at,
         json: treasure.value.is_json().then(|| treasure.value.as_bytes()),
     };
@@ -208,9 +208,10 @@ fn decode(bytes: &[u8], leased: impl Fn(&str, Version) -> Option<Treasure>) -> O
             content_type => Value::binary(content_type, value).ok()?,
         };
         let (created_at, updated_at) = (reader.varint()?, reader.varint()?);
+        let written = updated_at << 16;
         let expires_at = Some(reader.varint()?).filter(|&at| at > 0).map(Timestamp::from_millis);
         let (created_at, updated_at) = (Timestamp::from_millis(created_at), Timestamp::from_millis(updated_at));
-        taken.push(Treasure { key: key.to_owned(), value, version, created_at, updated_at, expires_at });
+        taken.push(Treasure { key: key.to_owned(), value, version, created_at, updated_at, expires_at, written });
     }
     Some(taken)
 }
@@ -243,6 +244,7 @@ mod tests {
             created_at: at,
             updated_at: at,
             expires_at,
+            written: at.as_millis() << 16,
         };
         let png = Value::binary("image/png", [0, 255]).expect("bytes");
         let taken = [

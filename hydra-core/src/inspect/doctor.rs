@@ -533,7 +533,7 @@ fn check_header(directory: &Directory, dir: &Path, name: &ChunkName, walked: &mu
     walked.newest_ms = walked.newest_ms.max(newest_ms);
     let home = directory.home(&header.name);
     let path = || directory.printed(&dir.join(name.file_name()));
-    if header.folders != directory.count.get() || header.cluster != cluster_of(&directory.cluster) {
+    if header.cluster != cluster_of(&directory.cluster) {
         walked.find("other-cluster", Level::Fail, path);
     } else if directory.root.join(&home) != dir {
         walked.find("misplaced", Level::Fail, || {

@@ -311,7 +311,7 @@ impl Mender<'_> {
         let Content::Chunk(scan) = content_of(name, bytes) else { return false };
         let header = &scan.header;
         let at_home = self.directory.root.join(self.directory.home(&header.name)) == dir;
-        let ours = header.folders == self.directory.count.get() && header.cluster == self.directory.cluster_id();
+        let ours = header.cluster == self.directory.cluster_id();
         let understood = |chunk: Chunk<'_>| (0..chunk.frame_count()).all(|index| chunk.frame(index).2);
         at_home && ours && scan.damage.is_none() && Chunk::new(name, &scan, bytes).is_some_and(understood)
     }

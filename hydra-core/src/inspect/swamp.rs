@@ -52,8 +52,6 @@ pub(super) enum Content {
 pub(super) enum Strange {
     /// It is of another swamp, which belongs there below the root.
     Misplaced(SwampName, PathBuf),
-    /// It counts so many folders.
-    OtherCount(u32),
     /// It is of another cluster.
     OtherCluster,
 }
@@ -62,7 +60,6 @@ impl Strange {
     pub(super) fn text(&self) -> String {
         match self {
             Strange::Misplaced(name, home) => format!("misplaced: it is of {name} and belongs in {}", home.display()),
-            Strange::OtherCount(folders) => format!("it counts {folders} folders, not as many as this directory"),
             Strange::OtherCluster => "it is of another cluster".to_owned(),
         }
     }
@@ -215,9 +212,6 @@ fn stranger(
         let other = name.is_some_and(|name| *name != header.name);
         return other.then(|| Strange::Misplaced(header.name.clone(), PathBuf::from(header.name.as_str())));
     };
-    if header.folders != directory.count.get() {
-        return Some(Strange::OtherCount(header.folders));
-    }
     let home = directory.home(&header.name);
     if below.is_some_and(|below| home != below) {
         return Some(Strange::Misplaced(header.name.clone(), home));

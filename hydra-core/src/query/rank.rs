@@ -13,7 +13,8 @@ const RANK_MOST: usize = 512;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts<'a> {
     pub(crate) created: Timestamp,
-    pub(crate) updated: Timestamp,
+    /// The clock of its last write, which also tells apart those of one millisecond.
+    pub(crate) written: u64,
     pub(crate) expires: Option<Timestamp>,
     /// `None` for bytes that are no JSON.
     pub(crate) json: Option<&'a [u8]>,
@@ -24,7 +25,7 @@ pub(crate) struct Facts<'a> {
 pub(crate) enum Rank {
     /// The beginning of a collated value.
     Value(Box<[u8]>),
-    /// Milliseconds. Behind all values, so that its last one can stand for none.
+    /// Milliseconds, or a clock finer than that. Behind all values, so that its last one can stand for none.
     Time(u64),
 }
 
@@ -36,7 +37,7 @@ impl Rank {
         match order {
             Order::Key => Rank::Time(0),
             Order::Created => Rank::Time(facts.created.as_millis()),
-            Order::Updated => Rank::Time(facts.updated.as_millis()),
+            Order::Updated => Rank::Time(facts.written),
             Order::Expires => facts.expires.map_or(Rank::LAST, |at| Rank::Time(at.as_millis())),
             Order::Value(pointer) => match facts.json.and_then(|json| Json::new(json).at(pointer)) {
                 None => Rank::LAST,

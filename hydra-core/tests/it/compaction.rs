@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hydra_core::{Condition, Engine, EngineOptions, Expiry, Op, Policy, Timestamp, Value};
+use hydra_core::{Batch, Condition, Engine, EngineOptions, Expiry, Op, Policy, Timestamp, Value};
 
 use crate::common::{json, name};
 
@@ -215,4 +215,36 @@ fn many_restarts_leave_a_small_header_and_bring_nothing_back() {
 
 fn walk_chunks(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     std::fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path()).collect()
+}
+
+#[test]
+fn buffered_writes_go_on_while_a_snapshot_is_written() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut options = options(dir.path(), false);
+    options.default_policy.write_interval = Duration::from_secs(1);
+    let name = name(SWAMP);
+    let during = {
+        let engine = Engine::open(options.clone()).expect("opens");
+        let put = |key: String, value| Op::Put { key, value, expiry: Expiry::Never, condition: Condition::Always };
+        for part in 0..10 {
+            let ops = (0..10_000).map(|n| put(format!("key-{part}-{n}"), json(&format!("\"{}\"", "x".repeat(100)))));
+            engine.batch(&name, Batch { ops: ops.collect(), ..Batch::default() }).expect("stores");
+        }
+        let compacting = engine.hydrate(&name).expect("is there").compact();
+        let done = std::thread::spawn(move || compacting.wait());
+        let mut during = 0;
+        while !done.is_finished() {
+            engine.put(&name, "news", json(&during.to_string())).expect("stores");
+            during += 1;
+        }
+        assert!(done.join().expect("ends").expect("compacts"), "a log was worth a snapshot");
+        engine.close().expect("closes");
+        during
+    };
+    assert!(during >= 100, "a put alone takes microseconds, the snapshot many milliseconds; {during} were answered");
+    let engine = Engine::open(options).expect("opens again");
+    let news = engine.get(&name, "news").expect("reads").expect("is there");
+    assert_eq!(news.value, json(&(during - 1).to_string()), "what came meanwhile counts");
+    let info = engine.hydrate(&name).expect("reads").info().expect("reads").expect("is there");
+    assert_eq!(info.count, 100_001);
 }

@@ -70,3 +70,30 @@ fn the_routers_own_token_is_used_only_when_that_is_meant() {
     let shown = router.get("/v1/map").text();
     assert!(shown.contains("token_file") && !shown.contains(&all), "{shown}");
 }
+
+#[test]
+fn what_is_about_all_servers_shows_and_takes_what_the_token_allows() {
+    let dir = TempDir::new().expect("a directory");
+    let (server, all, reader) = guarded(&dir);
+    let router = Router::start(map(&server, ""), Config::default());
+    let ask = |token: Option<&str>, method: &str, path: &str, body: &str| {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let headers: Vec<(&str, &str)> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
+        router.send(method, path, &headers, body)
+    };
+    let line = "{\"swamp\":\"users/profiles/alice\",\"key\":\"k\",\"value\":1}\n";
+    assert_eq!(ask(None, "POST", "/v1/import", line).code(), "missing-token");
+    let refused = ask(Some(&reader), "POST", "/v1/import", line);
+    assert!(refused.status == 403 || refused.text().contains("\"failed\":1"), "{refused:?}");
+    assert_eq!(ask(Some(&all), "POST", "/v1/import", line).status, 200);
+    for path in ["/v1/swamps", "/v1/export"] {
+        assert_eq!(ask(None, "GET", path, "").code(), "missing-token", "{path}");
+        assert!(ask(Some(&reader), "GET", path, "").text().contains("users/profiles/alice"), "{path}");
+    }
+    for path in ["/v1/folders", "/v1/status"] {
+        assert_eq!(ask(None, "GET", path, "").code(), "missing-token", "{path}");
+        assert_eq!(ask(Some(&reader), "GET", path, "").code(), "scope-denied", "{path}");
+        assert_eq!(ask(Some(&all), "GET", path, "").status, 200, "{path}");
+    }
+    assert_eq!(ask(None, "GET", "/ui", "").status, 200, "the page itself is no secret");
+}

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Node, Run, Target, file, nobody, program};
+use hydra_sdk::{ForwardRequest, Hydra, OpClass, SwampName};
+
+use crate::support::{Node, Run, Target, block_on, file, nobody, program};
 
 fn ran(arguments: &[&str]) -> Run {
     Run::of(program().args(arguments))
@@ -145,6 +147,11 @@ fn a_live_check_compares_the_servers_with_the_map() {
     let finding = crossed.json()["findings"][0].clone();
     assert_eq!((finding["code"].as_str(), finding["folders"].as_str()), (Some("E504"), Some("50-59")), "{crossed:?}");
 
+    assert_eq!(codes(&crossed), ["E504", "E401", "W502", "W502"], "{crossed:?}");
+    let stray = crossed.json()["findings"][1].clone();
+    let message = stray["message"].as_str().expect("a message");
+    assert!(message.contains("gives folders 50-59 of pool default to s1, and s2 still owns them"), "{stray}");
+
     let down = check(map_of(s1.url(), &nobody(), HALVES));
     assert_eq!((down.code, codes(&down)), (Some(5), vec!["E502".to_owned()]), "{down:?}");
 }
@@ -156,6 +163,113 @@ fn a_live_check_finds_servers_that_are_not_set_up_for_copies() {
     let (_dir, map) = file(&map_of(alone.url(), s2.url(), HALVES));
     let run = ran(&["map", "check", "--live", "--map", path(&map), "--output", "json"]);
     assert_eq!((run.code, codes(&run)), (Some(2), vec!["E503".to_owned(), "W506".to_owned()]), "{run:?}");
+}
+
+#[test]
+fn a_difference_names_the_folders_that_move() {
+    let (s1, s2) = (Node::start("s1", "0-49", "50-99"), Node::start("s2", "50-99", "0-49"));
+    let old = map_of(s1.url(), s2.url(), HALVES);
+    let new = format!("epoch = 2\n{}", old.replace("0-49", "0-39").replace("50-99", "40-99"));
+    let diff = |old: &str, new: &str, more: &[&str]| {
+        let ((_a, old), (_b, new)) = (file(old), file(new));
+        ran(&[&["map", "diff", path(&old), path(&new)], more].concat())
+    };
+    let same = diff(&old, &old, &[]);
+    assert_eq!((same.code, same.out.contains("moves    nothing")), (Some(0), true), "{same:?}");
+    let moves = diff(&old, &new, &[]);
+    assert_eq!(moves.code, Some(0), "{moves:?}");
+    assert!(moves.out.contains("epoch    1 to 2"), "{moves:?}");
+    assert!(moves.out.contains("moves    s1 to s2: 40-49 of pool default (10 folders)"), "{moves:?}");
+
+    // Whoever still owns them is asked.
+    let live = diff(&old, &new, &["--live", "--output", "json"]);
+    assert_eq!((live.code, codes(&live)), (Some(2), vec!["E401".to_owned()]), "{live:?}");
+    assert_eq!((&live.json()["moves"][0]["folders"], &live.json()["moves"][0]["count"]), (&"40-49".into(), &10.into()));
+    assert_eq!(diff(&old, &new, &["--live", "--accept-moves"]).code, Some(0));
+    // The other way round nobody owns what is taken from him.
+    let back = diff(&new.replace("epoch = 2", "epoch = 1"), &format!("epoch = 2\n{old}"), &["--live"]);
+    assert_eq!(back.code, Some(0), "{back:?}");
+
+    let older = diff(&new, &old, &[]);
+    assert_eq!((older.code, older.out.contains("E005")), (Some(2), true), "{older:?}");
+    let pool =
+        "[[pool]]\nname = \"chat\"\nmatch = [\"chat/*/*\"]\n[[pool.route]]\nfolders = \"0-99\"\nprimary = \"s3\"\n";
+    let pooled = new.replace("[servers]\n", "[servers]\ns3 = { url = \"http://h:3\" }\n") + pool;
+    let pooled = diff(&old, &pooled, &[]);
+    for expected in
+        ["added    s3", "s1 to s3: 0-49 of pool chat, names chat/*/*", "s2 to s3: 50-99 of pool chat, names chat/*/*"]
+    {
+        assert!(pooled.out.contains(expected), "{expected:?} in {}", pooled.out);
+    }
+}
+
+/// What `explain` says is what a client does, for ten thousand names over two pools.
+#[test]
+fn explain_agrees_with_what_a_client_does() {
+    let nodes = [
+        Node::start_with("s1", owning("0-49")),
+        Node::start_with("s2", owning("50-99")),
+        Node::start_as("s3", |_| {}, chat()),
+    ];
+    let text = map_of(nodes[0].url(), nodes[1].url(), &(route("0-49", "s1") + &route("50-99", "s2")))
+        .replace("[servers]\n", &format!("[servers]\ns3 = {{ url = \"{}\" }}\n", nodes[2].url()))
+        + "[[pool]]\nname = \"chat\"\nmatch = [\"chat/*/*\", \"*/rooms/x*\"]\n[[pool.route]]\nfolders = \"0-99\"\nprimary = \"s3\"\n";
+    let (_dir, map) = file(&text);
+    let mut seed = 7u64;
+    let mut any = |choices: &[&str]| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        format!("{}{}", choices[(seed >> 33) as usize % choices.len()], seed >> 48)
+    };
+    let names: Vec<String> = (0..10_000)
+        .map(|_| {
+            let sanctuary = any(&["users", "chat", "ünïcode ", "a."]);
+            let sanctuary = if sanctuary.starts_with("chat") { "chat".to_owned() } else { sanctuary };
+            let realm =
+                if any(&["rooms", "other"]).starts_with("rooms") { "rooms".to_owned() } else { any(&["r", "R-"]) };
+            format!("{sanctuary}/{realm}/{}", any(&["x", "y", "%", "s_"]))
+        })
+        .collect();
+    let mut arguments = vec!["explain", "--offline", "--output", "ndjson", "--map", path(&map)];
+    arguments.extend(names.iter().map(String::as_str));
+    let run = ran(&arguments);
+    assert_eq!(run.code, Some(0), "{}", run.err);
+    let explained: Vec<serde_json::Value> =
+        run.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(explained.len(), names.len());
+
+    let answered = block_on(async {
+        let hydra = Hydra::connect(format!("map://{}", path(&map))).await.expect("a client");
+        let mut answered = Vec::new();
+        for name in &names {
+            let name: SwampName = name.parse().expect("a name");
+            let request = ForwardRequest::new(OpClass::Read, "GET", hydra_core::wire::swamp_path(&name));
+            let answer = hydra.forward(&name, request).await.expect("an answer");
+            let said = |header: &str| answer.header(header).unwrap_or_default().to_owned();
+            answered.push((said("hydra-server"), said("hydra-folder")));
+        }
+        answered
+    });
+    let mut counts = std::collections::BTreeMap::new();
+    for ((name, said), (server, folder)) in names.iter().zip(&explained).zip(&answered) {
+        assert_eq!(
+            (said["primary"]["id"].as_str(), said["folder"].to_string()),
+            (Some(server.as_str()), folder.clone()),
+            "{name}"
+        );
+        *counts.entry(server.clone()).or_insert(0) += 1;
+    }
+    println!("10 000 names: {counts:?}");
+    assert!(counts.len() == 3 && counts.values().all(|&count| count > 1_000), "{counts:?}");
+}
+
+/// Some folders, and no copies.
+fn owning(folders: &'static str) -> impl FnOnce(&mut hydra_core::EngineOptions) {
+    move |options| options.owned = Some(folders.parse().expect("folders"))
+}
+
+/// A server of the pool `chat`.
+fn chat() -> hydra_server::Config {
+    hydra_server::Config { pool: "chat".into(), ..hydra_server::Config::default() }
 }
 
 /// The router as a process.

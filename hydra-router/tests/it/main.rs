@@ -1,5 +1,7 @@
 //! The promises of the router, tried over real sockets in front of real servers.
 
+/// What is about many servers at once: lists of swamps, imports, exports and folders.
+mod across;
 /// Tokens: those of requests go on to the servers, the router's own only when that is meant.
 mod auth;
 /// `explain` and `map check` on good and broken maps, and the program as a process.
@@ -16,7 +18,13 @@ mod limits;
 mod move_kills;
 /// `move` and `promote` between real servers: from start to end, given up, gone on with, and refused.
 mod moves;
+/// `plan`, `status`, `scan`, `export` and `import` over real servers.
+mod operators;
 /// A small HTTP client that changes nothing of what it sends, servers, and a router in front of them.
 mod support;
 /// `sync` between real servers, with the real rsync.
 mod sync;
+/// TLS in front of the router.
+mod tls;
+/// The status page, in a real browser, and what it shows.
+mod ui;

@@ -79,7 +79,7 @@ impl Cluster {
             let route = state.route(name);
             let pool = route.pool().to_owned();
             match route.fallbacks().next() {
-                None => Answerer::Server { pool, index: route.indexes().0 },
+                None => Answerer::Server { pool, index: state.owner_of(route) },
                 Some(_) => Answerer::Folder { pool, folder: route.folder() },
             }
         });

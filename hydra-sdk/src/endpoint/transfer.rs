@@ -270,9 +270,9 @@ impl RemoteParts {
             }
         };
         self.stale = answered.answer.is_stale();
-        let Answered { answer, server, fell_back } = answered;
+        let Answered { answer, server, .. } = answered;
         let (status, headers) = (answer.status, answer.headers.clone());
-        let body = ForwardResponse::new(answer, server.id().to_owned(), fell_back).body;
+        let body = ForwardResponse::new(answer, server.id().to_owned()).body;
         if status != 200 {
             let bytes = body.collect().await.unwrap_or_default();
             return Err(Answer { status, headers, body: AnswerBody::Whole(bytes.into()) }.to_error());

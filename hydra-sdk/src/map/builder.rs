@@ -11,6 +11,37 @@ use crate::settings::Settings;
 pub struct MapBuilder(Draft);
 
 impl MapBuilder {
+    pub(super) fn of(draft: Draft) -> MapBuilder {
+        MapBuilder(draft)
+    }
+
+    /// Takes a server out of the list.
+    pub fn without_server(mut self, id: &str) -> Self {
+        self.0.servers.retain(|server| server.id != id);
+        self
+    }
+
+    /// Takes all routes away from a pool, so that [`MapBuilder::route_in`] can set others.
+    pub fn without_routes(mut self, pool: &str) -> Self {
+        self.0.pools.iter_mut().filter(|known| known.name == pool).for_each(|pool| pool.routes.clear());
+        self
+    }
+
+    /// A route of a pool that is there already; see [`MapBuilder::route`]. A pool that is not there gets none.
+    pub fn route_in<F: Into<String>>(
+        mut self,
+        pool: &str,
+        folders: impl Into<String>,
+        primary: impl Into<String>,
+        fallbacks: impl IntoIterator<Item = F>,
+    ) -> Self {
+        let route = route(folders, primary, fallbacks);
+        if let Some(pool) = self.0.pools.iter_mut().find(|known| known.name == pool) {
+            pool.routes.push(route);
+        }
+        self
+    }
+
     /// The name of the cluster. Default `hydra`.
     pub fn cluster(mut self, name: impl Into<String>) -> Self {
         self.0.cluster = name.into();
@@ -23,7 +54,7 @@ impl MapBuilder {
         self
     }
 
-    /// How many folders there are, 1 to 65 536. Needed; chosen once and for ever.
+    /// How many folders there are, 1 to 65 536. Needed; the same on every server.
     pub fn folders(mut self, count: u32) -> Self {
         self.0.folders = Some(i64::from(count));
         self

@@ -3,7 +3,7 @@
 //! Each check looks at the whole map and reports all it finds; none stops at the first.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use hydra_core::{FolderCount, FolderId, FolderSet, Pattern};
@@ -14,7 +14,8 @@ use crate::settings::{ReadFrom, Settings};
 
 /// Every finding about a draft, errors first.
 pub(super) fn check(draft: &Draft) -> Vec<Finding> {
-    let mut checker = Checker { draft, findings: Vec::new() };
+    let by_id = draft.servers.iter().map(|server| (server.id.as_str(), server)).collect();
+    let mut checker = Checker { draft, by_id, findings: Vec::new() };
     checker.head();
     checker.servers();
     for pool in &draft.pools {
@@ -76,10 +77,11 @@ fn range_code(piece: &str) -> &'static str {
 
 struct Checker<'d> {
     draft: &'d Draft,
+    by_id: HashMap<&'d str, &'d MapServer>,
     findings: Vec<Finding>,
 }
 
-impl Checker<'_> {
+impl<'d> Checker<'d> {
     fn note(&mut self, code: &'static str, message: impl Into<String>) {
         self.findings.push(Finding::new(code, message));
     }
@@ -242,8 +244,8 @@ impl Checker<'_> {
         }
     }
 
-    fn find(&self, id: &str) -> Option<&MapServer> {
-        self.draft.servers.iter().find(|server| server.id == id)
+    fn find(&self, id: &str) -> Option<&'d MapServer> {
+        self.by_id.get(id).copied()
     }
 
     fn settings(&mut self, pool: &PoolDraft) {
@@ -315,11 +317,17 @@ impl Checker<'_> {
     /// Which pools use which server: none is a warning, two are refused.
     fn usage(&mut self) {
         let draft = self.draft;
+        let mut users: HashMap<&str, Vec<&str>> = HashMap::new();
+        for pool in &draft.pools {
+            for id in pool.routes.iter().flat_map(|route| std::iter::once(&route.primary).chain(&route.fallbacks)) {
+                let pools = users.entry(id).or_default();
+                if pools.last() != Some(&pool.name.as_str()) {
+                    pools.push(&pool.name);
+                }
+            }
+        }
         for server in &draft.servers {
-            let uses = |pool: &&PoolDraft| {
-                pool.routes.iter().any(|route| route.primary == server.id || route.fallbacks.contains(&server.id))
-            };
-            let pools: Vec<&str> = draft.pools.iter().filter(uses).map(|pool| pool.name.as_str()).collect();
+            let pools = users.remove(server.id.as_str()).unwrap_or_default();
             match pools[..] {
                 [] => self.note("W206", format!("server {} is in no route", server.id)),
                 [_] => {}

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use super::difference::FolderMove;
+
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -32,6 +34,17 @@ impl Finding {
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Finding {
         let severity = if code.starts_with('W') { Severity::Warning } else { Severity::Error };
         Finding { code, severity, message: message.into(), at: None }
+    }
+
+    /// A map takes folders from a server that still owns them.
+    #[must_use]
+    pub fn still_owned(moved: &FolderMove) -> Finding {
+        let FolderMove { pool, folders, from, to, .. } = moved;
+        let message = format!(
+            "this map moves folders {folders} of pool {pool} from {from} to {to}, and {from} still owns them: run \
+             \"hydra-router move\", or accept moves if the data is there"
+        );
+        Finding::new("E401", message)
     }
 
     pub(crate) fn at(mut self, at: (usize, usize)) -> Finding {

@@ -36,6 +36,8 @@ pub(crate) enum Reply {
     Bytes(Vec<u8>),
     /// The connection is closed without an answer.
     Close,
+    /// Another reply, after a pause.
+    Late(Duration, Box<Reply>),
     /// Nothing, for ever.
     Stall,
     /// These bytes, then nothing for ever.
@@ -49,6 +51,8 @@ pub(crate) struct Fake {
     pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
     behaviour: Arc<Mutex<Behaviour>>,
+    /// What is answered to probes; nothing: whatever it answers to everything.
+    probe: Arc<Mutex<Option<Reply>>>,
     accepting: Option<JoinHandle<()>>,
     connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
@@ -62,6 +66,7 @@ impl Fake {
             address,
             asked: Arc::default(),
             behaviour: Arc::new(Mutex::new(Arc::new(behaviour))),
+            probe: Arc::new(Mutex::new(Some(answer(200, "probe", "{}")))),
             accepting: None,
             connections: Arc::default(),
         };
@@ -72,9 +77,11 @@ impl Fake {
     fn accept(&mut self, listener: TcpListener) {
         let (asked, behaviour, connections) =
             (Arc::clone(&self.asked), Arc::clone(&self.behaviour), Arc::clone(&self.connections));
+        let probe = Arc::clone(&self.probe);
         self.accepting = Some(tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let serving = tokio::spawn(serve(stream, Arc::clone(&asked), Arc::clone(&behaviour)));
+                let serving =
+                    tokio::spawn(serve(stream, Arc::clone(&asked), Arc::clone(&behaviour), Arc::clone(&probe)));
                 connections.lock().expect("lock").push(serving);
             }
         }));
@@ -87,6 +94,11 @@ impl Fake {
     /// From now on it behaves like this.
     pub(crate) fn behave(&self, behaviour: impl Fn(&Asked) -> Reply + Send + Sync + 'static) {
         *self.behaviour.lock().expect("lock") = Arc::new(behaviour);
+    }
+
+    /// From now on it answers this to probes; with nothing it treats them like all requests.
+    pub(crate) fn probe(&self, said: Option<Reply>) {
+        *self.probe.lock().expect("lock") = said;
     }
 
     /// Goes away: connections break, new ones are refused.
@@ -121,12 +133,28 @@ impl Fake {
     }
 }
 
-async fn serve(mut stream: TcpStream, asked: Arc<Mutex<Vec<Asked>>>, behaviour: Arc<Mutex<Behaviour>>) {
+async fn serve(
+    mut stream: TcpStream,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    behaviour: Arc<Mutex<Behaviour>>,
+    probe: Arc<Mutex<Option<Reply>>>,
+) {
     let mut buffer = Vec::new();
     while let Some(request) = read_request(&mut stream, &mut buffer).await {
         asked.lock().expect("lock").push(request.clone());
         let behaviour = Arc::clone(&behaviour.lock().expect("lock"));
-        let reply = if request.target == "/v1/probe" { answer(200, "probe", "{}") } else { behaviour(&request) };
+        let said = probe.lock().expect("lock").clone();
+        let reply = match said {
+            Some(said) if request.target == "/v1/probe" => said,
+            _ => behaviour(&request),
+        };
+        let reply = match reply {
+            Reply::Late(pause, reply) => {
+                tokio::time::sleep(pause).await;
+                *reply
+            }
+            reply => reply,
+        };
         match reply {
             Reply::Answer(status, headers, body) => {
                 let mut text = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n", body.len());
@@ -145,7 +173,7 @@ async fn serve(mut stream: TcpStream, asked: Arc<Mutex<Vec<Asked>>>, behaviour: 
                 return;
             }
             Reply::Close => return,
-            Reply::Stall => std::future::pending().await,
+            Reply::Stall | Reply::Late(..) => std::future::pending().await,
             Reply::BytesThenStall(bytes) => {
                 let _ = stream.write_all(&bytes).await;
                 std::future::pending().await
@@ -189,6 +217,15 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<As
 
 /// A version that the client can read.
 pub(crate) const VERSION: &str = "0000000000001-0000000000002";
+
+/// What a server says about itself.
+pub(crate) fn probed(server: &str, cluster: &str, folders: u32, owned: &str) -> Reply {
+    let body = serde_json::json!({
+        "server": server, "cluster": cluster, "folders": folders, "pool": "default", "owned": owned, "standby": "",
+        "writable": true, "copied": true,
+    });
+    answer(200, server, &body.to_string())
+}
 
 /// A JSON answer of a server with this id.
 pub(crate) fn answer(status: u16, server: &str, body: &str) -> Reply {

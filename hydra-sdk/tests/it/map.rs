@@ -313,6 +313,114 @@ fn the_largest_map_routes_every_folder() {
 }
 
 #[test]
+fn ten_thousand_servers_and_all_folders_are_a_map_like_any_other() {
+    use std::fmt::Write;
+    let mut text = String::from("folders = 65536\n[servers]\n");
+    for server in 0..10_000 {
+        writeln!(
+            text,
+            "s{server:05} = {{ url = \"http://10.{}.{}.{}:4937\" }}",
+            server / 10_000,
+            server / 100 % 100,
+            server % 100
+        )
+        .expect("written");
+    }
+    // Seven or six folders each, and the next server as the fallback.
+    let first = |server: u32| (u64::from(server) * 65_536 / 10_000) as u32;
+    for server in 0..10_000 {
+        let (from, to, next) = (first(server), first(server + 1) - 1, (server + 1) % 10_000);
+        writeln!(
+            text,
+            "[[route]]\nfolders = \"{from}-{to}\"\nprimary = \"s{server:05}\"\nfallbacks = [\"s{next:05}\"]"
+        )
+        .expect("written");
+    }
+    let begun = Instant::now();
+    let map = ClientMap::from_toml(&text).expect("a good map");
+    let loading = begun.elapsed();
+    let names: Vec<SwampName> = (0..1_000).map(|n| name(&format!("users/profiles/{n}"))).collect();
+    let begun = Instant::now();
+    for name in names.iter().cycle().take(100_000) {
+        std::hint::black_box(map.route(std::hint::black_box(name)));
+    }
+    let each = begun.elapsed() / 100_000;
+    let begun = Instant::now();
+    let hydra = hydra_sdk::Hydra::with_map(map.clone()).expect("a client");
+    let connecting = begun.elapsed();
+    let moved = text
+        .replace("folders = 65536", "epoch = 2\nfolders = 65536")
+        .replace("\"s00007\"\nfall", "\"s00011\"\nfall")
+        .replace("[\"s00011\"]", "[\"s00012\"]");
+    let next = ClientMap::from_toml(&moved.replace("[\"s00008\"]", "[\"s00009\"]")).expect("a good map");
+    let begun = Instant::now();
+    let moves = map.moves_to(&next);
+    hydra.set_map(next).expect("in force");
+    let exchanging = begun.elapsed();
+    println!(
+        "{} KiB of text: read and checked in {loading:?}, a route in {each:?}, a client in {connecting:?}, the next map in {exchanging:?}",
+        text.len() >> 10
+    );
+    for name in &names {
+        let route = map.route(name);
+        let folder = route.folder().get();
+        let server = (0..10_000).find(|&server| first(server + 1) > folder).expect("a server");
+        assert_eq!(route.primary().id, format!("s{server:05}"));
+    }
+    let told: Vec<String> = moves.iter().map(ToString::to_string).collect();
+    assert_eq!(told, [format!("folders {}-{} of pool default from s00007 to s00011", first(7), first(8) - 1)]);
+    // Only a mistake of another order of magnitude is caught here.
+    assert!(loading < Duration::from_secs(10) && each < Duration::from_micros(5), "{loading:?}, {each:?}");
+}
+
+#[test]
+fn another_map_moves_folders_and_names() {
+    let map = |epoch: u64| {
+        ClientMap::builder()
+            .epoch(epoch)
+            .folders(10)
+            .server("a", "http://a:1")
+            .server("b", "http://b:1")
+            .server("c", "http://c:1")
+    };
+    let told = |old: &ClientMap, new: &ClientMap| old.moves_to(new).iter().map(ToString::to_string).collect::<Vec<_>>();
+    let build = |builder: hydra_sdk::MapBuilder| builder.build().expect("a good map");
+    let none = [""; 0];
+    let old = build(map(1).route("0-4", "a", none).route("5-9", "b", none));
+    let lists = build(map(2).route("0-2,7", "a", ["b"]).route("3,5,6,8-9", "b", none).route("4", "c", none));
+    assert_eq!(
+        told(&old, &lists),
+        [
+            "folders 3 of pool default from a to b",
+            "folders 4 of pool default from a to c",
+            "folders 7 of pool default from b to a"
+        ]
+    );
+    assert_eq!(
+        told(&old, &build(map(2).route("0-4", "a", ["b"]).route("5-9", "b", ["a"]))),
+        none,
+        "fallbacks own nothing"
+    );
+
+    let pool = |pattern: &str| PoolBuilder::new("chat").matches(pattern).route("0-9", "c", none);
+    let pooled = build(map(2).route("0-4", "a", none).route("5-9", "b", none).pool(pool("chat/*/*")));
+    let moved = [
+        "folders 0-4 of pool chat, names chat/*/*, from a to c",
+        "folders 5-9 of pool chat, names chat/*/*, from b to c",
+    ];
+    assert_eq!(told(&old, &pooled), moved);
+    assert_eq!(
+        told(&pooled, &old),
+        [
+            "folders 0-4 of pool default, names chat/*/*, from c to a",
+            "folders 5-9 of pool default, names chat/*/*, from c to b"
+        ]
+    );
+    let narrowed = build(map(3).route("0-4", "a", none).route("5-9", "b", none).pool(pool("chat/rooms/*")));
+    assert_eq!(told(&pooled, &narrowed).len(), 2, "other realms go back: {:?}", told(&pooled, &narrowed));
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = ClientMap::from_file("/nowhere/hydra.toml").expect_err("no file");
     assert!(error.to_string().contains("/nowhere/hydra.toml"), "{error}");

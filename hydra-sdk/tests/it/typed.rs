@@ -136,14 +136,16 @@ async fn changes_are_sent_as_what_they_are() {
 
 #[tokio::test]
 async fn a_batch_across_swamps_asks_each_server_once_and_fails_only_what_is_its_own() {
-    let one = |asked: &Asked| {
-        let body: serde_json::Value = serde_json::from_slice(&asked.body).expect("JSON");
-        let results: Vec<_> = body["ops"].as_array().expect("ops").iter().map(|op| {
+    let one = |id: &'static str| {
+        move |asked: &Asked| {
+            let body: serde_json::Value = serde_json::from_slice(&asked.body).expect("JSON");
+            let results: Vec<_> = body["ops"].as_array().expect("ops").iter().map(|op| {
             serde_json::json!({"status": 201, "key": op["key"], "swamp": op["swamp"], "version": VERSION, "created": true})
         }).collect();
-        answer(200, "s1", &serde_json::json!({"ok": 1, "failed": 0, "results": results}).to_string())
+            answer(200, id, &serde_json::json!({"ok": 1, "failed": 0, "results": results}).to_string())
+        }
     };
-    let fakes = [Fake::start(one).await, Fake::start(one).await];
+    let fakes = [Fake::start(one("s1")).await, Fake::start(one("s2")).await];
     let map = hydra_sdk::ClientMap::builder().folders(2).server("s1", fakes[0].url()).server("s2", fakes[1].url());
     let map = map.route("0", "s1", [""; 0]).route("1", "s2", [""; 0]).build().expect("a map");
     let hydra = Hydra::with_map(map).expect("a client");

@@ -96,7 +96,7 @@ impl<'r> Need<'r> {
             Route::Welcome | Route::Health | Route::Ready | Route::Version | Route::Metrics | Route::Probe => {
                 return None;
             }
-            Route::OpenApi | Route::Problem(_) | Route::Resolve(_) => return None,
+            Route::OpenApi | Route::Problem(_) | Route::Resolve(_) | Route::Page => return None,
             Route::List(name) | Route::Treasure(name, _) => (by_method, Place::Swamp(name)),
             Route::Export(name) => (READ, Place::Swamp(name)),
             Route::Import(name) => (WRITE, Place::Swamp(name)),
@@ -133,7 +133,7 @@ impl<'r> Need<'r> {
             // The token of the move shows that its source has let go of the folder: any client may finish it.
             Route::Move(_, MoveVerb::Activate) => (&[][..], Place::Nowhere),
             Route::Move(..) => (ADMIN, Place::Everywhere),
-            Route::Archive(_) | Route::Drain => (ADMIN, Place::Everywhere),
+            Route::Archive(_) | Route::Drain | Route::Status => (ADMIN, Place::Everywhere),
         };
         Some(Need { scopes, place })
     }

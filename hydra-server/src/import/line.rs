@@ -8,8 +8,6 @@ use serde::de::IgnoredAny;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use crate::config::MAX_IMPORT_LINE_BYTES;
-use crate::import::values::Bad;
 use crate::render::read_value;
 
 /// The members of an exported treasure.
@@ -61,20 +59,6 @@ fn swamp_of(named: Option<&str>, into: Option<&SwampName>) -> Result<SwampName, 
         (Some(named), Some(into)) => refuse(format!("the member swamp is {named:?}; this import is into {into}")),
         (Some(named), None) => named.parse(),
         (None, None) => refuse("the member swamp is missing; it is the name sanctuary/realm/swamp".to_owned()),
-    }
-}
-
-/// The error for a line that is not even parsed.
-pub(crate) fn refusal(bad: Bad) -> Error {
-    match bad {
-        Bad::NoObject => Error::new(ErrorCode::InvalidJson, "the line is no JSON object")
-            .with_hint(r#"write {"key":"k","value":1} on each line"#),
-        Bad::Unfinished => Error::new(ErrorCode::InvalidJson, "the line ends in the midst of a JSON object")
-            .with_hint("an object must not go beyond the end of its line"),
-        Bad::TooLong => Error::new(
-            ErrorCode::BodyTooLarge,
-            format!("the line is longer than {MAX_IMPORT_LINE_BYTES} bytes, the longest allowed"),
-        ),
     }
 }
 

@@ -3,6 +3,7 @@
 mod doctor;
 mod inspect;
 mod mend;
+mod refold;
 mod resolve;
 mod restore;
 mod upkeep;
@@ -11,6 +12,7 @@ mod verify;
 pub(crate) use doctor::doctor;
 pub(crate) use inspect::inspect;
 pub(crate) use mend::{adopt, repair};
+pub(crate) use refold::refold;
 pub(crate) use resolve::resolve;
 pub(crate) use restore::restore;
 pub(crate) use upkeep::{compact, gc};

@@ -77,6 +77,8 @@ const BLOCKS: &[&str] = &[
     include_str!("blocks/version.json"),
     include_str!("blocks/metrics.json"),
     include_str!("blocks/probe.json"),
+    include_str!("blocks/ui.json"),
+    include_str!("blocks/status.json"),
     include_str!("blocks/openapi.json"),
     include_str!("blocks/problem.json"),
 ];

@@ -22,6 +22,8 @@ templates! {
     Route::Metrics => "/metrics",
     Route::OpenApi => "/openapi.json",
     Route::Problem(_) => "/problems/{code}",
+    Route::Page => "/ui",
+    Route::Status => "/v1/status",
     Route::Probe => "/v1/probe",
     Route::Drain => "/v1/admin/drain",
     Route::List(_) => "/v1/kv/{sanctuary}/{realm}/{swamp}",

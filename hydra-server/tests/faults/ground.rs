@@ -44,7 +44,8 @@ pub(crate) fn can_mount(tools: &[&str]) -> bool {
     try_run("losetup", &["-f"]).status.success() || skipped("there are no loop devices")
 }
 
-fn skipped(why: &str) -> bool {
+/// Says that a test is skipped, which may not happen in CI.
+pub(crate) fn skipped(why: &str) -> bool {
     assert!(std::env::var_os("CI").is_none(), "cannot be skipped in CI: {why}");
     eprintln!("skipped: {why}");
     false

@@ -9,6 +9,8 @@
 mod btrfs_snapshots;
 /// A client that keeps its connection.
 mod client;
+/// Answers that are cut after the work was done.
+mod cut_answers;
 /// The order of writes, syncs and answers, as the kernel sees it.
 mod fsync_audit;
 /// Disks that are full, and disks that fail.

@@ -38,6 +38,8 @@ const DEMANDS: &[(&str, &str, &str, &str)] = &[
     ("GET HEAD", "/openapi.json", "-", ""),
     ("GET HEAD", "/problems/{code}", "-", ""),
     ("GET HEAD", "/v1/probe", "-", ""),
+    ("GET HEAD", "/ui", "-", ""),
+    ("GET HEAD", "/v1/status", "a", "all"),
     ("GET HEAD", "/v1/resolve/{S}", "-", ""),
     ("GET HEAD", "/v1/kv/{S}/{key}", "r", "swamp"),
     ("PUT PATCH POST DELETE", "/v1/kv/{S}/{key}", "w", "swamp"),

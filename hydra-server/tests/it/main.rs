@@ -30,6 +30,8 @@ mod names;
 mod openapi;
 /// Queues and locks: workers, leases, waits, retries, and a server that is killed meanwhile.
 mod queues;
+/// Another number of folders for a data directory.
+mod refold;
 /// Too little memory, too few files, a full disk: refused while it lasts, and nothing lost.
 mod resources;
 /// The real client, against the server and in its own process.

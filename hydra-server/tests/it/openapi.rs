@@ -147,7 +147,7 @@ fn what_a_server_answers_is_what_the_document_says() {
     let swamp = "/v1/swamps/users/profiles/alice";
     let policy = "/v1/policies/users/*/*";
 
-    for path in ["/", "/health", "/ready", "/version", "/metrics", "/openapi.json", "/v1/probe"] {
+    for path in ["/", "/health", "/ready", "/version", "/metrics", "/openapi.json", "/v1/probe", "/ui", "/v1/status"] {
         contract.check("GET", path, &[], "", 200);
         contract.check("HEAD", path, &[], "", 200);
     }

@@ -3,10 +3,10 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hydra_sdk::{ErrorKind, Hydra as Client, Swamp};
+use hydra_sdk::{Applied, ClientEvent, ClientMap, ErrorKind, Hydra as Client, ServerState, Swamp};
 use hydra_server::{Config, Tls};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
@@ -111,6 +111,35 @@ fn a_client_that_trusts_the_authority_uses_the_server_and_others_do_not() {
         let missing = Client::builder().url(&url).ca_certificate("/nonexistent").connect().await;
         assert_eq!(missing.expect_err("no file").kind(), ErrorKind::Config);
     });
+}
+
+#[test]
+fn a_certificate_that_is_not_trusted_fails_writes_and_not_reads() {
+    let authority = Authority::new();
+    let (one, two) = (TempDir::new().expect("a directory"), TempDir::new().expect("a directory"));
+    let (certificate, key) = (authority.certificate(), authority.key());
+    let tls = ["--tls-cert", certificate.to_str().expect("UTF-8"), "--tls-key", key.to_str().expect("UTF-8")];
+    let s1 = Process::start(one.path(), &[&["--id", "s1", "--copied"], &tls[..]].concat());
+    let s2 = Process::start(two.path(), &["--id", "s2", "--standby", "0-99"]);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let map = ClientMap::builder().folders(100).route("0-99", "s1", ["s2"]);
+    let map = map.server("s1", format!("https://{}", s1.target.0)).server("s2", format!("http://{}", s2.target.0));
+    let events = Arc::clone(&told);
+    let builder = Client::builder().map(map.build().expect("a map"));
+    let builder = builder.on_event(move |event: &ClientEvent| events.lock().expect("lock").push(event.to_string()));
+    block_on(async {
+        let client = builder.connect().await.expect("a client");
+        let swamp: Swamp<u32> = client.swamp("users/profiles/alice").expect("a name");
+        for _ in 0..5 {
+            assert_eq!(swamp.get("k").await.expect("read from the copy"), None);
+            let error = swamp.put("k", &7).await.expect_err("a month of that at the fallback would be worse");
+            assert_eq!((error.kind(), error.applied()), (ErrorKind::Network, Applied::No), "{error}");
+            assert!(error.to_string().contains("the certificate of s1 is not trusted"), "{error}");
+        }
+        assert_eq!(client.servers()[0].1, ServerState::Up, "it is no outage");
+    });
+    let told = told.lock().expect("lock");
+    assert_eq!(told.iter().filter(|event| event.contains("certificate is not trusted")).count(), 1, "{told:?}");
 }
 
 #[test]

@@ -5,22 +5,43 @@
 
 use std::ops::Range;
 
-/// A record that was found: its number, counted from 1, and where it is, see [`Values::text`].
+use crate::error::{Error, ErrorCode};
+
+/// A record that was found: its number, counted from 1, and where it is, see [`ImportValues::text`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Found {
-    pub(crate) line: u64,
-    pub(crate) record: Result<Range<usize>, Bad>,
+pub struct FoundValue {
+    /// Its number; empty lines do not count.
+    pub line: u64,
+    /// Where it is, or what is wrong with it.
+    pub record: Result<Range<usize>, BadValue>,
 }
 
-/// What can be wrong before anything is parsed.
+/// What can be wrong with a record of an import before anything is parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Bad {
+pub enum BadValue {
     /// The line does not begin with `{`.
     NoObject,
     /// The line ends in the midst of the object.
     Unfinished,
     /// The object is longer than the limit.
     TooLong,
+}
+
+impl BadValue {
+    /// The error about it; `most` is the length of the longest record allowed.
+    #[must_use]
+    pub fn to_error(self, most: usize) -> Error {
+        match self {
+            BadValue::NoObject => Error::new(ErrorCode::InvalidJson, "the line is no JSON object")
+                .with_hint(r#"write {"key":"k","value":1} on each line"#),
+            BadValue::Unfinished => Error::new(ErrorCode::InvalidJson, "the line ends in the midst of a JSON object")
+                .with_hint("an object must not go beyond the end of its line"),
+            BadValue::TooLong => Error::new(
+                ErrorCode::BodyTooLarge,
+                format!("the line is longer than {most} bytes, the longest allowed"),
+            ),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,12 +55,12 @@ enum Within {
         escaped: bool,
     },
     /// Something to be left out up to the end of the line.
-    Waste(Bad),
+    Waste(BadValue),
 }
 
-/// Takes bytes in and gives records out.
+/// Takes the bytes of an import in and gives its records out.
 #[derive(Debug)]
-pub(crate) struct Values {
+pub struct ImportValues {
     buffer: Vec<u8>,
     /// Where the record that is being read begins, and how far it was looked at.
     start: usize,
@@ -49,13 +70,15 @@ pub(crate) struct Values {
     most: usize,
 }
 
-impl Values {
+impl ImportValues {
     /// `most` is the length of the longest record allowed.
-    pub(crate) fn new(most: usize) -> Values {
-        Values { buffer: Vec::new(), start: 0, at: 0, within: Within::Nothing, lines: 0, most }
+    #[must_use]
+    pub fn new(most: usize) -> ImportValues {
+        ImportValues { buffer: Vec::new(), start: 0, at: 0, within: Within::Nothing, lines: 0, most }
     }
 
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
+    /// Takes the next bytes in.
+    pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.start);
         self.at -= self.start;
         self.start = 0;
@@ -66,17 +89,20 @@ impl Values {
     }
 
     /// How many bytes are kept.
-    pub(crate) fn kept(&self) -> usize {
+    #[must_use]
+    pub fn kept(&self) -> usize {
         self.buffer.len()
     }
 
     /// The text of a record, until more is pushed.
-    pub(crate) fn text(&self, range: Range<usize>) -> &[u8] {
+    #[must_use]
+    pub fn text(&self, range: Range<usize>) -> &[u8] {
         &self.buffer[range]
     }
 
     /// The next record that is here as a whole.
-    pub(crate) fn next(&mut self) -> Option<Found> {
+    #[allow(clippy::should_implement_trait)] // It goes on when more was pushed, which no iterator does.
+    pub fn next(&mut self) -> Option<FoundValue> {
         while self.at < self.buffer.len() {
             let byte = self.buffer[self.at];
             self.at += 1;
@@ -91,16 +117,16 @@ impl Values {
     }
 
     /// What is left when nothing more comes.
-    pub(crate) fn end(&mut self) -> Option<Found> {
+    pub fn end(&mut self) -> Option<FoundValue> {
         let bad = match self.within {
             Within::Nothing => return None,
-            Within::Object { .. } | Within::Text { .. } => Bad::Unfinished,
+            Within::Object { .. } | Within::Text { .. } => BadValue::Unfinished,
             Within::Waste(bad) => bad,
         };
         Some(self.found(Err(bad)))
     }
 
-    fn see(&mut self, byte: u8) -> Option<Found> {
+    fn see(&mut self, byte: u8) -> Option<FoundValue> {
         match (self.within, byte) {
             (Within::Nothing, b'{') => {
                 self.start = self.at - 1;
@@ -109,10 +135,10 @@ impl Values {
             (Within::Nothing, b' ' | b'\t' | b'\r' | b'\n') => {}
             // A mark of the byte order, which some editors put in front of everything.
             (Within::Nothing, 0xef | 0xbb | 0xbf) if self.lines == 0 => {}
-            (Within::Nothing, _) => self.within = Within::Waste(Bad::NoObject),
+            (Within::Nothing, _) => self.within = Within::Waste(BadValue::NoObject),
             (Within::Waste(bad), b'\n') => return Some(self.found(Err(bad))),
             (Within::Waste(_), _) => {}
-            (Within::Object { .. } | Within::Text { .. }, b'\n') => return Some(self.found(Err(Bad::Unfinished))),
+            (Within::Object { .. } | Within::Text { .. }, b'\n') => return Some(self.found(Err(BadValue::Unfinished))),
             (Within::Object { depth: 1 }, b'}') => return Some(self.found(Ok(self.start..self.at))),
             (Within::Object { depth }, b'"') => self.within = Within::Text { depth, escaped: false },
             (Within::Object { depth }, b'{' | b'[') => self.within = Within::Object { depth: depth.saturating_add(1) },
@@ -125,17 +151,17 @@ impl Values {
         }
         let is_open = matches!(self.within, Within::Object { .. } | Within::Text { .. });
         if is_open && self.at - self.start > self.most {
-            self.within = Within::Waste(Bad::TooLong);
+            self.within = Within::Waste(BadValue::TooLong);
             self.start = self.at;
         }
         None
     }
 
-    fn found(&mut self, record: Result<Range<usize>, Bad>) -> Found {
+    fn found(&mut self, record: Result<Range<usize>, BadValue>) -> FoundValue {
         self.within = Within::Nothing;
         self.start = self.at;
         self.lines += 1;
-        Found { line: self.lines, record }
+        FoundValue { line: self.lines, record }
     }
 }
 
@@ -144,12 +170,12 @@ mod tests {
     use super::*;
 
     /// The records of a text that comes in pieces of `step` bytes.
-    fn records(text: &str, step: usize) -> Vec<Result<String, Bad>> {
-        let mut values = Values::new(40);
+    fn records(text: &str, step: usize) -> Vec<Result<String, BadValue>> {
+        let mut values = ImportValues::new(40);
         let mut found = Vec::new();
         for piece in text.as_bytes().chunks(step) {
             values.push(piece);
-            while let Some(Found { line, record }) = values.next() {
+            while let Some(FoundValue { line, record }) = values.next() {
                 let read = record.map(|range| String::from_utf8(values.text(range).to_vec()).expect("UTF-8"));
                 found.push(read);
                 assert_eq!(line, found.len() as u64);
@@ -169,13 +195,13 @@ mod tests {
             ok("{\"b\":\"}\\\"{\"}"),
             ok("{\"c\":[{}]}"),
             ok("{\"d\":2}"),
-            Err(Bad::NoObject),
-            Err(Bad::Unfinished),
-            Err(Bad::Unfinished),
-            Err(Bad::TooLong),
+            Err(BadValue::NoObject),
+            Err(BadValue::Unfinished),
+            Err(BadValue::Unfinished),
+            Err(BadValue::TooLong),
             ok("{\"i\":{}}"),
-            Err(Bad::NoObject),
-            Err(Bad::Unfinished),
+            Err(BadValue::NoObject),
+            Err(BadValue::Unfinished),
         ];
         for step in [1, 2, 3, 7, 1000] {
             assert_eq!(records(text, step), expected, "pieces of {step} bytes");
@@ -184,7 +210,7 @@ mod tests {
 
     #[test]
     fn what_was_given_out_is_not_kept() {
-        let mut values = Values::new(100);
+        let mut values = ImportValues::new(100);
         for _ in 0..10_000 {
             values.push(b"{\"a\":1}\nwaste without end, of which nothing");
             while values.next().is_some() {}

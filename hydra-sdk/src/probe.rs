@@ -1,0 +1,200 @@
+//! Asking a server who it is and whether it is there, beside the calls: one probe at a time per server.
+
+use std::sync::Weak;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hydra_core::wire::{ProbeBody, header};
+use hydra_core::{FolderCount, FolderSet};
+
+use crate::breaker::Signal;
+use crate::cluster::Announce;
+use crate::notice::ClientEvent;
+use crate::outcome::{Answer, Cause, Failure, Outcome};
+use crate::request::Request;
+use crate::server::{Server, ThisTry};
+use crate::settings::{Failback, Settings};
+
+/// Where a server says who it is, after a look at its disk.
+const PROBE: &str = "/v1/probe";
+/// How long it may take for that, once it is connected.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// Who the map says that a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Expected {
+    pub(crate) cluster: String,
+    pub(crate) folders: FolderCount,
+}
+
+/// What a probe found.
+#[derive(Debug)]
+enum Found {
+    /// It answers, and may say who it is.
+    Answer(Option<Box<ProbeBody>>),
+    /// It says that it starts or shuts down.
+    Leaving,
+    /// It takes connections and does not answer.
+    Silence,
+    /// No connection could be made.
+    Nobody(Failure),
+    /// Its certificate is not trusted.
+    Untrusted(Failure),
+}
+
+impl Server {
+    /// Makes sure that the server is who the map says, before anything else is asked of it.
+    ///
+    /// # Errors
+    /// When it is somebody else, or cannot be reached. One that does not say who it is is taken at its word later.
+    pub(crate) async fn introduce(&self) -> Result<(), Failure> {
+        if self.expected.is_some() && self.health.is_to_be_asked() {
+            match self.question(&self.connections(), self.connect_timeout()).await {
+                Found::Nobody(failure) | Found::Untrusted(failure) => return Err(failure),
+                Found::Answer(Some(said)) => self.heed_who(&said),
+                Found::Answer(None) | Found::Leaving | Found::Silence => self.health.said_nothing(),
+            }
+        }
+        self.health.stranger().map_or(Ok(()), |why| Err(Failure::new(Cause::Unasked, why)))
+    }
+
+    /// An answer of another server than the map lists at this address is not what was asked for.
+    pub(crate) fn check_answerer(&self, outcome: Outcome, request: &Request) -> Outcome {
+        let (Outcome::Answered(answer) | Outcome::Rejected(answer, _)) = &outcome else { return outcome };
+        let Some(why) = self.expected.as_ref().and_then(|_| self.misnamed(answer)) else { return outcome };
+        let is_done = request.class.is_write() && matches!(outcome, Outcome::Answered(_)) && answer.is_success();
+        self.quarantine(&why);
+        let failure = Failure::new(Cause::Unasked, why);
+        if is_done { Outcome::Maybe(failure) } else { Outcome::NotSent(failure) }
+    }
+
+    /// What a router passes on comes from whom it asked, so it says nothing about the router.
+    fn misnamed(&self, answer: &Answer) -> Option<String> {
+        let says = answer.header(header::SERVER).filter(|says| *says != self.id())?;
+        let is_direct = answer.header(header::ROUTER).is_none();
+        is_direct.then(|| format!("says that it is {says:?}"))
+    }
+
+    /// The folders that the server says it owns; nothing if it does not answer, or is somebody else.
+    pub(crate) async fn owned(&self) -> Option<FolderSet> {
+        match self.question(&self.connections(), self.connect_timeout() + PATIENCE).await {
+            Found::Answer(Some(said)) if said.server == self.id() => said.owned.parse().ok(),
+            _ => None,
+        }
+    }
+
+    fn heed_who(&self, said: &ProbeBody) {
+        let Some(expected) = &self.expected else { return };
+        match stranger(self.id(), expected, said) {
+            Some(why) => self.quarantine(&why),
+            None => {
+                self.health.said_who(None);
+            }
+        }
+    }
+
+    fn quarantine(&self, why: &str) {
+        if self.health.said_who(Some(why)) {
+            let server = self.label().to_owned();
+            self.notices.emit(&ClientEvent::ServerQuarantined { server, why: why.to_owned() });
+        }
+    }
+
+    /// Looks once, beside the calls, whether the server is there; unless somebody does already.
+    pub(crate) fn suspect(&self) {
+        if self.is_probed.load(Ordering::Acquire) {
+            return;
+        }
+        let Some(server) = self.me().upgrade() else { return };
+        tokio::spawn(async move { server.probe().await });
+    }
+
+    /// One new connection and one question; the breaker hears of it. Nothing while another probe is under way.
+    async fn probe(&self) {
+        if !self.is_probed.swap(true, Ordering::AcqRel) {
+            self.probe_now().await;
+            self.is_probed.store(false, Ordering::Release);
+        }
+    }
+
+    async fn probe_now(&self) {
+        // Connections that are open say nothing about whether others can be made.
+        let Ok(client) = self.new_connections() else { return };
+        let signal = match self.question(&client, self.connect_timeout() + PATIENCE).await {
+            Found::Answer(said) => {
+                said.iter().for_each(|said| self.heed_who(said));
+                Signal::ProbeAnswered
+            }
+            Found::Leaving | Found::Nobody(_) => Signal::ProbeFailed,
+            Found::Silence | Found::Untrusted(_) => Signal::ProbeSilent,
+        };
+        self.tell(signal);
+    }
+
+    async fn question(&self, client: &reqwest::Client, timeout: Duration) -> Found {
+        let this = ThisTry { timeout, left: timeout, announce: Announce::default(), fallback_for: None };
+        match self.send(client, &Request::get(PROBE), &this).await {
+            Outcome::Answered(answer) if answer.status < 500 => found(&answer),
+            Outcome::Answered(_) | Outcome::Rejected(..) => Found::Leaving,
+            Outcome::NotSent(failure) if failure.cause == Cause::Unreachable => Found::Nobody(failure),
+            Outcome::NotSent(failure) if failure.cause == Cause::Untrusted => Found::Untrusted(failure),
+            Outcome::NotSent(_) | Outcome::Maybe(_) => Found::Silence,
+        }
+    }
+}
+
+/// A server that takes no writes any more is set aside, although it answers.
+fn found(answer: &Answer) -> Found {
+    match serde_json::from_slice::<ProbeBody>(answer.bytes()) {
+        Ok(said) if said.writable => Found::Answer(Some(Box::new(said))),
+        Ok(_) => Found::Leaving,
+        Err(_) => Found::Answer(None),
+    }
+}
+
+/// What differs between who answers and who the map says.
+fn stranger(id: &str, expected: &Expected, said: &ProbeBody) -> Option<String> {
+    if said.server != id {
+        return Some(format!("says that it is {:?}", said.server));
+    }
+    if said.cluster != expected.cluster {
+        return Some(format!("says that it is of cluster {:?}, the map is for {:?}", said.cluster, expected.cluster));
+    }
+    let (counts, expected) = (said.folders, expected.folders);
+    (counts != expected).then(|| format!("says that it has {counts} folders, the map has {expected}"))
+}
+
+/// Looks out for the return of a server that is down, until it is trusted again; unless somebody does already.
+pub(crate) fn await_return(server: &Server) {
+    if !server.is_awaited.swap(true, Ordering::AcqRel) {
+        tokio::spawn(look_out(server.me()));
+    }
+}
+
+/// Ends when the server is trusted, or when no client is left that knows it.
+async fn look_out(server: Weak<Server>) {
+    loop {
+        let Some(pause) = server.upgrade().map(|server| server.health.until_probe()) else { return };
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
+        }
+        let Some(server) = server.upgrade() else { return };
+        if pause.is_none() {
+            server.is_awaited.store(false, Ordering::Release);
+            // It may have gone down again just before that.
+            if server.health.until_probe().is_none() || server.is_awaited.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            continue;
+        }
+        server.probe().await;
+        if server.settings().failback != Failback::Manual && server.health.trust() {
+            server.notices.emit(&ClientEvent::ServerBack { server: server.label().to_owned() });
+        }
+    }
+}
+
+/// Often enough to end the hold-down in time, rarely enough to cost nothing.
+pub(crate) fn pause_between_probes(settings: &Settings) -> Duration {
+    (settings.hold_down / 10).clamp(Duration::from_millis(20), Duration::from_secs(1))
+}
