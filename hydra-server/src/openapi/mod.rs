@@ -58,6 +58,18 @@ const BLOCKS: &[&str] = &[
     include_str!("blocks/folder-takeover.json"),
     include_str!("blocks/folder-holds.json"),
     include_str!("blocks/folder-settle.json"),
+    include_str!("blocks/folder-fence.json"),
+    include_str!("blocks/folder-unfence.json"),
+    include_str!("blocks/folder-import.json"),
+    include_str!("blocks/folder-pull.json"),
+    include_str!("blocks/folder-seal.json"),
+    include_str!("blocks/folder-unseal.json"),
+    include_str!("blocks/folder-manifest.json"),
+    include_str!("blocks/folder-files.json"),
+    include_str!("blocks/folder-commit.json"),
+    include_str!("blocks/folder-activate.json"),
+    include_str!("blocks/folder-abort.json"),
+    include_str!("blocks/folder-promote.json"),
     include_str!("blocks/admin-drain.json"),
     include_str!("blocks/welcome.json"),
     include_str!("blocks/health.json"),
@@ -79,8 +91,7 @@ const GUARDED: &[&str] = &["missing-token", "invalid-token", "scope-denied"];
 /// Those that are about data, and so refuse clients with a wrong map and end with the server.
 const ABOUT_DATA: &[&str] = &["folder-count-mismatch", "not-owner", "draining"];
 /// Those that read a swamp from disk.
-const READS_SWAMP: &[&str] =
-    &["invalid-name", "corrupt-swamp", "incomplete-copy", "busy", "io", "folder-moved", "folder-fenced"];
+const READS_SWAMP: &[&str] = &["invalid-name", "corrupt-swamp", "incomplete-copy", "busy", "io", "folder-importing"];
 /// Those that write to one.
 const WRITES_SWAMP: &[&str] = &[
     "invalid-body",
@@ -89,6 +100,7 @@ const WRITES_SWAMP: &[&str] = &[
     "idempotency-in-progress",
     "idempotency-reuse",
     "swamp-read-only",
+    "folder-sealed",
     "disk-full",
     "overloaded",
 ];
