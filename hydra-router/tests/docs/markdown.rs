@@ -129,10 +129,11 @@ fn end_of_command(text: &str) -> End {
     let mut characters = text.char_indices();
     while let Some((at, character)) = characters.next() {
         match (quote, character) {
-            (None | Some('"'), '\\') => match characters.next() {
-                None => return End::Open,
-                Some(_) => {}
-            },
+            (None | Some('"'), '\\') => {
+                if characters.next().is_none() {
+                    return End::Open;
+                }
+            }
             (None, '\'' | '"') => quote = Some(character),
             (Some(open), _) if open == character => quote = None,
             (None, '#') if before.is_whitespace() => return End::At(at),
