@@ -130,9 +130,7 @@ fn end_of_command(text: &str) -> End {
     while let Some((at, character)) = characters.next() {
         match (quote, character) {
             (None | Some('"'), '\\') => {
-                if characters.next().is_none() {
-                    return End::Open;
-                }
+                let Some(_escaped) = characters.next() else { return End::Open };
             }
             (None, '\'' | '"') => quote = Some(character),
             (Some(open), _) if open == character => quote = None,

@@ -131,7 +131,7 @@ fn pools_are_merged_folder_by_folder() {
     let map = ClientMap::builder().folders(100).server("s1", s1.url()).server("s2", chat.url()).settings(impatient());
     let router = Router::start(map.route("0-99", "s1", [""; 0]).pool(pool).build().expect("a map"), Config::default());
     let line = |n: usize| {
-        let sanctuary = if n % 2 == 0 { "chat" } else { "users" };
+        let sanctuary = if n.is_multiple_of(2) { "chat" } else { "users" };
         format!("{{\"swamp\":\"{sanctuary}/r/u{n}\",\"key\":\"k\",\"value\":{n}}}\n")
     };
     assert_eq!(last_line(&router.post("/v1/import", &(0..150).map(line).collect::<String>()))["done"]["written"], 150);
