@@ -54,7 +54,7 @@ async fn pass(mut client: TcpStream, server: SocketAddr, cut: Arc<AtomicUsize>, 
         server.write_all(&buffer[..read]).await.ok()?;
         let read = server.read(&mut buffer).await.ok().filter(|&read| read > 0)?;
         let thrown = dice.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
-        if is_write && (thrown >> 32) % 10 == 0 {
+        if is_write && (thrown >> 32).is_multiple_of(10) {
             cut.fetch_add(1, Ordering::Relaxed);
             return None;
         }
