@@ -9,23 +9,24 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::routing::get;
+use axum::routing;
 use hydra_core::{Engine, EngineOptions};
 use tokio::net::TcpListener;
 
 use crate::load;
 
-const KEYS: u64 = 1_000;
+pub(crate) const KEYS: u64 = 1_000;
 
 /// A server in a process of its own; ended when dropped.
-struct Served {
+pub(crate) struct Served {
     child: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Served {
-    fn start(command: &str) -> anyhow::Result<Served> {
-        let mut child = Command::new(std::env::current_exe()?).arg(command).stdout(Stdio::piped()).spawn()?;
+    /// Runs this program with these arguments; the first line it prints is its address.
+    pub(crate) fn start(arguments: &[&str]) -> anyhow::Result<Served> {
+        let mut child = Command::new(std::env::current_exe()?).args(arguments).stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().context("no output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
@@ -40,32 +41,34 @@ impl Drop for Served {
     }
 }
 
+/// A put of 100 bytes, and a get of what was put.
+pub(crate) fn put(i: u64) -> Vec<u8> {
+    let (key, value) = (i % KEYS, format!("\"{}\"", "x".repeat(98)));
+    format!(
+        "PUT /v1/kv/bench/http/swamp/key-{key:04} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{value}",
+        value.len()
+    )
+    .into_bytes()
+}
+
+pub(crate) fn get(i: u64) -> Vec<u8> {
+    format!("GET /v1/kv/bench/http/swamp/key-{:04} HTTP/1.1\r\nHost: bench\r\n\r\n", i % KEYS).into_bytes()
+}
+
 pub(crate) fn run(connections: usize, seconds: u64) -> anyhow::Result<()> {
-    let value = format!("\"{}\"", "x".repeat(98));
-    let put = move |i: u64| {
-        let key = i % KEYS;
-        format!(
-            "PUT /v1/kv/bench/http/swamp/key-{key:04} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{value}",
-            value.len()
-        )
-        .into_bytes()
-    };
-    let get = |i: u64| {
-        format!("GET /v1/kv/bench/http/swamp/key-{:04} HTTP/1.1\r\nHost: bench\r\n\r\n", i % KEYS).into_bytes()
-    };
     let runtime = tokio::runtime::Runtime::new()?;
     println!("{connections} connections, {seconds} s each, client and servers on the same cores");
     let mut rates = Vec::new();
     for (name, command) in
         [("bare axum", "serve-bare"), ("hydra", "serve-hydra"), ("bare axum", "serve-bare"), ("hydra", "serve-hydra")]
     {
-        let served = Served::start(command)?;
+        let served = Served::start(&[command])?;
         runtime.block_on(async {
             // Every key is there before it is read.
             for i in 0..KEYS {
                 put_one(&served.address, put(i)).await?;
             }
-            let puts = load::run(&served.address, connections, seconds, put.clone()).await?;
+            let puts = load::run(&served.address, connections, seconds, put).await?;
             let gets = load::run(&served.address, connections, seconds, get).await?;
             for (what, measured) in [("PUT", &puts), ("GET", &gets)] {
                 println!(
@@ -83,7 +86,7 @@ pub(crate) fn run(connections: usize, seconds: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn put_one(address: &str, request: Vec<u8>) -> anyhow::Result<()> {
+pub(crate) async fn put_one(address: &str, request: Vec<u8>) -> anyhow::Result<()> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await?;
     stream.write_all(&request).await?;
@@ -115,7 +118,9 @@ pub(crate) fn serve_bare() -> anyhow::Result<()> {
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
         value.map(|value| (headers, value)).ok_or(StatusCode::NOT_FOUND)
     }
-    let app = Router::new().route("/v1/kv/{a}/{b}/{c}/{key}", get(get_bare).put(put_bare)).with_state(Map::default());
+    let app = Router::new()
+        .route("/v1/kv/{a}/{b}/{c}/{key}", routing::get(get_bare).put(put_bare))
+        .with_state(Map::default());
     tokio::runtime::Runtime::new()?.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         println!("{}", listener.local_addr()?);
