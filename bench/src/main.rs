@@ -4,6 +4,7 @@ mod engine;
 mod failover;
 mod http;
 mod load;
+mod peers;
 mod route;
 mod router;
 #[cfg(feature = "rivals")]
@@ -52,7 +53,10 @@ enum What {
     #[cfg(feature = "rivals")]
     #[command(hide = true)]
     Reopen { name: String, path: std::path::PathBuf, records: usize },
-    /// HTTP GET and PUT against a bare axum handler of the same shape, each in a process of its own.
+    /// HTTP GET and PUT against a bare axum handler of the same shape, webdis and etcd, each in a process of its own.
+    ///
+    /// webdis (with redis-server) and etcd are started on this machine where they are installed; Debian has them as
+    /// webdis, redis-server and etcd-server. Data is below the directory for temporary files: TMPDIR chooses the disk.
     Http {
         /// Connections at once.
         #[arg(long, default_value_t = 32)]

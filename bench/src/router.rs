@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::TcpListener;
 
-use crate::http::{KEYS, Served, get, put, put_one};
+use crate::http::{KEYS, Served, get_one, put, put_one, show};
 use crate::load::{self, Measured};
 
 /// Measures the server directly, behind the bare proxy and behind the router, by turns.
@@ -25,19 +25,19 @@ pub(crate) fn run(connections: usize, seconds: u64) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         for key in 0..KEYS {
-            put_one(&server.address, put(key)).await?;
+            put_one(&server.address, put(key, "")).await?;
         }
         anyhow::Ok(())
     })?;
-    let ways = [("direct", &server), ("bare hyper proxy", &proxy), ("router", &router)];
+    let ways = [("direct", &server), ("bare proxy", &proxy), ("router", &router)];
     let measure = |connections: usize| -> anyhow::Result<Vec<(Measured, Measured)>> {
         println!("{connections} connections, {seconds} s each, client, proxies and server on the same cores");
         let mut best: Vec<Option<(Measured, Measured)>> = vec![None, None, None];
         // By turns, so that a slow moment of the machine meets all of them; the better of two counts.
         for _ in 0..2 {
             for (at, (_, served)) in ways.iter().enumerate() {
-                let puts = runtime.block_on(load::run(&served.address, connections, seconds, put))?;
-                let gets = runtime.block_on(load::run(&served.address, connections, seconds, get))?;
+                let puts = runtime.block_on(load::run(&served.address, connections, seconds, |i| put(i, "")))?;
+                let gets = runtime.block_on(load::run(&served.address, connections, seconds, get_one))?;
                 let is_better = best[at].as_ref().is_none_or(|(_, known)| known.per_second < gets.per_second);
                 if is_better {
                     best[at] = Some((puts, gets));
@@ -46,10 +46,8 @@ pub(crate) fn run(connections: usize, seconds: u64) -> anyhow::Result<()> {
         }
         let best: Vec<(Measured, Measured)> = best.into_iter().flatten().collect();
         for ((name, _), (puts, gets)) in ways.iter().zip(&best) {
-            for (what, measured) in [("PUT", puts), ("GET", gets)] {
-                let (rate, p50, p99) = (measured.per_second, measured.p50, measured.p99);
-                println!("{name:>17} {what}: {rate:>7.0} /s, p50 {p50:?}, p99 {p99:?}");
-            }
+            show(name, "PUT", puts);
+            show(name, "GET", gets);
         }
         Ok(best)
     };

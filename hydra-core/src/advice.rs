@@ -191,6 +191,43 @@ impl ErrorCode {
                 "The folder lives on another server now.",
                 "Send the request there, and bring the client map up to date.",
             ),
+            ErrorCode::FolderImporting => (
+                "The folder is on its way to this server, which begins to serve it when its source has let go of it.",
+                "Send the request to the owner that the answer names, or here again in a moment.",
+            ),
+            ErrorCode::FolderSealed => (
+                "The folder is about to move to another server. Its last files are being copied, and it takes no writes \
+                 meanwhile; reads go on.",
+                "Send the write again after Retry-After. A seal that nobody renews ends within a minute.",
+            ),
+            ErrorCode::FolderStateMismatch => (
+                "A step of a move came for a folder that is in another state than the step begins with.",
+                "Look at GET /v1/folders of the server, and run hydra-router move again: it goes on where the move is.",
+            ),
+            ErrorCode::EpochMismatch => (
+                "A step of a move came with an epoch that is not younger than what the folder has seen.",
+                "Take the newest client map, and finish or give up the move that is under way.",
+            ),
+            ErrorCode::TakeoverUnsettled => (
+                "This server wrote in place of the folder's owner, and the owner does not hold all of that yet.",
+                "Copy its files to the owner with hydra-router sync --settle, then move the folder.",
+            ),
+            ErrorCode::SealMismatch => (
+                "The folder is not held by the seal that came: it ran out, was given back, or another one took its place.",
+                "Seal the folder again, ask for its manifest and copy what it names.",
+            ),
+            ErrorCode::ManifestMismatch => (
+                "The files of the folder are not those of the manifest, in name, length or content.",
+                "Ask the source for its manifest, copy the files that the detail names, and verify again.",
+            ),
+            ErrorCode::FolderNotReady => (
+                "The folder cannot be served here yet, because not every file of its source was verified.",
+                "Pull the folder with the seal of its source, commit there, and activate it then.",
+            ),
+            ErrorCode::MoveTokenMismatch => (
+                "The token is not the one that the source of the folder gave away when it let go of it.",
+                "Take the token from the answer to commit, or from Hydra-Moved-To of the source.",
+            ),
             ErrorCode::NotANumber => (
                 "An increment met a value that is no integer.",
                 "Store an integer under the key first, or use another key.",

@@ -314,14 +314,19 @@ impl Unpacking {
 
 /// Where a file of an archive belongs.
 #[derive(Debug)]
-struct Place {
-    dir: PathBuf,
-    chunk: ChunkName,
+pub(crate) struct Place {
+    pub(crate) dir: PathBuf,
+    pub(crate) chunk: ChunkName,
 }
 
 impl Place {
+    /// The file itself.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.join(self.chunk.file_name())
+    }
+
     /// Reads a path. Whether its directory is that of a swamp shows only when the header is known.
-    fn read(shared: &Shared, folder: FolderId, path: &str) -> Result<Place> {
+    pub(crate) fn read(shared: &Shared, folder: FolderId, path: &str) -> Result<Place> {
         let pieces: Vec<&str> = path.split('/').collect();
         let [dir, sanctuary, realm, swamp, file] = pieces[..] else {
             return Err(refuse(path, "is not FOLDER/SANCTUARY/REALM/SWAMP/FILE"));
@@ -343,7 +348,7 @@ impl Place {
 }
 
 /// How long the file is that stands in a place; `None` when there is none.
-fn held(target: &Path) -> Result<Option<u64>> {
+pub(crate) fn held(target: &Path) -> Result<Option<u64>> {
     match fs::symlink_metadata(target) {
         Ok(facts) if facts.is_file() => Ok(Some(facts.len())),
         Ok(_) => {
@@ -387,13 +392,13 @@ fn broken(path: &str, error: &io::Error) -> Error {
 pub(crate) struct Arrivals(Mutex<HashSet<FolderId>>);
 
 /// One folder's turn, until dropped.
-struct Turn {
-    shared: Arc<Shared>,
+pub(crate) struct Turn {
+    pub(crate) shared: Arc<Shared>,
     folder: FolderId,
 }
 
 impl Turn {
-    fn take(shared: &Arc<Shared>, folder: FolderId) -> Result<Turn> {
+    pub(crate) fn take(shared: &Arc<Shared>, folder: FolderId) -> Result<Turn> {
         if !shared.arrivals.0.lock().insert(folder) {
             let detail = format!("another archive is being unpacked into folder {folder}");
             return Err(Error::new(ErrorCode::Busy, detail).with_hint("send it when that one is done"));

@@ -169,8 +169,8 @@ impl<'a> Scan<'a> {
     }
 
     fn folders(&self, query: &SwampsQuery) -> FolderSet {
-        let folders = &self.shared.folders;
-        let here = folders.owned.iter().chain(folders.standby.iter()).collect::<FolderSet>();
+        let (owned, standby) = self.shared.folders.sets();
+        let here = owned.iter().chain(standby.iter()).collect::<FolderSet>();
         match &query.folders {
             None => here,
             Some(wanted) => here.iter().filter(|&folder| wanted.contains(folder)).collect(),

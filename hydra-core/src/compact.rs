@@ -206,7 +206,7 @@ impl Resident {
             last.at.elapsed() < PAUSE && (last.failed || pile.bytes.saturating_sub(needed) < GARBAGE_MOST)
         });
         // A copy kept for others is compacted by them, unless this server wrote to it.
-        let is_others = self.shared.folders.standby.contains(self.folder()) && pile.own_logs == 0;
+        let is_others = self.shared.folders.is_standby(self.folder()) && pile.own_logs == 0;
         // Where others have copies, a swamp without treasures is left as one snapshot that says so.
         let is_remnant = leaving && is_empty && pile.logs > 0 && self.shared.folders.is_copied(self.folder());
         is_whole

@@ -10,12 +10,15 @@ use crate::archive::Arrivals;
 use crate::clock::{Clock, coarse_ms};
 use crate::collect::Collector;
 use crate::conflict::Conflict;
+use crate::digests::Digests;
 use crate::directories::Directories;
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Applied, Error, ErrorCode, Result};
 use crate::feed::{Changed, Feed, FeedOptions};
 use crate::folder::{FolderCount, FolderId, FolderSet, folder_of};
+use crate::folders::Folders;
 use crate::handles::Handles;
+use crate::handover::FolderState;
 use crate::hold::Holds;
 use crate::hub::Hub;
 use crate::layout::{self, ChunkName};
@@ -27,7 +30,7 @@ use crate::policy::Policy;
 use crate::pool::Pool;
 use crate::residents::Residents;
 use crate::root::{Expected, Root};
-use crate::shared::{Folders, Policies, Shared};
+use crate::shared::{Policies, Shared};
 use crate::space::{BALLAST_MOST, Ballast, SpaceWatch};
 use crate::stamp::Timestamp;
 use crate::stats::{Stats, count, read};
@@ -197,6 +200,7 @@ impl Engine {
             started_ms: coarse_ms(),
             space: SpaceWatch::new(ballast),
             holds: Holds::open(&root)?,
+            digests: Digests::default(),
             arrivals: Arrivals::default(),
             collector: Collector::default(),
             sweeper: Sweeper::default(),
@@ -402,18 +406,19 @@ impl Engine {
     /// What this server is to a folder.
     #[must_use]
     pub fn folder_state(&self, folder: FolderId) -> FolderState {
-        let folders = &self.shared().folders;
-        match folder {
-            _ if folders.owned.contains(folder) => FolderState::Owned,
-            _ if folders.standby.contains(folder) => FolderState::Standby,
-            _ => FolderState::Absent,
-        }
+        self.shared().folders.state(folder)
     }
 
-    /// The folders this server owns and those it keeps copies of.
+    /// Whether this server owns a folder. Costs next to nothing.
     #[must_use]
-    pub fn folders(&self) -> (&FolderSet, &FolderSet) {
-        (&self.shared().folders.owned, &self.shared().folders.standby)
+    pub fn owns(&self, folder: FolderId) -> bool {
+        self.shared().folders.is_owned(folder)
+    }
+
+    /// The folders this server owns and those it keeps copies of, now.
+    #[must_use]
+    pub fn folders(&self) -> (FolderSet, FolderSet) {
+        self.shared().folders.sets()
     }
 
     /// Whether another machine has or may have copies of a folder.
@@ -669,30 +674,6 @@ fn divide_folders(root: &Root, owned: Option<FolderSet>, standby: FolderSet) -> 
     ))
 }
 
-/// What a server is to a folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FolderState {
-    /// It serves reads and writes.
-    Owned,
-    /// It keeps a copy: it serves reads, and writes of clients that cannot reach the owner.
-    Standby,
-    /// The folder is not here.
-    Absent,
-}
-
-impl FolderState {
-    /// `owned`, `standby` or `absent`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            FolderState::Owned => "owned",
-            FolderState::Standby => "standby",
-            FolderState::Absent => "absent",
-        }
-    }
-}
-
 /// What a folder holds on disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -920,7 +901,7 @@ impl Swamp {
     /// ticket answers whether there was anything.
     pub fn destroy(&self) -> Ticket<Result<bool>> {
         match self.0.shared.check_open() {
-            Ok(()) => self.0.ask(Job::Destroy),
+            Ok(()) => self.0.destroy_soon(),
             Err(error) => Ticket::ready(Err(error.with_applied(Applied::No))),
         }
     }

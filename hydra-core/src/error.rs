@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::handover::MovedTo;
 use crate::stamp::Version;
 
 /// The result of every fallible call in this crate.
@@ -104,6 +105,20 @@ error_codes! {
     BatchAborted => "batch-aborted", 409, "The atomic batch was not applied";
     /// The same idempotency key is being worked on.
     IdempotencyInProgress => "idempotency-in-progress", 409, "A request with this idempotency key is running";
+    /// A step of a move met a folder in another state than it begins with.
+    FolderStateMismatch => "folder-state-mismatch", 409, "The folder is in another state";
+    /// A step of a move came with an epoch that the folder is beyond.
+    EpochMismatch => "epoch-mismatch", 409, "The folder is at another epoch";
+    /// A fallback wrote in place of the owner, and nobody has settled that.
+    TakeoverUnsettled => "takeover-unsettled", 409, "Writes that were taken over are not settled";
+    /// The folder is not held by this seal.
+    SealMismatch => "seal-mismatch", 409, "The folder is not held by this seal";
+    /// The files are not those of the manifest.
+    ManifestMismatch => "manifest-mismatch", 409, "The files are not those of the manifest";
+    /// Not everything of a folder that is coming here was verified.
+    FolderNotReady => "folder-not-ready", 409, "The folder is not ready to be served";
+    /// The token is not the one that the folder waits for.
+    MoveTokenMismatch => "move-token-mismatch", 409, "The token of the move does not match";
     /// The treasure is at another version than the one demanded.
     VersionMismatch => "version-mismatch", 412, "The version does not match";
     /// The treasure exists although it must not.
@@ -124,6 +139,8 @@ error_codes! {
     NotOwner => "not-owner", 421, "This server does not own the folder";
     /// The folder was fenced for a move.
     FolderFenced => "folder-fenced", 421, "The folder is fenced";
+    /// The folder is on its way to this server, and not served here yet.
+    FolderImporting => "folder-importing", 421, "The folder is not served here yet";
     /// The folder lives on another server now.
     FolderMoved => "folder-moved", 421, "The folder lives elsewhere";
     /// An increment met a value that is no number it can be added to.
@@ -156,6 +173,8 @@ error_codes! {
     SwampReadOnly => "swamp-read-only", 503, "The swamp is read-only for now";
     /// Memory or open files are short for now; nothing was done.
     Busy => "busy", 503, "The server is short of memory or open files for now";
+    /// The folder is about to move, and takes no writes for a moment.
+    FolderSealed => "folder-sealed", 503, "The folder is about to move";
     /// The server is shutting down.
     Draining => "draining", 503, "The server is shutting down";
     /// The server is not ready yet.
@@ -222,6 +241,7 @@ struct Inner {
     hint: Option<String>,
     current_version: Option<Version>,
     retry_after: Option<Duration>,
+    moved_to: Option<MovedTo>,
     source: Option<std::sync::Arc<io::Error>>,
 }
 
@@ -236,6 +256,7 @@ impl Error {
             hint: None,
             current_version: None,
             retry_after: None,
+            moved_to: None,
             source: None,
         }))
     }
@@ -282,6 +303,13 @@ impl Error {
         self
     }
 
+    /// The same failure, with where the folder is served instead.
+    #[must_use]
+    pub fn with_moved_to(mut self, moved_to: MovedTo) -> Error {
+        self.0.moved_to = Some(moved_to);
+        self
+    }
+
     /// The stable name of the failure.
     #[must_use]
     pub fn code(&self) -> ErrorCode {
@@ -310,6 +338,12 @@ impl Error {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
+    }
+
+    /// Where the folder is served instead, for `not-owner` and `folder-importing`, as far as that is known.
+    #[must_use]
+    pub fn moved_to(&self) -> Option<&MovedTo> {
+        self.0.moved_to.as_ref()
     }
 
     /// The version a treasure is at, for `version-mismatch` and `already-exists`.

@@ -199,6 +199,17 @@ impl Hub {
         }
     }
 
+    /// Ends every feed of one swamp in a folder, and every wait: the folder has left.
+    pub(crate) fn close_folder(&self, shared: &Shared, folder: crate::FolderId) {
+        self.channels.lock().named.retain(|name, channel| {
+            let stays = crate::folder::folder_of(name, shared.root.folders) != folder;
+            if !stays {
+                channel.close();
+            }
+            stays
+        });
+    }
+
     /// Ends every feed and every wait.
     pub(crate) fn close(&self) {
         let mut channels = self.channels.lock();

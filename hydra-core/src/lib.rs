@@ -34,6 +34,7 @@ pub mod wire;
 mod advice;
 mod error;
 mod folder;
+mod handover;
 mod import;
 mod name;
 mod pattern;
@@ -77,6 +78,7 @@ mod collect;
 mod commit;
 mod compact;
 
+mod digests;
 mod directories;
 mod disk;
 mod export;
@@ -84,6 +86,7 @@ mod handles;
 mod hydrate;
 mod list;
 mod log;
+mod manifest;
 mod strait;
 mod swamp;
 mod takeover;
@@ -95,11 +98,13 @@ mod channel;
 mod clock;
 mod engine;
 mod feed;
+mod folders;
 mod hold;
 mod hub;
 mod lines;
 mod locks;
 mod memory;
+mod moving;
 mod pool;
 mod residents;
 mod root;
@@ -119,24 +124,27 @@ mod crash;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod handover_model;
+#[cfg(test)]
 mod merge_model;
 
 pub use archive::{Archive, ArchivedFile, Unpacked, Unpacking};
 pub use catalog::{ListedSwamp, LoadedSwamp, SwampsCursor, SwampsPage, SwampsQuery};
 pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
-pub use engine::{
-    Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, FolderState, Swamp, SwampInfo,
-};
+pub use engine::{Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, Swamp, SwampInfo};
 pub use error::{Applied, Error, ErrorCode, Result};
 pub use export::{Export, ExportPart};
 pub use feed::{Changed, EventId, EventKind, Feed, FeedEvent, FeedOptions};
 pub use folder::{FolderCount, FolderId, FolderSet, folder_of};
+pub use handover::{FolderState, MovedTo};
 pub use import::{
     BadValue, FoundValue, IMPORT_BATCH_BYTES, IMPORT_BATCH_OPS, ImportError, ImportMode, ImportRecord, ImportTally,
     ImportValues, MAX_IMPORT_ERRORS, MAX_IMPORT_LINE_BYTES,
 };
 pub use layout::swamp_dir;
 pub use locks::{Granted, Lock, LockInfo, LockOp, LockRequest, MAX_LOCK_NAME_BYTES, MAX_LOCK_TTL, MAX_OWNER_BYTES};
+pub use manifest::{GrowingFile, Intake, Manifest, ManifestFile, MissingPiece};
+pub use moving::{Promoted, SEAL_LEASE, Sealed};
 pub use name::{MAX_KEY_BYTES, MAX_PART_BYTES, SwampName, check_key};
 pub use number::{Increment, Number};
 pub use patch::{MAX_PATCH_OPS, Patch};

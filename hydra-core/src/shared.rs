@@ -11,10 +11,11 @@ use parking_lot::{Mutex, RwLock};
 use crate::archive::Arrivals;
 use crate::clock::{Clock, coarse_ms};
 use crate::collect::Collector;
+use crate::digests::Digests;
 use crate::directories::Directories;
 use crate::disk::Disk;
 use crate::error::{Error, ErrorCode, Result};
-use crate::folder::{FolderId, FolderSet};
+use crate::folders::Folders;
 use crate::handles::Handles;
 use crate::hold::Holds;
 use crate::hub::Hub;
@@ -65,6 +66,8 @@ pub(crate) struct Shared {
     pub(crate) started_ms: u64,
     pub(crate) space: SpaceWatch,
     pub(crate) holds: Holds,
+    /// What is known of the content of files, while folders move.
+    pub(crate) digests: Digests,
     /// The folders that archives are being unpacked into.
     pub(crate) arrivals: Arrivals,
     pub(crate) collector: Collector,
@@ -83,83 +86,6 @@ impl Shared {
     pub(crate) fn check_open(&self) -> Result<()> {
         if self.closing.load(Ordering::Acquire) {
             return Err(Error::new(ErrorCode::Draining, "the engine is closing"));
-        }
-        Ok(())
-    }
-}
-
-/// What this server is to its folders.
-#[derive(Debug)]
-pub(crate) struct Folders {
-    pub(crate) owned: FolderSet,
-    pub(crate) standby: FolderSet,
-    /// Every folder counts as copied.
-    all_copied: bool,
-    /// Folders of which another machine has or may have copies; never taken out again.
-    copied: RwLock<FolderSet>,
-    /// Whether there is any such folder: asked with every request, and mostly the answer is no.
-    has_copied: AtomicBool,
-    /// Folders that were searched for the marker of a sync tool.
-    searched: Vec<AtomicBool>,
-    file: std::path::PathBuf,
-}
-
-/// What is noted of folders beside what the flags say.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct FoldersFile {
-    pub(crate) copied: Vec<FolderSet>,
-}
-
-impl Folders {
-    pub(crate) fn open(root: &Root, owned: FolderSet, standby: FolderSet, all_copied: bool) -> Result<Folders> {
-        let file = root.local(layout::FOLDERS_FILE);
-        let stored: Option<FoldersFile> = read_json(&file)?;
-        let copied = stored.into_iter().flat_map(|stored| stored.copied).flat_map(|set| set.ranges().to_vec());
-        let copied = FolderSet::from_ranges(copied);
-        let all_copied = all_copied || root.path.join(layout::SYNCTHING_MARKER).exists();
-        let searched = (0..root.folders.get()).map(|_| AtomicBool::new(false)).collect();
-        let has_copied = AtomicBool::new(!copied.is_empty());
-        Ok(Folders { owned, standby, all_copied, copied: RwLock::new(copied), has_copied, searched, file })
-    }
-
-    /// Looks, once per folder, for the marker that Syncthing leaves in a directory it keeps in sync.
-    pub(crate) fn search(&self, root: &Root, folder: FolderId) -> Result<()> {
-        let searched = self.searched.get(folder.get() as usize);
-        if searched.is_none_or(|searched| searched.swap(true, Ordering::Relaxed)) {
-            return Ok(());
-        }
-        let marker = root.path.join(layout::folder_dir(folder)).join(layout::SYNCTHING_MARKER);
-        if marker.exists() { self.set_copied(folder) } else { Ok(()) }
-    }
-
-    pub(crate) fn is_copied(&self, folder: FolderId) -> bool {
-        let is_noted = || self.has_copied.load(Ordering::Acquire) && self.copied.read().contains(folder);
-        self.all_copied || self.standby.contains(folder) || is_noted()
-    }
-
-    /// Whether there is any folder of which another machine has or may have copies.
-    pub(crate) fn has_any_copied(&self) -> bool {
-        self.all_copied || !self.standby.is_empty() || self.has_copied.load(Ordering::Acquire)
-    }
-
-    /// Notes, durably, that another machine has or may have copies of a folder.
-    pub(crate) fn set_copied(&self, folder: FolderId) -> Result<()> {
-        if self.is_copied(folder) {
-            return Ok(());
-        }
-        tracing::info!(%folder, "files of another server are here: the folder counts as copied from now on");
-        self.mark_copied(&FolderSet::from_iter([folder]))
-    }
-
-    /// The same for many folders at once, also for those that count as copied without a note.
-    pub(crate) fn mark_copied(&self, folders: &FolderSet) -> Result<()> {
-        let mut copied = self.copied.write();
-        let wider: FolderSet = copied.iter().chain(folders.iter()).collect();
-        if wider != *copied {
-            write_json(&self.file, &FoldersFile { copied: vec![wider.clone()] })?;
-            *copied = wider;
-            self.has_copied.store(!copied.is_empty(), Ordering::Release);
         }
         Ok(())
     }

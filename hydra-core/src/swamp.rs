@@ -27,7 +27,7 @@ use crate::shared::Shared;
 use crate::stamp::{Stamp, Timestamp};
 use crate::state::State;
 use crate::stats::count;
-use crate::write::{Batch, Committed, Durability, Promise, Ticket};
+use crate::write::{Batch, Committed, Durability, Op, Promise, Ticket};
 
 /// Buffered writes beyond this wait for the disk instead of being taken in.
 const BUFFER_MOST: usize = 64 << 20;
@@ -300,6 +300,7 @@ impl Resident {
         self.check_room(&batch)?;
         count(&self.shared.stats.writes);
         let mut desk = self.desk.lock();
+        self.admit(&batch)?;
         desk.check_writable(&batch)?;
         desk.refresh_settings(self);
         let queued = desk.exclusive || desk.limbo.is_some() || desk.queue.iter().any(Job::is_alone);
@@ -310,6 +311,27 @@ impl Resident {
         desk.queue.push_back(Job::Write(batch, promise));
         self.lead_soon(&mut desk);
         Ok(ticket)
+    }
+
+    /// Looks at the gate of the folder. The desk is locked, so what is let in here stands before a flush that is asked
+    /// for once the gate is closed.
+    fn admit(&self, batch: &Batch) -> Result<()> {
+        match self.shared.folders.admit_write(self.folder) {
+            Err(refusal) if batch.ops.iter().any(Op::is_write) => Err(refusal),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for the removal of everything, unless the folder takes no writes.
+    pub(crate) fn destroy_soon(self: &Arc<Self>) -> Ticket<Result<bool>> {
+        let (promise, ticket) = Ticket::pending();
+        let mut desk = self.desk.lock();
+        if let Err(refusal) = self.shared.folders.admit_write(self.folder) {
+            return Ticket::ready(Err(refusal));
+        }
+        desk.queue.push_back(Job::Destroy(promise));
+        self.lead_soon(&mut desk);
+        ticket
     }
 
     /// Carries a write out now; it goes to disk later.

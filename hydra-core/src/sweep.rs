@@ -68,7 +68,8 @@ impl Sweeper {
 pub(crate) fn sweep(shared: &Arc<Shared>, rests: u32) {
     let began = Instant::now();
     let mut removed = Removed::default();
-    for folder in shared.root.folders.all().iter() {
+    // What is coming is not whole, and what has left is another server's.
+    for folder in shared.root.folders.all().iter().filter(|&folder| !shared.folders.is_elsewhere(folder)) {
         let each = |name: &SwampName| {
             let began = Instant::now();
             match tidy(shared, name) {

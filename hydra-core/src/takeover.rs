@@ -114,7 +114,7 @@ impl Takeovers {
     /// `io` and `disk-full` when the note cannot be written: then the chunk must not be, either.
     pub(crate) fn begin(&self, shared: &Shared, swamp: &SwampName, chunk: &ChunkName) -> Result<Option<Writing>> {
         let folder = folder_of(swamp, shared.root.folders);
-        if !shared.folders.standby.contains(folder) {
+        if !shared.folders.is_standby(folder) {
             return Ok(None);
         }
         let writing = Notes::begin(&self.notes(folder));

@@ -2,6 +2,7 @@
 //!
 //! A leaf: nothing of the engine imports it, and it imports nothing of the engine but the vocabulary.
 
+mod moves;
 mod parameters;
 mod status;
 
@@ -22,6 +23,10 @@ use crate::pattern::Pattern;
 use crate::policy::Policy;
 use crate::stamp::{Timestamp, Version};
 
+pub use moves::{
+    AbortBody, ActivateBody, CommitBody, FenceBody, ImportFolderBody, MAX_PIECES, ManifestBody, MovedBody, PieceBody,
+    PiecesBody, PromoteBody, PromotedBody, PullBody, PulledBody, SealBody, SealedBody, UnderSealBody, UnfenceBody,
+};
 pub use parameters::{Parameters, invalid_parameter, with_parameters};
 pub use status::{
     STATUS_PAGE, STATUS_PAGE_POLICY, StatusBody, StatusMoveBody, StatusRouteBody, StatusServerBody, StatusStayBody,
@@ -75,6 +80,11 @@ pub mod header {
     pub const REQUEST_ID: &str = "x-request-id";
     /// How long the client still waits, in milliseconds.
     pub const DEADLINE_MS: &str = "hydra-deadline-ms";
+    /// On 421: the server that serves the folder instead, as `s2; epoch=8; token=…`. The token is there once the
+    /// folder has moved: whoever presents it lets the new owner begin to serve.
+    pub const MOVED_TO: &str = "hydra-moved-to";
+    /// On 421 with [`MOVED_TO`]: the epoch of the map that has the folder there.
+    pub const MAP_EPOCH: &str = "hydra-map-epoch";
     /// How many routers a request has passed.
     pub const HOPS: &str = "hydra-hops";
     /// On answers of a router: how many tries it made before the one that was answered, or beyond the first. Absent for none.
@@ -287,7 +297,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The wire form of an error; `instance`, `folder`, `server`, `owner` and `attempts` are for the caller to add.
+    /// The wire form of an error; `instance`, `folder`, `server` and `attempts` are for the caller to add.
     #[must_use]
     pub fn of(error: &Error) -> Problem {
         let code = error.code();
@@ -303,7 +313,7 @@ impl Problem {
             folder: None,
             server: None,
             current_version: error.current_version().copied(),
-            owner: None,
+            owner: error.moved_to().map(|moved| moved.server.clone()),
             attempts: Vec::new(),
         }
     }
@@ -789,8 +799,20 @@ pub struct FoldersBody {
 pub struct FolderBody {
     /// Its number.
     pub folder: FolderId,
-    /// `owned`, `standby` or `absent`.
+    /// `owned`, `standby`, `fenced`, `importing`, `moved` or `absent`.
     pub state: String,
+    /// Since which epoch, where a move made it so; while it moves the epoch of the new owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The other server, where it is known: the owner of a copy, the new owner, or the owner so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Whether it takes no writes for a moment, because it is about to move. Absent for no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sealed: bool,
+    /// Whether all of it has come and was verified. Absent for no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ready: bool,
     /// Whether other machines hold copies of it.
     pub copied: bool,
     /// How many swamps it has; only with `?sizes`.

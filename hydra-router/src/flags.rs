@@ -11,6 +11,8 @@ use hydra_core::{FolderSet, ImportMode, Pattern, SwampName};
 use serde::{Deserialize, Deserializer};
 
 use crate::Failure;
+use crate::moving::MoveFlags;
+use crate::promote::PromoteFlags;
 
 /// Where the client map is unless told otherwise.
 const DEFAULT_MAP: &str = "hydra.toml";
@@ -33,6 +35,10 @@ pub(crate) enum Command {
     Explain(ExplainFlags),
     /// Copy what one server wrote to another one, with rsync; never deletes or overwrites anything
     Sync(SyncFlags),
+    /// Let folders go from one server to another while they are used; no write is lost
+    Move(Box<MoveFlags>),
+    /// Make a copy the owner of folders whose owner is dead
+    Promote(Box<PromoteFlags>),
     /// List the swamps of all servers, by folder and path; a cursor goes on also when the map has changed
     Scan(ScanFlags),
     /// Write the treasures of all servers as lines of JSON

@@ -4,8 +4,10 @@ mod explain;
 mod flags;
 mod live;
 mod maps;
+mod moving;
 mod output;
 mod plan;
+mod promote;
 mod serving;
 mod status;
 mod sync;
@@ -33,6 +35,26 @@ impl Failure {
     /// A flag, a variable, a file of settings or a map cannot be used.
     pub(crate) fn usage(message: impl Into<String>) -> Failure {
         Failure { code: 2, message: message.into() }
+    }
+
+    /// Something is in another state than it has to be.
+    pub(crate) fn conflict(message: impl Into<String>) -> Failure {
+        Failure { code: 4, message: message.into() }
+    }
+
+    /// The token does not allow it.
+    pub(crate) fn denied(message: impl Into<String>) -> Failure {
+        Failure { code: 6, message: message.into() }
+    }
+
+    /// The same failure, with what it is about.
+    pub(crate) fn in_context(self, what: &str) -> Failure {
+        Failure { message: format!("{what}: {}", self.message), ..self }
+    }
+
+    /// The same failure, with what to do about it.
+    pub(crate) fn with_hint(self, hint: &str) -> Failure {
+        Failure { message: format!("{} ({hint})", self.message), ..self }
     }
 
     /// A port or a server cannot be reached.
@@ -75,6 +97,8 @@ fn main() -> ExitCode {
         Command::Serve(flags) => serving::serve(*flags),
         Command::Explain(flags) => explain::explain(&flags),
         Command::Sync(flags) => sync::sync(&flags),
+        Command::Move(flags) => moving::run(&flags),
+        Command::Promote(flags) => promote::run(&flags),
         Command::Scan(flags) => transfer::scan(&flags),
         Command::Export(flags) => transfer::export(&flags),
         Command::Import(flags) => transfer::import(&flags),

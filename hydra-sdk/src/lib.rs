@@ -29,6 +29,7 @@
 
 mod access;
 mod binary;
+pub mod blocking;
 mod breaker;
 mod budget;
 mod client;

@@ -98,7 +98,10 @@ impl fmt::Display for ClientEvent {
 
 /// Where events go: to the log, and to the program if it asked for them.
 #[derive(Clone, Default)]
-pub(crate) struct Notices(Option<Arc<dyn Fn(&ClientEvent) + Send + Sync>>);
+pub(crate) struct Notices(Option<Arc<Handler>>);
+
+/// What a program does with an event.
+type Handler = dyn Fn(&ClientEvent) + Send + Sync;
 
 impl Notices {
     pub(crate) fn to(handler: impl Fn(&ClientEvent) + Send + Sync + 'static) -> Notices {

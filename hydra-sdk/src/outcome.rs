@@ -245,12 +245,17 @@ pub(crate) fn cause_of(error: &reqwest::Error) -> Cause {
 
 /// Whether TLS was not agreed on because of the server's certificate: expired, of an unknown issuer, or of another name.
 fn is_untrusted(error: &reqwest::Error) -> bool {
-    // What an io error carries is not its source.
-    let carried = chain(error).filter_map(|cause| cause.downcast_ref::<io::Error>()?.get_ref());
-    let of_tls = carried.filter_map(|carried| carried.downcast_ref::<rustls::Error>());
-    of_tls
-        .chain(chain(error).filter_map(|cause| cause.downcast_ref()))
+    chain(error)
+        .filter_map(innermost)
         .any(|error| matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
+}
+
+/// An error of TLS, however many io errors are around it: what those carry is not their source.
+fn innermost<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e rustls::Error> {
+    match error.downcast_ref::<io::Error>() {
+        Some(around) => innermost(around.get_ref()?),
+        None => error.downcast_ref(),
+    }
 }
 
 /// Whether hyper handed the request back because the connection closed before anything was written.

@@ -66,7 +66,7 @@ impl Part {
             call.may(&[Scope::Read], &self.name)?;
         }
         self.standby = call.stands_in(folder)?;
-        if writes { call.may_write_to(self.standby) } else { Ok(()) }
+        if writes { call.may_write_to(Some(folder), self.standby) } else { Ok(()) }
     }
 
     /// Carries it out, unless it was refused.

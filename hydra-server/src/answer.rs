@@ -26,14 +26,20 @@ pub(crate) const EXPIRES_AT: HeaderName = HeaderName::from_static(header::EXPIRE
 pub(crate) const FOLDERS: HeaderName = HeaderName::from_static(header::FOLDERS);
 pub(crate) const POOL: HeaderName = HeaderName::from_static(header::POOL);
 pub(crate) const FALLBACK_FOR: HeaderName = HeaderName::from_static(header::FALLBACK_FOR);
+pub(crate) const MOVED_TO: HeaderName = HeaderName::from_static(header::MOVED_TO);
+pub(crate) const MAP_EPOCH: HeaderName = HeaderName::from_static(header::MAP_EPOCH);
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(header::IDEMPOTENCY_KEY);
 pub(crate) const LOCK_TOKEN: HeaderName = HeaderName::from_static(header::LOCK_TOKEN);
 pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");
+pub(crate) const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(header::REQUEST_ID);
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(crate) const NDJSON: HeaderValue = HeaderValue::from_static(hydra_core::wire::NDJSON);
 pub(crate) const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// The types of patches that are understood.
+pub(crate) const PATCHES: &str = "application/merge-patch+json, application/json-patch+json";
 
 /// An answer without a body.
 pub(crate) fn empty(status: StatusCode) -> Response {
@@ -94,6 +100,15 @@ pub(crate) fn problem(error: &Error, problem: &Problem) -> Response {
     }
     if let Some(version) = error.current_version() {
         headers.insert(ETAG, etag(version));
+    }
+    if let Some(moved) = error.moved_to() {
+        let mut text = format!("{}; epoch={}", moved.server, moved.epoch);
+        if let Some(token) = &moved.token {
+            text.push_str("; token=");
+            text.push_str(token);
+        }
+        headers.insert(MOVED_TO, ascii(text));
+        headers.insert(MAP_EPOCH, HeaderValue::from(moved.epoch));
     }
     if let Some(rest) = error.retry_after() {
         headers.insert(http::header::RETRY_AFTER, HeaderValue::from(rest.as_millis().div_ceil(1_000).max(1) as u64));

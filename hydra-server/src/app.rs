@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::route::{Label, Route};
 use crate::streams::Streams;
 use crate::{
-    across, archive, batches, catalog, conflicts, export, feeds, folders, import, lists, locks, openapi, origin,
+    across, archive, batches, catalog, conflicts, export, feeds, folders, import, lists, locks, moves, openapi, origin,
     overview, policies, service, shift, swamps, takeover, treasures, upkeep, writes,
 };
 
@@ -203,6 +203,7 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Takeover(folder) => takeover::list(call, folder).await,
         Route::Holds(folder) => takeover::holds(call, folder).await,
         Route::Settle(folder) => takeover::settle(call, folder).await,
+        Route::Move(folder, verb) => moves::step(call, folder, verb).await,
         Route::Page => overview::page(call),
         Route::Status => overview::status(call).await,
         Route::Probe => service::probe(call).await,
@@ -330,10 +331,7 @@ impl Call {
     /// Whether the folder of a name is here, for requests about many.
     pub(crate) fn has_folder_of(&self, name: &SwampName) -> Result<(), Error> {
         let folder = self.app.engine.folder_of(name);
-        match self.app.engine.folder_state(folder) {
-            FolderState::Owned | FolderState::Standby => Ok(()),
-            _ => Err(not_owner(folder)),
-        }
+        self.stands_in(folder).map(drop)
     }
 
     /// Whether this server answers for the folder of the name.
@@ -356,10 +354,14 @@ impl Call {
     /// # Errors
     /// `not-owner` when it does neither.
     pub(crate) fn stands_in(&self, folder: FolderId) -> Result<bool, Error> {
-        match self.app.engine.folder_state(folder) {
-            FolderState::Owned => Ok(false),
-            FolderState::Standby => Ok(true),
-            _ => Err(not_owner(folder)),
+        let engine = &self.app.engine;
+        if engine.owns(folder) {
+            return Ok(false);
+        }
+        match engine.folder_state(folder) {
+            FolderState::Owned { .. } => Ok(false),
+            state if state.is_copy() => Ok(true),
+            _ => Err(engine.not_served(folder)),
         }
     }
 
@@ -371,12 +373,18 @@ impl Call {
 
     /// Whether a write may go to this server: to a copy only from a client that says it falls back.
     pub(crate) fn may_write(&self) -> Result<(), Error> {
-        self.may_write_to(self.standby)
+        self.may_write_to(self.folder, self.standby)
     }
 
     /// Whether a write may go to a folder of which this server keeps a copy if `standby`.
-    pub(crate) fn may_write_to(&self, standby: bool) -> Result<(), Error> {
-        if !standby || self.falls_back()? {
+    pub(crate) fn may_write_to(&self, folder: Option<FolderId>, standby: bool) -> Result<(), Error> {
+        if !standby {
+            return Ok(());
+        }
+        if let Some(folder) = folder {
+            self.check_copy(folder)?;
+        }
+        if self.falls_back()?.is_some() {
             return Ok(());
         }
         let detail = "this server keeps a copy of the folder; it takes writes only while the owner is away";
@@ -384,10 +392,23 @@ impl Call {
             .with_hint("send the write to the owner, or with Hydra-Fallback-For: <owner's id> when it does not answer"))
     }
 
-    /// Whether the client says that the owner of the folder does not answer.
-    pub(crate) fn falls_back(&self) -> Result<bool, Error> {
+    /// Whether a copy may take writes at all: not while its folder moves, and where a move has told its owner, in
+    /// place of no other one. So a client with an old map is told from one whose primary is away.
+    fn check_copy(&self, folder: FolderId) -> Result<(), Error> {
+        let engine = &self.app.engine;
+        match engine.folder_state(folder) {
+            FolderState::Standby { of: Some(owner), .. } if self.falls_back()? != Some(owner.as_str()) => {
+                Err(engine.not_served(folder))
+            }
+            FolderState::Standby { .. } | FolderState::Owned { .. } => Ok(()),
+            _ => Err(engine.not_served(folder)),
+        }
+    }
+
+    /// The owner of the folder, where the client says that it does not answer.
+    pub(crate) fn falls_back(&self) -> Result<Option<&str>, Error> {
         let sent = single(&self.head.headers, &answer::FALLBACK_FOR)?;
-        Ok(sent.is_some_and(|id| !id.trim().is_empty()))
+        Ok(sent.map(str::trim).filter(|id| !id.is_empty()))
     }
 
     /// The swamp, hydrated where need be.
@@ -514,6 +535,10 @@ impl Call {
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
+        let is_refused_patch = self.head.method == Method::PATCH && code == Some(ErrorCode::UnsupportedMediaType);
+        if is_refused_patch || self.allow.is_some_and(|allow| allow.contains("PATCH")) {
+            headers.insert(answer::ACCEPT_PATCH, HeaderValue::from_static(answer::PATCHES));
+        }
         if self.head.method == Method::HEAD {
             without_body(&mut response);
         }
@@ -592,11 +617,6 @@ fn without_body(response: &mut Response) {
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     *response.body_mut() = Body::empty();
-}
-
-pub(crate) fn not_owner(folder: FolderId) -> Error {
-    Error::new(ErrorCode::NotOwner, format!("folder {folder} is not on this server"))
-        .with_hint("compare the client map with GET /v1/folders of this server")
 }
 
 /// The swamp, hydrated where need be.

@@ -8,9 +8,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::StatusCode;
 use hydra_core::wire::Problem;
-use hydra_core::{
-    Engine, Error, ErrorCode, Expired, Export, ExportPart, FolderSet, FolderState, Pattern, SwampName, check_key,
-};
+use hydra_core::{Engine, Error, ErrorCode, Expired, Export, ExportPart, FolderSet, Pattern, SwampName, check_key};
 
 use crate::answer::{self, Response};
 use crate::app::{Call, blocking};
@@ -54,13 +52,13 @@ fn expired(query: &Query<'_>) -> Result<Expired, Error> {
 
 /// The folders asked for, which have to be here; else those this server owns.
 fn folders(engine: &Engine, wanted: Option<&str>) -> Result<FolderSet, Error> {
-    let Some(text) = wanted else { return Ok(engine.folders().0.clone()) };
+    let Some(text) = wanted else { return Ok(engine.folders().0) };
     let set: FolderSet = text
         .parse()
         .map_err(|error: Error| invalid("folders", error.detail()).with_hint("name folders as 57 or 50-74"))?;
     set.check(engine.folder_count()).map_err(|error| invalid("folders", error.detail()))?;
-    if let Some(absent) = set.iter().find(|&folder| engine.folder_state(folder) == FolderState::Absent) {
-        return Err(crate::app::not_owner(absent));
+    if let Some(absent) = set.iter().find(|&folder| !engine.folder_state(folder).serves_reads()) {
+        return Err(engine.not_served(absent));
     }
     Ok(set)
 }

@@ -54,8 +54,10 @@ pub(crate) struct Settings {
     /// How many folders names are spread over; fixed when the data directory is created [default: 100]
     #[arg(long, env = "HYDRA_FOLDERS_TOTAL", value_name = "N")]
     pub(crate) folders_total: Option<FolderCount>,
-    /// Folders this server owns, e.g. 0-49,60 [default: all that are not --standby]
-    #[arg(long, env = "HYDRA_FOLDERS", value_name = "SET")]
+    /// Folders this server owns, e.g. 0-49,60, or none for one that folders are moved to later; what was moved since
+    /// wins [default: all that are not --standby]
+    #[arg(long, env = "HYDRA_FOLDERS", value_name = "SET", value_parser = owned)]
+    #[serde(deserialize_with = "owned_of_file")]
     pub(crate) folders: Option<FolderSet>,
     /// Folders this server keeps copies of [default: none]
     #[arg(long, env = "HYDRA_STANDBY", value_name = "SET")]
@@ -166,6 +168,16 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// A set of folders, or `none`.
+fn owned(text: &str) -> Result<FolderSet, hydra_core::Error> {
+    if text.trim() == "none" { Ok(FolderSet::new()) } else { text.parse() }
+}
+
+fn owned_of_file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FolderSet>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    owned(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     hydra_core::duration::as_text::deserialize(deserializer).map(Some)
 }
@@ -233,6 +245,14 @@ mod tests {
         assert_eq!((both.id.as_deref(), both.pool.as_deref()), (Some("flag"), Some("p")));
         assert_eq!(both.shutdown_grace, Some(Duration::from_secs(5)));
         assert_eq!(both.listen(), DEFAULT_SERVER);
+    }
+
+    #[test]
+    fn a_server_may_own_no_folder() {
+        let of_file = |text: &str| toml::from_str::<Settings>(text).map(|settings| settings.folders);
+        assert_eq!(of_file("folders = \"none\"").expect("a set"), Some(FolderSet::new()));
+        assert_eq!(of_file("folders = \"0-3\"").expect("a set").expect("some").len(), 4);
+        assert!(of_file("folders = \"nobody\"").is_err() && owned("").is_err());
     }
 
     #[test]

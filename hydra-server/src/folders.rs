@@ -2,10 +2,10 @@
 
 use http::StatusCode;
 use hydra_core::wire::{FolderBody, FoldersBody, ResolveBody};
-use hydra_core::{Engine, Error, ErrorCode, FolderId, FolderSet, FolderState, SwampName, swamp_dir};
+use hydra_core::{Engine, Error, ErrorCode, FolderId, FolderSet, SwampName, swamp_dir};
 
 use crate::answer::{self, Response};
-use crate::app::{Call, blocking, not_owner};
+use crate::app::{Call, blocking};
 use crate::query::Query;
 
 /// What this server is to each folder; with `?sizes` also how much is in them, which walks them.
@@ -18,12 +18,16 @@ pub(crate) async fn list(call: &mut Call, wanted: Option<FolderSet>) -> Result<R
     answer::json(StatusCode::OK, &FoldersBody { folders })
 }
 
-fn describe(engine: &Engine, folder: FolderId, sizes: bool) -> Result<FolderBody, Error> {
+pub(crate) fn describe(engine: &Engine, folder: FolderId, sizes: bool) -> Result<FolderBody, Error> {
     let state = engine.folder_state(folder);
-    let sizes = (sizes && state != FolderState::Absent).then(|| engine.folder_sizes(folder)).transpose()?;
+    let sizes = (sizes && state.has_files()).then(|| engine.folder_sizes(folder)).transpose()?;
     Ok(FolderBody {
         folder,
         state: state.as_str().to_owned(),
+        epoch: Some(state.epoch()).filter(|&epoch| epoch > 0),
+        peer: state.elsewhere().map(|elsewhere| elsewhere.server),
+        sealed: engine.is_sealed(folder),
+        ready: engine.is_ready(folder),
         copied: engine.is_copied(folder),
         swamps: sizes.map(|sizes| sizes.swamps),
         files: sizes.map(|sizes| sizes.files),
@@ -58,13 +62,14 @@ pub(crate) async fn mark_copied(call: &mut Call, wanted: FolderSet) -> Result<Re
 /// The folders, which all have to be on this server, owned or as copies.
 pub(crate) fn present(call: &mut Call, wanted: FolderSet) -> Result<FolderSet, Error> {
     let wanted = existing(call, Some(wanted))?;
-    let absent = |folder: &FolderId| call.app.engine.folder_state(*folder) == FolderState::Absent;
-    wanted.iter().find(absent).map_or(Ok(()), |folder| Err(not_owner(folder)))?;
+    let engine = &call.app.engine;
+    let absent = |folder: &FolderId| !engine.folder_state(*folder).has_files();
+    wanted.iter().find(absent).map_or(Ok(()), |folder| Err(engine.not_served(folder)))?;
     Ok(wanted)
 }
 
 /// The folders asked for, all by default. Folders that do not exist are an error, not an empty answer.
-fn existing(call: &mut Call, wanted: Option<FolderSet>) -> Result<FolderSet, Error> {
+pub(crate) fn existing(call: &mut Call, wanted: Option<FolderSet>) -> Result<FolderSet, Error> {
     let count = call.app.engine.folder_count();
     let Some(wanted) = wanted else { return Ok(count.all()) };
     wanted.check(count).map_err(|error| Error::new(ErrorCode::InvalidParameter, error.detail()))?;

@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::activity::StillReading;
 use crate::answer::{self, Response};
-use crate::app::{App, Call, by_size, hydrate, not_owner, unexpected};
+use crate::app::{App, Call, by_size, hydrate, unexpected};
 use crate::auth::{Access, Need, Scope};
 use crate::body::RequestBody;
 use crate::conditions::{no_conditions, plain_body};
@@ -59,7 +59,7 @@ async fn import(call: &mut Call, into: Option<SwampName>) -> Result<Response, Er
     let sync = query.flag("sync")?;
     no_conditions(&call.head.headers)?;
     plain_body(&call.head.headers)?;
-    let falls_back = call.falls_back()?;
+    let falls_back = call.falls_back()?.map(str::to_owned);
     let mut reader = Reader::new(call, into.clone(), mode);
     let access = call.access.clone();
     let mut writer = Writer {
@@ -332,7 +332,8 @@ struct Writer {
     /// Whether the import is about one swamp.
     only: bool,
     sync: bool,
-    falls_back: bool,
+    /// The owner that does not answer, by the client's word.
+    falls_back: Option<String>,
     access: Access,
     tally: ImportTally,
 }
@@ -391,19 +392,24 @@ impl Writer {
         groups
     }
 
+    /// Whether the client says that the owner of a copy does not answer.
+    fn stands_in_for(&self, owner: Option<&str>) -> bool {
+        self.falls_back.as_deref().is_some_and(|away| owner.is_none_or(|owner| owner == away))
+    }
+
     /// Whether this server takes writes for the swamp.
     fn admit(&self, name: &SwampName) -> Result<(), Error> {
         self.access.check(&Need::on_swamp(&[Scope::Write], name))?;
         let engine = &self.app.engine;
         let folder = engine.folder_of(name);
         match engine.folder_state(folder) {
-            FolderState::Owned => Ok(()),
-            FolderState::Standby if self.falls_back => Ok(()),
-            FolderState::Standby => {
+            FolderState::Owned { .. } => Ok(()),
+            FolderState::Standby { of, .. } if self.stands_in_for(of.as_deref()) => Ok(()),
+            FolderState::Standby { of: None, .. } => {
                 let detail = format!("this server keeps a copy of folder {folder}; send {name} to the owner");
                 Err(Error::new(ErrorCode::NotOwner, detail))
             }
-            _ => Err(not_owner(folder)),
+            _ => Err(engine.not_served(folder)),
         }
     }
 }

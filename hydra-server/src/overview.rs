@@ -97,7 +97,7 @@ impl Watching {
 /// How much is in each folder that has anything.
 fn sizes(engine: &Engine) -> Result<Vec<(FolderId, u64)>, Error> {
     let here = engine.folder_count().all();
-    let here = here.iter().filter(|&folder| engine.folder_state(folder) != FolderState::Absent);
+    let here = here.iter().filter(|&folder| engine.folder_state(folder).has_files());
     let sized = here.map(|folder| Ok((folder, engine.folder_sizes(folder)?.bytes)));
     Ok(sized.collect::<Result<Vec<_>, Error>>()?.into_iter().filter(|(_, bytes)| *bytes > 0).collect())
 }
@@ -118,7 +118,7 @@ fn look(app: &App, sizes: Option<Vec<(FolderId, u64)>>) -> StatusBody {
             folder,
             server: id.to_owned(),
             state: (*state).to_owned(),
-            peer: None,
+            peer: engine.folder_state(folder).elsewhere().map(|elsewhere| elsewhere.server),
         };
         folders.iter().map(under_way).collect::<Vec<_>>()
     });

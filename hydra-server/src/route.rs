@@ -59,6 +59,45 @@ pub(crate) enum Route {
     CompactFolder(FolderSet),
     VerifyFolder(FolderSet),
     Archive(FolderId),
+    /// A step of a move.
+    Move(FolderId, MoveVerb),
+}
+
+/// The steps that move a folder from one server to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MoveVerb {
+    Fence,
+    Unfence,
+    Import,
+    Pull,
+    Seal,
+    Unseal,
+    Manifest,
+    Files,
+    Commit,
+    Activate,
+    Abort,
+    Promote,
+}
+
+impl MoveVerb {
+    fn parse(text: &str) -> Option<MoveVerb> {
+        Some(match text {
+            "fence" => MoveVerb::Fence,
+            "unfence" => MoveVerb::Unfence,
+            "import" => MoveVerb::Import,
+            "pull" => MoveVerb::Pull,
+            "seal" => MoveVerb::Seal,
+            "unseal" => MoveVerb::Unseal,
+            "manifest" => MoveVerb::Manifest,
+            "files" => MoveVerb::Files,
+            "commit" => MoveVerb::Commit,
+            "activate" => MoveVerb::Activate,
+            "abort" => MoveVerb::Abort,
+            "promote" => MoveVerb::Promote,
+            _ => return None,
+        })
+    }
 }
 
 impl Route {
@@ -122,6 +161,7 @@ impl Route {
             Route::Import(_) | Route::ImportAll => "POST",
             Route::Archive(_) => "GET, HEAD, PUT",
             Route::HoldFolder(_) | Route::Drain => "POST, DELETE",
+            Route::Move(..) => "POST",
             _ => "GET, HEAD",
         }
     }
@@ -185,6 +225,7 @@ impl Route {
             Route::Resolve(_) => Label::Resolve,
             Route::Folders | Route::Folder(_) | Route::MarkCopied(_) => Label::Folders,
             Route::Takeover(_) | Route::Holds(_) | Route::Settle(_) => Label::Takeover,
+            Route::Move(..) => Label::Move,
             Route::HoldFolder(_) | Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => {
                 Label::Upkeep
             }
@@ -217,12 +258,13 @@ pub(crate) enum Label {
     Transfer,
     Shift,
     Lock,
+    Move,
 }
 
 impl Label {
-    pub(crate) const NAMES: [&str; 16] = [
+    pub(crate) const NAMES: [&str; 17] = [
         "none", "service", "list", "treasure", "swamp", "batch", "flush", "policies", "resolve", "folders", "takeover",
-        "upkeep", "events", "transfer", "shift", "lock",
+        "upkeep", "events", "transfer", "shift", "lock", "move",
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -294,6 +336,10 @@ fn folder_verb(set: &str, verb: [Option<&str>; 3], path: &str) -> Result<Route, 
         [Some("takeover"), Some("settle"), None] => folder(set).map(Route::Settle),
         [Some("holds"), None, _] => folder(set).map(Route::Holds),
         [Some("archive"), None, _] => folder(set).map(Route::Archive),
+        [Some(verb), None, _] => match MoveVerb::parse(verb) {
+            Some(verb) => Ok(Route::Move(folder(set)?, verb)),
+            None => Err(not_found(path)),
+        },
         _ => Err(not_found(path)),
     }
 }

@@ -186,7 +186,7 @@ fn announce(listener: &TcpListener, engine: &Engine, config: &Config) {
     );
     // A name whose folder is here, so that the line works as it stands.
     let demo = SwampName::new("demo", "hello", "world").ok();
-    if let Some(name) = demo.and_then(|name| name.in_folders(owned, engine.folder_count()).next()) {
+    if let Some(name) = demo.and_then(|name| name.in_folders(&owned, engine.folder_count()).next()) {
         let host =
             if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
         let token = if config.tokens.is_some() { " -H \"Authorization: Bearer $TOKEN\"" } else { "" };

@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 use crate::disk::{Disk, RealDisk};
 use crate::error::{Error, ErrorCode, Result};
 use crate::folder::{FolderCount, FolderId, FolderSet, folder_of};
+use crate::folders::FoldersFile;
 use crate::inspect::directory::Directory;
 use crate::layout;
 use crate::name::SwampName;
 use crate::root::{lock_directory, sync_parent, write_hydra_file};
-use crate::shared::{FoldersFile, read_json, write_json};
+use crate::shared::{read_json, write_json};
 use crate::walk::{self, Met};
 
 /// How many paths a report names.
@@ -156,7 +157,7 @@ pub fn refold(
     sync(&directory.root)?;
     let copied = refolding.task.copied_to.clone();
     if !(copied.is_empty() && refolding.task.copied_from.is_empty()) {
-        write_json(&directory.local(layout::FOLDERS_FILE), &FoldersFile { copied })?;
+        write_json(&directory.local(layout::FOLDERS_FILE), &FoldersFile { copied, moves: Vec::new() })?;
     }
     write_hydra_file(&directory.root, to, &directory.cluster)?;
     fs::remove_file(&journal).map_err(|error| Error::io("remove", &journal, error))?;
@@ -173,6 +174,14 @@ fn to_another(task: &Task) -> Error {
 /// Whether nothing is noted that speaks of folders by number and would be wrong afterwards.
 fn check_settled(directory: &Directory) -> Result<()> {
     let refuse = |what: String, hint: &str| Err(Error::new(ErrorCode::InvalidConfig, what).with_hint(hint));
+    let stored: FoldersFile = read_json(&directory.local(layout::FOLDERS_FILE))?.unwrap_or_default();
+    if !stored.moves.is_empty() {
+        let moved: FolderSet = stored.moves.iter().map(|moved| moved.folder).collect();
+        return refuse(
+            format!("folders {moved} have moved from or to this server, which is noted by their numbers"),
+            "folder numbers mean the same on all servers; a directory of a cluster that has moved folders keeps them",
+        );
+    }
     let notes = directory.local(layout::TAKEOVER_DIR);
     let mut noted = fs::read_dir(&notes).into_iter().flatten().flatten();
     if let Some(note) = noted.find(|entry| entry.metadata().is_ok_and(|facts| facts.len() > 0)) {

@@ -14,6 +14,10 @@ mod feeds;
 mod gateway;
 /// Every limit from both sides, and peers that are slow or silent.
 mod limits;
+/// Moves under a load of writes, with source, target and tool killed at every step, as processes.
+mod move_kills;
+/// `move` and `promote` between real servers: from start to end, given up, gone on with, and refused.
+mod moves;
 /// `plan`, `status`, `scan`, `export` and `import` over real servers.
 mod operators;
 /// A small HTTP client that changes nothing of what it sends, servers, and a router in front of them.

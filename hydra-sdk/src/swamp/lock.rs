@@ -7,6 +7,7 @@ use hydra_core::{Lock, Timestamp};
 
 use super::Swamp;
 use super::write::Call;
+use crate::blocking;
 use crate::cluster::CallOptions;
 use crate::endpoint::{Locking, WriteOptions};
 use crate::error::Result;
@@ -90,8 +91,8 @@ impl IntoFuture for LockCall {
 
 /// A lock that is held until [`LockGuard::expires_at`].
 ///
-/// Dropping it waits for nothing: inside of a tokio runtime the lock is given back in the background, if the runtime
-/// lives that long, else it ends at its time. [`LockGuard::release`] tells what came of it.
+/// Dropping it waits for nothing: inside of a tokio runtime, and in a program that uses [`blocking`], the lock is given
+/// back in the background, if that lives so long, else it ends at its time. [`LockGuard::release`] tells what came of it.
 #[derive(Debug)]
 #[must_use = "the lock is given back when this is dropped"]
 pub struct LockGuard {
@@ -150,7 +151,7 @@ async fn give_back(swamp: &Swamp<()>, lock: &str, token: &str, options: &CallOpt
 
 impl Drop for LockGuard {
     fn drop(&mut self) {
-        let Some(runtime) = tokio::runtime::Handle::try_current().ok().filter(|_| !self.is_over) else { return };
+        let Some(runtime) = blocking::handle().filter(|_| !self.is_over) else { return };
         let (swamp, call) = (self.swamp.clone(), self.call.clone());
         let (lock, token) = (std::mem::take(&mut self.lock), std::mem::take(&mut self.held.token));
         runtime.spawn(async move {

@@ -7,7 +7,7 @@ use http::Method;
 use hydra_core::{Pattern, SwampName};
 use serde::{Deserialize, Serialize};
 
-use crate::route::Route;
+use crate::route::{MoveVerb, Route};
 
 /// What a token allows. No scope includes another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -130,6 +130,9 @@ impl<'r> Need<'r> {
             Route::HoldFolder(_) | Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => {
                 (ADMIN, Place::Everywhere)
             }
+            // The token of the move shows that its source has let go of the folder: any client may finish it.
+            Route::Move(_, MoveVerb::Activate) => (&[][..], Place::Nowhere),
+            Route::Move(..) => (ADMIN, Place::Everywhere),
             Route::Archive(_) | Route::Drain | Route::Status => (ADMIN, Place::Everywhere),
         };
         Some(Need { scopes, place })

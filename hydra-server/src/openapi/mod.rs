@@ -58,6 +58,18 @@ const BLOCKS: &[&str] = &[
     include_str!("blocks/folder-takeover.json"),
     include_str!("blocks/folder-holds.json"),
     include_str!("blocks/folder-settle.json"),
+    include_str!("blocks/folder-fence.json"),
+    include_str!("blocks/folder-unfence.json"),
+    include_str!("blocks/folder-import.json"),
+    include_str!("blocks/folder-pull.json"),
+    include_str!("blocks/folder-seal.json"),
+    include_str!("blocks/folder-unseal.json"),
+    include_str!("blocks/folder-manifest.json"),
+    include_str!("blocks/folder-files.json"),
+    include_str!("blocks/folder-commit.json"),
+    include_str!("blocks/folder-activate.json"),
+    include_str!("blocks/folder-abort.json"),
+    include_str!("blocks/folder-promote.json"),
     include_str!("blocks/admin-drain.json"),
     include_str!("blocks/welcome.json"),
     include_str!("blocks/health.json"),
@@ -79,8 +91,7 @@ const GUARDED: &[&str] = &["missing-token", "invalid-token", "scope-denied"];
 /// Those that are about data, and so refuse clients with a wrong map and end with the server.
 const ABOUT_DATA: &[&str] = &["folder-count-mismatch", "not-owner", "draining"];
 /// Those that read a swamp from disk.
-const READS_SWAMP: &[&str] =
-    &["invalid-name", "corrupt-swamp", "incomplete-copy", "busy", "io", "folder-moved", "folder-fenced"];
+const READS_SWAMP: &[&str] = &["invalid-name", "corrupt-swamp", "incomplete-copy", "busy", "io", "folder-importing"];
 /// Those that write to one.
 const WRITES_SWAMP: &[&str] = &[
     "invalid-body",
@@ -89,6 +100,7 @@ const WRITES_SWAMP: &[&str] = &[
     "idempotency-in-progress",
     "idempotency-reuse",
     "swamp-read-only",
+    "folder-sealed",
     "disk-full",
     "overloaded",
 ];
@@ -146,6 +158,9 @@ fn path_item(block: &str) -> (String, Value) {
     if let Some(get) = item.get("get").filter(|_| !item.contains_key("head")) {
         let head = head_of(get);
         item.insert("head".to_owned(), head);
+    }
+    if let Some(head) = item.get_mut("head") {
+        without_bodies(head);
     }
     (path, Value::Object(item))
 }
@@ -216,12 +231,15 @@ fn add_problem(responses: &mut Map<String, Value>, code: ErrorCode) {
 fn head_of(get: &Value) -> Value {
     let mut head = get.clone();
     head["operationId"] = Value::String(format!("{}Head", get["operationId"].as_str().unwrap_or_default()));
+    head
+}
+
+fn without_bodies(head: &mut Value) {
     for response in head["responses"].as_object_mut().into_iter().flat_map(Map::values_mut) {
         if let Some(response) = response.as_object_mut() {
             response.remove("content");
         }
     }
-    head
 }
 
 /// A piece of the document; a test reads all of them.

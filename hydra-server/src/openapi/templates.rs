@@ -1,6 +1,6 @@
 //! The path of every route with its variable parts in braces. The compiler asks for a line when a route is added.
 
-use crate::route::Route;
+use crate::route::{MoveVerb, Route};
 
 macro_rules! templates {
     ($($route:pat => $path:literal,)*) => {
@@ -62,4 +62,16 @@ templates! {
     Route::Takeover(_) => "/v1/folders/{folder}/takeover",
     Route::Holds(_) => "/v1/folders/{folder}/holds",
     Route::Settle(_) => "/v1/folders/{folder}/takeover/settle",
+    Route::Move(_, MoveVerb::Fence) => "/v1/folders/{folder}/fence",
+    Route::Move(_, MoveVerb::Unfence) => "/v1/folders/{folder}/unfence",
+    Route::Move(_, MoveVerb::Import) => "/v1/folders/{folder}/import",
+    Route::Move(_, MoveVerb::Pull) => "/v1/folders/{folder}/pull",
+    Route::Move(_, MoveVerb::Seal) => "/v1/folders/{folder}/seal",
+    Route::Move(_, MoveVerb::Unseal) => "/v1/folders/{folder}/unseal",
+    Route::Move(_, MoveVerb::Manifest) => "/v1/folders/{folder}/manifest",
+    Route::Move(_, MoveVerb::Files) => "/v1/folders/{folder}/files",
+    Route::Move(_, MoveVerb::Commit) => "/v1/folders/{folder}/commit",
+    Route::Move(_, MoveVerb::Activate) => "/v1/folders/{folder}/activate",
+    Route::Move(_, MoveVerb::Abort) => "/v1/folders/{folder}/abort",
+    Route::Move(_, MoveVerb::Promote) => "/v1/folders/{folder}/promote",
 }

@@ -85,6 +85,18 @@ const DEMANDS: &[(&str, &str, &str, &str)] = &[
     ("GET HEAD", "/v1/folders/{folder}/takeover", "r", "all"),
     ("POST", "/v1/folders/{folder}/holds", "r", "all"),
     ("POST", "/v1/folders/{folder}/takeover/settle", "w", "all"),
+    ("POST", "/v1/folders/{folder}/fence", "a", "all"),
+    ("POST", "/v1/folders/{folder}/unfence", "a", "all"),
+    ("POST", "/v1/folders/{folder}/import", "a", "all"),
+    ("POST", "/v1/folders/{folder}/pull", "a", "all"),
+    ("POST", "/v1/folders/{folder}/seal", "a", "all"),
+    ("POST", "/v1/folders/{folder}/unseal", "a", "all"),
+    ("POST", "/v1/folders/{folder}/manifest", "a", "all"),
+    ("POST", "/v1/folders/{folder}/files", "a", "all"),
+    ("POST", "/v1/folders/{folder}/commit", "a", "all"),
+    ("POST", "/v1/folders/{folder}/activate", "", ""),
+    ("POST", "/v1/folders/{folder}/abort", "a", "all"),
+    ("POST", "/v1/folders/{folder}/promote", "a", "all"),
     ("POST DELETE", "/v1/admin/drain", "a", "all"),
 ];
 

@@ -24,6 +24,8 @@ mod idle;
 mod limits;
 /// Lists in every order, with conditions, line by line; and lists of swamps.
 mod lists;
+/// Every endpoint, and everything that can be wrong with a request, as raw bytes: nobody else notices.
+mod malformed;
 /// Every rule of names and keys, before and after percent-decoding, as raw bytes.
 mod names;
 /// The OpenAPI document, held against the answers of a server.

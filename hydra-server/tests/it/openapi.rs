@@ -265,10 +265,38 @@ fn what_a_server_answers_is_what_the_document_says() {
     let version = contract.check("GET", "/v1/folders/62/takeover", &[], "", 200).json()["version"].clone();
     contract.check("POST", "/v1/folders/62/takeover/settle", &json, &json!({"version": version}).to_string(), 204);
 
+    let body = |value: serde_json::Value| value.to_string();
+    let seal = contract.check("POST", "/v1/folders/7/seal", &json, &body(json!({"epoch": 8, "to": "s9"})), 200).json();
+    let under = body(json!({"seal": seal["seal"]}));
+    contract.check("POST", "/v1/folders/7/seal", &json, &body(json!({"epoch": 9, "to": "s9"})), 409);
+    contract.check("POST", "/v1/folders/7/seal", &json, &under, 200);
+    contract.check("GET", "/v1/folders/7", &[], "", 200);
+    let listed = contract.check("POST", "/v1/folders/7/manifest", &json, &under, 200).json();
+    contract.check("POST", "/v1/folders/7/unseal", &json, &under, 200);
+    contract.check("POST", "/v1/folders/7/manifest", &json, &under, 409);
+    contract.check("POST", "/v1/folders/7/files", &json, r#"{"files":[]}"#, 200);
+    contract.check("POST", "/v1/folders/7/files", &json, r#"{"files":[{"path":"x","from":0,"bytes":1}]}"#, 400);
+    let commit = json!({"epoch": 8, "to": "s9", "seal": seal["seal"], "manifest": listed["manifest"]});
+    contract.check("POST", "/v1/folders/7/commit", &json, &body(commit.clone()), 409);
+    let seal = contract.check("POST", "/v1/folders/7/seal", &json, &body(json!({"epoch": 8, "to": "s9"})), 200).json();
+    contract.check("POST", "/v1/folders/7/manifest", &json, &body(json!({"seal": seal["seal"]})), 200);
+    let mut commit = commit;
+    commit["seal"] = seal["seal"].clone();
+    contract.check("POST", "/v1/folders/7/commit", &json, &body(commit), 200);
+    contract.check("POST", "/v1/folders/7/fence", &json, &body(json!({"epoch": 8, "to": "s9"})), 409);
+    contract.check("POST", "/v1/folders/7/unfence", &json, &body(json!({"epoch": 8})), 409);
+    contract.check("POST", "/v1/folders/7/promote", &json, &body(json!({"epoch": 9, "of": "s9"})), 409);
+    contract.check("POST", "/v1/folders/7/import", &json, &body(json!({"epoch": 9, "from": "s9"})), 200);
+    contract.check("POST", "/v1/folders/7/activate", &json, &body(json!({"epoch": 9, "token": "0"})), 409);
+    contract.check("POST", "/v1/folders/7/pull", &json, r#"{"url":"http://127.0.0.1:1"}"#, 502);
+    contract.check("POST", "/v1/folders/7/pull", &json, r#"{"url":"here"}"#, 400);
+    contract.check("GET", "/v1/folders/7", &[], "", 200);
+    contract.check("POST", "/v1/folders/7/abort", &json, &body(json!({"epoch": 9})), 200);
+
     for method in ["GET", "HEAD"] {
         contract.check(method, &format!("{swamp}/export?expired=include&after=a"), &[], "", 200);
         contract.check(method, "/v1/export?folders=50-74&pattern=users/*/*", &[], "", 200);
-        contract.check(method, "/v1/folders/7/archive", &[], "", 200);
+        contract.check(method, "/v1/folders/8/archive", &[], "", 200);
         for path in ["/v1/swamps?include=info&folders=50-74", "/v1/swamps/users?prefix=p", "/v1/swamps/users/profiles"]
         {
             contract.check(method, path, &[], "", 200);
@@ -282,8 +310,8 @@ fn what_a_server_answers_is_what_the_document_says() {
         contract.check("POST", path, &[], line, 200);
         contract.check("POST", path, &[("Content-Encoding", "gzip")], line, 415);
     }
-    contract.check("PUT", "/v1/folders/7/archive", &[], &"\0".repeat(1024), 200);
-    contract.check("PUT", "/v1/folders/7/archive", &[], "no tar", 400);
+    contract.check("PUT", "/v1/folders/8/archive", &[], &"\0".repeat(1024), 200);
+    contract.check("PUT", "/v1/folders/8/archive", &[], "no tar", 400);
     let query = r#"{"where":{"path":"","op":"exists","value":true},"order":"updated","limit":2}"#;
     for (method, path) in [("QUERY", alice), ("POST", &format!("{swamp}/query"))] {
         contract.check(method, path, &[], query, 200);

@@ -89,11 +89,15 @@ fn lists_are_the_same_through_a_server_and_in_the_own_process() {
 
 #[test]
 fn the_swamps_of_all_servers_come_each_once() {
-    let start = |owned: &str, copies: &str| {
+    let start = |id: &str, owned: &str, copies: &str| {
         let (owned, copies) = (owned.parse().expect("folders"), copies.parse().expect("folders"));
-        Server::start_with(|options| (options.owned, options.standby) = (Some(owned), copies), Config::default())
+        let id = Some(id.to_owned());
+        Server::start_with(
+            |options| (options.server_id, options.owned, options.standby) = (id, Some(owned), copies),
+            Config::default(),
+        )
     };
-    let (one, two) = (start("0-49", "50-99"), start("50-99", "0-49"));
+    let (one, two) = (start("one", "0-49", "50-99"), start("two", "50-99", "0-49"));
     let map = ClientMap::builder()
         .folders(100)
         .server("one", one.server().url())

@@ -211,3 +211,17 @@ fn a_policy_can_demand_versions_and_bound_values() {
     assert!(long.json()["detail"].as_str().expect("why").contains("16 are allowed"), "{long:?}");
     assert_eq!(hydra.send("PATCH", KEY, &[("If-Match", &etag)], r#"{"n":9}"#).status, 200);
 }
+
+#[test]
+fn a_refused_patch_says_which_patches_are_understood() {
+    let hydra = Hydra::start();
+    hydra.put("/v1/kv/a/b/c/k", "{}");
+    let understood = Some("application/merge-patch+json, application/json-patch+json");
+    let xml = hydra.send("PATCH", "/v1/kv/a/b/c/k", &[("Content-Type", "application/xml")], "<a/>");
+    assert_eq!((xml.status, xml.header("accept-patch")), (415, understood));
+    let options = hydra.send("OPTIONS", "/v1/kv/a/b/c/k", &[], "");
+    assert_eq!((options.status, options.header("accept-patch")), (405, understood));
+    assert_eq!(hydra.send("PATCH", "/v1/kv/a/b/c", &[], "{}").header("accept-patch"), None);
+    let zipped = hydra.send("PUT", "/v1/kv/a/b/c/k", &[("Content-Encoding", "gzip")], "1");
+    assert_eq!((zipped.status, zipped.header("accept-patch")), (415, None));
+}
