@@ -16,17 +16,18 @@ use tokio::net::TcpListener;
 use crate::load::{self, Measured};
 use crate::peers::Peer;
 
-const KEYS: u64 = 1_000;
+pub(crate) const KEYS: u64 = 1_000;
 
 /// A server in a process of its own; ended when dropped.
-struct Served {
+pub(crate) struct Served {
     child: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Served {
-    fn start(command: &str) -> anyhow::Result<Served> {
-        let mut child = Command::new(std::env::current_exe()?).arg(command).stdout(Stdio::piped()).spawn()?;
+    /// Runs this program with these arguments; the first line it prints is its address.
+    pub(crate) fn start(arguments: &[&str]) -> anyhow::Result<Served> {
+        let mut child = Command::new(std::env::current_exe()?).args(arguments).stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().context("no output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
@@ -42,7 +43,7 @@ impl Drop for Served {
 }
 
 /// The i-th PUT of a value of 100 bytes, on disk before it is answered if `query` says so.
-fn put(i: u64, query: &str) -> Vec<u8> {
+pub(crate) fn put(i: u64, query: &str) -> Vec<u8> {
     let value = format!("\"{}\"", "x".repeat(98));
     let key = i % KEYS;
     format!(
@@ -52,7 +53,7 @@ fn put(i: u64, query: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-fn get_one(i: u64) -> Vec<u8> {
+pub(crate) fn get_one(i: u64) -> Vec<u8> {
     format!("GET /v1/kv/bench/http/swamp/key-{:04} HTTP/1.1\r\nHost: bench\r\n\r\n", i % KEYS).into_bytes()
 }
 
@@ -63,7 +64,7 @@ pub(crate) fn run(connections: usize, seconds: u64) -> anyhow::Result<()> {
     for (name, command) in
         [("bare axum", "serve-bare"), ("hydra", "serve-hydra"), ("bare axum", "serve-bare"), ("hydra", "serve-hydra")]
     {
-        let served = Served::start(command)?;
+        let served = Served::start(&[command])?;
         runtime.block_on(async {
             // Every key is there before it is read.
             for i in 0..KEYS {
@@ -94,7 +95,7 @@ pub(crate) fn run(connections: usize, seconds: u64) -> anyhow::Result<()> {
         }
         None => println!("webdis or redis-server is not installed: nothing to compare with"),
     }
-    let served = Served::start("serve-hydra")?;
+    let served = Served::start(&["serve-hydra"])?;
     let ours = measure(&served.address, |i| put(i, "?sync"))?;
     show("hydra", "synced PUT", &ours);
     drop(served);
@@ -109,11 +110,11 @@ pub(crate) fn run(connections: usize, seconds: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn show(name: &str, what: &str, measured: &Measured) {
+pub(crate) fn show(name: &str, what: &str, measured: &Measured) {
     println!("{name:>10} {what}: {:>7.0} /s, p50 {:?}, p99 {:?}", measured.per_second, measured.p50, measured.p99);
 }
 
-async fn put_one(address: &str, request: Vec<u8>) -> anyhow::Result<()> {
+pub(crate) async fn put_one(address: &str, request: Vec<u8>) -> anyhow::Result<()> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await?;
     stream.write_all(&request).await?;

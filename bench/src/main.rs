@@ -6,6 +6,7 @@ mod http;
 mod load;
 mod peers;
 mod route;
+mod router;
 #[cfg(feature = "rivals")]
 mod versus;
 
@@ -64,14 +65,29 @@ enum What {
         #[arg(long, default_value_t = 5)]
         seconds: u64,
     },
+    /// The router beside a proxy that only passes requests through, in front of the same server.
+    Router {
+        /// Connections at once; what is added to each request is measured with one.
+        #[arg(long, default_value_t = 32)]
+        connections: usize,
+        /// Seconds for each measurement.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+    },
     /// What the first call after the primary's death costs.
     Failover,
     /// Serves a bare handler; used by `http`.
     #[command(hide = true)]
     ServeBare,
-    /// Serves Hydra; used by `http`.
+    /// Serves Hydra; used by `http` and `router`.
     #[command(hide = true)]
     ServeHydra,
+    /// Passes requests through to a server; used by `router`.
+    #[command(hide = true)]
+    ServeProxy { upstream: String },
+    /// Serves a router in front of a server; used by `router`.
+    #[command(hide = true)]
+    ServeRouter { upstream: String },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -83,6 +99,9 @@ fn main() -> anyhow::Result<()> {
         #[cfg(feature = "rivals")]
         What::Reopen { name, path, records } => versus::reopen(&name, &path, records),
         What::Http { connections, seconds } => http::run(connections, seconds),
+        What::Router { connections, seconds } => router::run(connections, seconds),
+        What::ServeProxy { upstream } => router::serve_proxy(&upstream),
+        What::ServeRouter { upstream } => router::serve_router(&upstream),
         What::Failover => failover::run(),
         What::ServeBare => http::serve_bare(),
         What::ServeHydra => http::serve_hydra(),

@@ -109,7 +109,7 @@ impl Gateway {
             Route::ImportAll => import::all(self, head, body).await,
             Route::ExportAll => export::all(self, head).await,
             Route::Folders(wanted) => folders::list(self, head, wanted).await,
-            Route::Map => Ok(service::map(self, &head.parts)),
+            Route::Map => service::map(self, &head.parts),
             Route::Metrics => Ok(service::metrics(self)),
             Route::Ready => service::ready(self),
             Route::Probe => service::probe(self),

@@ -1,15 +1,17 @@
 //! The paths that are about the router itself, and the map it goes by.
 
-use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH};
+use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use hydra_core::wire::ProblemPage;
-use hydra_core::{Error, ErrorCode};
+use hydra_core::{Error, ErrorCode, FolderSet};
+use hydra_sdk::{ClientMap, MapServer};
 use serde_json::json;
 
 use crate::answer::{self, Refusal, Response};
 use crate::config::{MAX_HEADER_BYTES, MAX_HOPS, MAX_KEPT_BYTES, MAX_URI_BYTES};
 use crate::gateway::Gateway;
+use crate::stream::accepts;
 
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 const MAP_TOML: HeaderValue = HeaderValue::from_static("application/toml; charset=utf-8");
@@ -77,19 +79,41 @@ pub(crate) fn metrics(gateway: &Gateway) -> Response {
     answer::body(StatusCode::OK, METRICS_TEXT, gateway.metrics.encode(&gateway.hydra))
 }
 
-/// The map in force as TOML. Its ETag is its epoch, because every change of a map counts that up.
-pub(crate) fn map(gateway: &Gateway, head: &Parts) -> Response {
+/// The map in force as TOML, or as JSON where that is asked for. Its ETag is its epoch, because every change of a map
+/// counts that up.
+pub(crate) fn map(gateway: &Gateway, head: &Parts) -> Result<Response, Refusal> {
     let map = gateway.map();
     let etag = format!("\"{}\"", map.epoch());
     let mut tags = head.headers.get_all(IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
     let is_known = tags.any(|line| line.split(',').any(|tag| tag.trim() == etag || tag.trim() == "*"));
     let mut response = match is_known {
         true => answer::empty(StatusCode::NOT_MODIFIED),
+        false if accepts(&head.headers, "application/json") => answer::json(StatusCode::OK, &as_json(&map))?,
         false => answer::body(StatusCode::OK, MAP_TOML, map.to_toml()),
     };
     response.headers_mut().insert(ETAG, answer::ascii(etag));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    Ok(response)
+}
+
+/// Who answers for what, without what only the files of a client are about.
+fn as_json(map: &ClientMap) -> serde_json::Value {
+    let server = |server: &MapServer| json!({"id": server.id, "url": server.url, "capacity": server.capacity, "zone": server.zone});
+    let ids = |servers: Vec<&MapServer>| servers.iter().map(|server| server.id.clone()).collect::<Vec<_>>();
+    let route = |(folders, primary, fallbacks): (&FolderSet, &MapServer, Vec<&MapServer>)| json!({"folders": folders.to_string(), "primary": primary.id, "fallbacks": ids(fallbacks)});
+    let pool = |pool: &str| {
+        let (patterns, routes): (Vec<_>, Vec<_>) =
+            (map.patterns(pool).collect(), map.routes(pool).map(route).collect());
+        json!({"name": pool, "match": patterns, "routes": routes})
+    };
+    json!({
+        "cluster": map.cluster(),
+        "epoch": map.epoch(),
+        "folders": map.folders(),
+        "servers": map.servers().iter().map(server).collect::<Vec<_>>(),
+        "pools": map.pools().map(pool).collect::<Vec<_>>(),
+    })
 }
 
 /// What an error code means.

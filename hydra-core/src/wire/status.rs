@@ -9,7 +9,7 @@ pub const STATUS_PAGE: &str = include_str!("status.html");
 
 /// What the status page may do: run its own script, with its own style, and ask where it came from.
 pub const STATUS_PAGE_POLICY: &str = concat!(
-    "default-src 'none'; script-src 'sha256-boQJe9BgnEOwwxSf9/ee2J8NAu991OAM20mgSrMWU/c='; ",
+    "default-src 'none'; script-src 'sha256-demHYVhlPQk7aSHjn3GFBvvhMj3oNbST4yJJEFIO9QI='; ",
     "style-src 'sha256-BfmMP4pkbWcGgkBYsi3Uj3ZCKkRm41ZPL4E6Hwt0CVE='; ",
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 );

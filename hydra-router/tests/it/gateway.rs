@@ -238,6 +238,14 @@ fn the_map_is_served_with_its_epoch_and_can_be_exchanged() {
     assert_eq!((map.status, map.etag().as_str()), (200, "\"1\""));
     assert_eq!(map.text().parse::<hydra_sdk::ClientMap>().expect("a map").folders().get(), 100);
     assert_eq!(pair.send("GET", "/v1/map", &[("If-None-Match", "\"1\"")], "").status, 304);
+    let json = pair.send("GET", "/v1/map", &[("Accept", "application/json")], "");
+    assert_eq!((json.etag().as_str(), &json.json()["servers"][1]["url"]), ("\"1\"", &json!(pair.s2.url())));
+    let route = json!({"folders": "0-49", "primary": "s1", "fallbacks": ["s2"]});
+    assert_eq!(
+        json.json()["pools"][0],
+        json!({"name": "default", "match": [], "routes": [route, {
+        "folders": "50-99", "primary": "s2", "fallbacks": ["s1"]}]})
+    );
     // All folders to s1, which keeps copies of the other half: it takes no writes as their primary.
     let next =
         hydra_sdk::ClientMap::builder().epoch(2).folders(100).server("s1", pair.s1.url()).route("0-99", "s1", [""; 0]);
