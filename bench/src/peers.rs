@@ -49,7 +49,10 @@ impl Peer {
             dir,
         };
         let redis_port = redis.to_string();
-        peer.start("redis-server", &["--port", &redis_port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])?;
+        peer.start(
+            "redis-server",
+            &["--port", &redis_port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
+        )?;
         await_listener(redis)?;
         let threads = std::thread::available_parallelism()?;
         let config = peer.dir.path().join("webdis.json");

@@ -126,7 +126,9 @@ impl Witness {
     /// Asks once more; how long the answer took.
     fn ask(&mut self) -> Duration {
         let begun = Instant::now();
-        self.0.write_all(b"GET /v1/kv/witness/data/all/k HTTP/1.1\r\nHost: hydra\r\n\r\n").expect("the connection stays");
+        self.0
+            .write_all(b"GET /v1/kv/witness/data/all/k HTTP/1.1\r\nHost: hydra\r\n\r\n")
+            .expect("the connection stays");
         let answer = Answer::read(&mut self.0);
         assert_eq!((answer.status, answer.text().as_str()), (200, "\"as it was\""));
         begun.elapsed()
