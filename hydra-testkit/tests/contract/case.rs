@@ -62,7 +62,8 @@ pub(crate) struct Step {
     pub(crate) prefix: Option<String>,
     pub(crate) from: Option<String>,
     pub(crate) to: Option<String>,
-    pub(crate) r#where: Option<String>,
+    /// A filter, as text or as JSON.
+    pub(crate) r#where: Option<Json>,
     pub(crate) expired: Option<String>,
     pub(crate) limit: Option<usize>,
     pub(crate) after: Option<String>,

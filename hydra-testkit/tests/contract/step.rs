@@ -276,7 +276,11 @@ async fn list(swamp: &Swamp<Json>, step: &Step, saved: &mut Saved) -> Result<Jso
             (None, Some(to)) => list.range(..to.clone()),
             (Some(from), Some(to)) => list.range(from.clone()..to.clone()),
         };
-        let list = if let Some(filter) = &step.r#where { list.filter(filter.parse::<Filter>()?) } else { list };
+        let list = match &step.r#where {
+            None => list,
+            Some(Json::String(text)) => list.filter(text.parse::<Filter>()?),
+            Some(json) => list.filter(json.to_string().parse::<Filter>()?),
+        };
         Ok(match step.expired.as_deref() {
             None => list,
             Some("include") => list.expired(Expired::Included),
