@@ -161,7 +161,8 @@ impl Folders {
 
     /// Whether writes of a folder wait for a move.
     pub(crate) fn is_sealed(&self, folder: FolderId) -> bool {
-        self.gate(folder) & CLOSED != 0
+        let has_run_out = || self.tenure(folder).seal.is_some_and(|seal| seal.is_over(Instant::now()));
+        self.gate(folder) & CLOSED != 0 && !has_run_out()
     }
 
     /// The folders this server owns, those it keeps copies of, and those that serve reads.

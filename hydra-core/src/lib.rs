@@ -95,6 +95,7 @@ mod walk;
 // What the swamps of an engine share.
 mod catalog;
 mod channel;
+mod cleaning;
 mod clock;
 mod engine;
 mod feed;
@@ -130,6 +131,7 @@ mod merge_model;
 
 pub use archive::{Archive, ArchivedFile, Unpacked, Unpacking};
 pub use catalog::{ListedSwamp, LoadedSwamp, SwampsCursor, SwampsPage, SwampsQuery};
+pub use cleaning::Cleaned;
 pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use engine::{Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, Swamp, SwampInfo};
 pub use error::{Applied, Error, ErrorCode, Result};

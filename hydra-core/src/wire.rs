@@ -24,8 +24,9 @@ use crate::policy::Policy;
 use crate::stamp::{Timestamp, Version};
 
 pub use moves::{
-    AbortBody, ActivateBody, CommitBody, FenceBody, ImportFolderBody, MAX_PIECES, ManifestBody, MovedBody, PieceBody,
-    PiecesBody, PromoteBody, PromotedBody, PullBody, PulledBody, SealBody, SealedBody, UnderSealBody, UnfenceBody,
+    AbortBody, ActivateBody, CleanBody, CleanedBody, CommitBody, FenceBody, ImportFolderBody, LackedBody, LacksBody,
+    MAX_PIECES, ManifestBody, MovedBody, PieceBody, PiecesBody, PromoteBody, PromotedBody, PullBody, PulledBody,
+    SealBody, SealedBody, UnderSealBody, UnfenceBody,
 };
 pub use parameters::{Parameters, invalid_parameter, with_parameters};
 pub use status::{

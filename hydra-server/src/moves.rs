@@ -11,10 +11,11 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderValue, StatusCode};
 use hydra_core::wire::{
-    AbortBody, ActivateBody, CommitBody, FenceBody, ImportFolderBody, MAX_PIECES, ManifestBody, MovedBody, PieceBody,
-    PiecesBody, PromoteBody, PromotedBody, SealBody, SealedBody, UnderSealBody, UnfenceBody,
+    AbortBody, ActivateBody, CleanBody, CleanedBody, CommitBody, FenceBody, ImportFolderBody, LackedBody, LacksBody,
+    MAX_PIECES, ManifestBody, MovedBody, PieceBody, PiecesBody, PromoteBody, PromotedBody, SealBody, SealedBody,
+    UnderSealBody, UnfenceBody,
 };
-use hydra_core::{Engine, Error, ErrorCode, FolderId, FolderSet, FolderState, Sealed};
+use hydra_core::{Engine, Error, ErrorCode, FolderId, FolderSet, FolderState, Manifest, Sealed};
 use serde::de::DeserializeOwned;
 
 use crate::answer::{self, Response};
@@ -38,12 +39,13 @@ pub(crate) async fn step(call: &mut Call, folder: FolderId, verb: MoveVerb) -> R
     no_conditions(&call.head.headers)?;
     plain_body(&call.head.headers)?;
     existing(call, Some(FolderSet::from_iter([folder])))?;
-    let body = call.read_body(if verb == MoveVerb::Files { PIECES } else { SMALL }).await?;
+    let body = call.read_body(if matches!(verb, MoveVerb::Files | MoveVerb::Lacks) { PIECES } else { SMALL }).await?;
     let engine = call.app.engine.clone();
     let response = match verb {
         MoveVerb::Pull => return crate::pull::pull(call, folder, &body).await,
         MoveVerb::Files => return files(engine, folder, body).await,
         MoveVerb::Manifest => return manifest(engine, folder, body).await,
+        MoveVerb::Lacks => return lacks(engine, folder, body).await,
         _ => blocking(move || small_step(&engine, folder, verb, &body)).await?,
     };
     call.mark_synced();
@@ -78,6 +80,12 @@ fn small_step(engine: &Engine, folder: FolderId, verb: MoveVerb, body: &[u8]) ->
             engine.unseal(folder, seal.as_deref())
         }
         MoveVerb::Seal => return sealed(folder, seal(engine, folder, body)?),
+        MoveVerb::Clean => {
+            let CleanBody { manifest } = read(body, r#"{"manifest":"…"}"#)?;
+            let cleaned = engine.clean(folder, &manifest)?;
+            let body = CleanedBody { folder, files: cleaned.files, bytes: cleaned.bytes };
+            return answer::json(StatusCode::OK, &body);
+        }
         MoveVerb::Commit => {
             let asked: CommitBody = read(body, r#"{"epoch":8,"to":"s2","seal":"…","manifest":"…"}"#)?;
             let token = engine.commit_move(folder, asked.epoch, &asked.to, &asked.seal, &asked.manifest)?;
@@ -122,6 +130,19 @@ async fn manifest(engine: Engine, folder: FolderId, body: Bytes) -> Result<Respo
         let token_hash = engine.move_token_hash(folder).filter(|_| is_last);
         let body = ManifestBody { folder, manifest: listed.hash(), token_hash, files: listed.files };
         answer::json(StatusCode::OK, &body)
+    })
+    .await
+}
+
+/// Which files of another server's manifest are not here.
+async fn lacks(engine: Engine, folder: FolderId, body: Bytes) -> Result<Response, Error> {
+    blocking(move || {
+        let LacksBody { files } = read(&body, r#"{"files":[{"path":"00062/a/b/c/s1-….hyl","bytes":123,"hash":"…"}]}"#)?;
+        if files.len() > MAX_PIECES {
+            return Err(invalid("files", &format!("has {} entries; allowed are {MAX_PIECES}", files.len())));
+        }
+        let missing = engine.lacks(folder, &Manifest::new(files))?;
+        answer::json(StatusCode::OK, &LackedBody { folder, missing })
     })
     .await
 }

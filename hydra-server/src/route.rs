@@ -78,6 +78,8 @@ pub(crate) enum MoveVerb {
     Activate,
     Abort,
     Promote,
+    Lacks,
+    Clean,
 }
 
 impl MoveVerb {
@@ -95,6 +97,8 @@ impl MoveVerb {
             "activate" => MoveVerb::Activate,
             "abort" => MoveVerb::Abort,
             "promote" => MoveVerb::Promote,
+            "lacks" => MoveVerb::Lacks,
+            "clean" => MoveVerb::Clean,
             _ => return None,
         })
     }

@@ -221,3 +221,39 @@ pub struct PromotedBody {
     /// acknowledged later is only on the old owner's disk.
     pub newest: Option<u64>,
 }
+
+/// Which of these files are not here: `lacks`. At most [`MAX_PIECES`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LacksBody {
+    /// The files, as a manifest has them.
+    pub files: Vec<ManifestFile>,
+}
+
+/// Files that are not here, or shorter, or other ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LackedBody {
+    /// The folder.
+    pub folder: FolderId,
+    /// Their paths.
+    pub missing: Vec<String>,
+}
+
+/// The files of a folder that has moved are removed: `clean`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CleanBody {
+    /// What the files have to be; see [`ManifestBody::manifest`].
+    pub manifest: String,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CleanedBody {
+    /// The folder.
+    pub folder: FolderId,
+    /// How many files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}

@@ -27,6 +27,7 @@ pub(super) struct Move<'m> {
     pub(super) hydra: &'m Hydra,
     pub(super) flags: &'m MoveFlags,
     pub(super) map: &'m ClientMap,
+    pub(super) pool: &'m str,
     pub(super) folder: &'m PlannedFolder,
     pub(super) bar: &'m ProgressBar,
     pub(super) warnings: Vec<String>,
@@ -47,7 +48,7 @@ impl Move<'_> {
         post(self.hydra, server, self.folder.id, verb, body, STEP).await
     }
 
-    fn outcome(&self, outcome: &'static str, copied: Copied, pause: Option<Duration>) -> Outcome {
+    pub(super) fn outcome(&self, outcome: &'static str, copied: Copied, pause: Option<Duration>) -> Outcome {
         let pause_ms = pause.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
         let Copied { files, bytes } = copied;
         Outcome { folder: self.folder.id, outcome, epoch: self.folder.epoch, bytes, files, pause_ms }

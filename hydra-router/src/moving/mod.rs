@@ -5,6 +5,7 @@
 //! folder for good, and the target begins to serve. What was done is kept by the servers, not here: whoever runs
 //! the command again goes on where it ended, or gives it up.
 
+mod clean;
 mod copy;
 mod folder;
 mod plan;
@@ -49,6 +50,10 @@ pub(crate) struct MoveFlags {
     /// Give up what has not moved yet, and let everybody write again
     #[arg(long, conflicts_with = "write_map")]
     pub(crate) abort: bool,
+    /// Remove the files of folders that have moved at their old owner. Refused while a server that the map lists for
+    /// them lacks one, and where Syncthing would carry the removal elsewhere
+    #[arg(long, conflicts_with_all = ["abort", "write_map", "resume", "copy_with"])]
+    pub(crate) clean: bool,
     /// Go on with a move that ended early; this is what happens anyway
     #[arg(long, conflicts_with = "abort")]
     pub(crate) resume: bool,
@@ -130,8 +135,13 @@ async fn run_all(flags: &MoveFlags, map: &ClientMap) -> Result<(), Failure> {
     }
     let bar = progress(flags, plan.folders.len());
     for folder in &plan.folders {
-        let mut moving = Move { hydra: &hydra, flags, map, folder, bar: &bar, warnings: Vec::new() };
-        let outcome = if flags.abort { moving.abort().await } else { moving.run().await };
+        let (hydra, bar, pool) = (&hydra, &bar, plan.pool.as_str());
+        let mut moving = Move { hydra, flags, map, pool, folder, bar, warnings: Vec::new() };
+        let outcome = match flags {
+            MoveFlags { abort: true, .. } => moving.abort().await,
+            MoveFlags { clean: true, .. } => moving.clean().await,
+            _ => moving.run().await,
+        };
         report.warnings.append(&mut moving.warnings);
         match outcome {
             Ok(outcome) => report.folders.push(outcome),
@@ -177,9 +187,10 @@ impl Report {
         }
         for Outcome { folder, outcome, bytes, files, pause_ms, .. } in &self.folders {
             let pause = pause_ms.map_or(String::new(), |ms| format!(", writes waited {ms} ms"));
-            writeln!(out, "folder {folder}: {outcome}, {files} files and {bytes} bytes copied{pause}")?;
+            let copied = if flags.clean { "" } else { " copied" };
+            writeln!(out, "folder {folder}: {outcome}, {files} files and {bytes} bytes{copied}{pause}")?;
         }
-        if self.dry_run || flags.abort || self.folders.is_empty() {
+        if self.dry_run || flags.abort || flags.clean || self.folders.is_empty() {
             return Ok(());
         }
         match self.map_written {

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use hydra_sdk::{ClientMap, Hydra};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Answer, Node, Run, file, name_in, program};
+use crate::support::{Answer, Node, Run, block_on, file, name_in, program};
 
 /// One server with all folders, one with none, perhaps one with copies, and their map.
 struct Ground {
@@ -344,4 +348,76 @@ fn a_copy_takes_the_place_of_a_dead_owner_and_says_how_old_it_is() {
     let s3 = ground.s3.as_ref().expect("a fallback");
     assert_eq!((state(s3, 50), s3.ask("GET", &path, "").text()), ("owned".into(), "1".into()));
     assert_eq!(put(s3, &path, "2").status, 200, "no client has to fall back any more");
+}
+
+#[test]
+fn what_a_folder_left_behind_goes_when_everybody_else_has_it() {
+    let ground = Ground::with_fallback();
+    let s3 = ground.s3.as_ref().expect("a fallback");
+    let path = path_in("50", "shop/orders/a");
+    put(&ground.s1, &path, "1");
+    let move_ = |more: &[&str]| ground.run(&[&["move", "50", "--from", "s1", "--to", "s2"], more].concat());
+    let early = move_(&["--clean"]);
+    assert!(early.code == Some(4) && early.err.contains("has not moved"), "{early:?}");
+    assert_eq!(move_(&[]).code, Some(0));
+    let unpublished = move_(&["--clean"]);
+    assert!(unpublished.code == Some(4) && unpublished.err.contains("--write-map"), "{unpublished:?}");
+    assert_eq!(move_(&["--write-map"]).code, Some(0));
+    let behind = move_(&["--clean"]);
+    assert!(behind.code == Some(4) && behind.err.contains("s3 lacks 1 files"), "{behind:?}");
+
+    let archive = ground.s2.ask("GET", "/v1/folders/50/archive", "");
+    assert_eq!(s3.target().send_to_any("PUT", "/v1/folders/50/archive", &[], &archive.body).status, 200);
+    let marker = ground.s1.dir().join(".stfolder");
+    fs::create_dir(&marker).expect("a marker");
+    let synced = move_(&["--clean"]);
+    assert!(synced.code == Some(4) && synced.err.contains("Syncthing"), "{synced:?}");
+    fs::remove_dir(&marker).expect("removed");
+    assert!(ground.s1.dir().join("00050/shop").exists(), "nothing was removed so far");
+
+    let cleaned = move_(&["--clean", "--output", "json"]);
+    assert_eq!((cleaned.code, cleaned.json()["folders"][0]["files"].as_u64()), (Some(0), Some(1)), "{cleaned:?}");
+    assert!(!ground.s1.dir().join("00050/shop").exists());
+    assert_eq!((state(&ground.s1, 50), ground.s1.ask("GET", &path, "").status), ("moved".into(), 421));
+    assert_eq!((ground.s2.ask("GET", &path, "").text(), s3.ask("GET", &path, "").text()), ("1".into(), "1".into()));
+    let back = ground.run(&["move", "50", "--from", "s2", "--to", "s1", "--write-map"]);
+    assert_eq!((back.code, ground.s1.ask("GET", &path, "").text()), (Some(0), "1".into()), "{back:?}");
+}
+
+/// What the data set of a program does while its folders move, and it knows nothing of that.
+#[test]
+fn a_client_with_yesterdays_map_notices_nothing_but_a_short_wait() {
+    let ground = Ground::start();
+    let hydra = Hydra::with_map(ClientMap::from_file(&ground.map).expect("a map")).expect("a data set");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let writers = ["50", "51"].map(|folder| {
+        let (hydra, is_over) = (hydra.clone(), Arc::clone(&is_over));
+        let name = name_in(folder, "shop/orders/client");
+        std::thread::spawn(move || {
+            block_on(async move {
+                let counts = hydra.swamp::<i64>(&name).expect("a swamp");
+                let (mut sum, mut longest) = (0, Duration::ZERO);
+                while !is_over.load(Ordering::Relaxed) {
+                    let begun = Instant::now();
+                    counts.increment("sum", 1).await.expect("counted");
+                    sum += 1;
+                    longest = longest.max(begun.elapsed());
+                    assert_eq!(counts.get("sum").await.expect("read"), Some(sum), "what was counted is read");
+                }
+                (name, sum, longest)
+            })
+        })
+    });
+    std::thread::sleep(Duration::from_millis(200));
+    let run = ground.move_(&[]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    std::thread::sleep(Duration::from_millis(200));
+    is_over.store(true, Ordering::Relaxed);
+    for writer in writers {
+        let (name, sum, longest) = writer.join().expect("no call failed");
+        println!("{name}: {sum} increments, the longest took {} ms", longest.as_millis());
+        let path = hydra_core::wire::treasure_path(&name, "sum");
+        assert_eq!(ground.s2.ask("GET", &path, "").text(), sum.to_string());
+        assert!(sum > 20, "only {sum} increments of {name}");
+    }
 }

@@ -70,6 +70,8 @@ const BLOCKS: &[&str] = &[
     include_str!("blocks/folder-activate.json"),
     include_str!("blocks/folder-abort.json"),
     include_str!("blocks/folder-promote.json"),
+    include_str!("blocks/folder-lacks.json"),
+    include_str!("blocks/folder-clean.json"),
     include_str!("blocks/admin-drain.json"),
     include_str!("blocks/welcome.json"),
     include_str!("blocks/health.json"),

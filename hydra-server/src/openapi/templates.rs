@@ -74,4 +74,6 @@ templates! {
     Route::Move(_, MoveVerb::Activate) => "/v1/folders/{folder}/activate",
     Route::Move(_, MoveVerb::Abort) => "/v1/folders/{folder}/abort",
     Route::Move(_, MoveVerb::Promote) => "/v1/folders/{folder}/promote",
+    Route::Move(_, MoveVerb::Lacks) => "/v1/folders/{folder}/lacks",
+    Route::Move(_, MoveVerb::Clean) => "/v1/folders/{folder}/clean",
 }

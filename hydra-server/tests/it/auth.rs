@@ -97,6 +97,8 @@ const DEMANDS: &[(&str, &str, &str, &str)] = &[
     ("POST", "/v1/folders/{folder}/activate", "", ""),
     ("POST", "/v1/folders/{folder}/abort", "a", "all"),
     ("POST", "/v1/folders/{folder}/promote", "a", "all"),
+    ("POST", "/v1/folders/{folder}/lacks", "a", "all"),
+    ("POST", "/v1/folders/{folder}/clean", "a", "all"),
     ("POST DELETE", "/v1/admin/drain", "a", "all"),
 ];
 

@@ -283,6 +283,9 @@ fn what_a_server_answers_is_what_the_document_says() {
     let mut commit = commit;
     commit["seal"] = seal["seal"].clone();
     contract.check("POST", "/v1/folders/7/commit", &json, &body(commit), 200);
+    contract.check("POST", "/v1/folders/7/clean", &json, r#"{"manifest":"0"}"#, 409);
+    contract.check("POST", "/v1/folders/7/clean", &json, &body(json!({"manifest": listed["manifest"]})), 200);
+    contract.check("POST", "/v1/folders/8/lacks", &json, r#"{"files":[]}"#, 200);
     contract.check("POST", "/v1/folders/7/fence", &json, &body(json!({"epoch": 8, "to": "s9"})), 409);
     contract.check("POST", "/v1/folders/7/unfence", &json, &body(json!({"epoch": 8})), 409);
     contract.check("POST", "/v1/folders/7/promote", &json, &body(json!({"epoch": 9, "of": "s9"})), 409);
