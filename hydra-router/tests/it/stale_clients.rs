@@ -9,7 +9,7 @@ use hydra_sdk::{ClientMap, Hydra, Swamp, SwampName};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{Node, Run, block_on, file, name_in, program};
+use crate::support::{Node, Run, block_on, file, name_in, program, spawn};
 
 /// A server with all folders but one, and one with that.
 struct Ground {
@@ -114,10 +114,8 @@ fn a_client_finishes_a_move_whose_tool_has_died() {
     let seal = ground.step(&ground.s1, "seal", &json!({"epoch": 8, "to": "s2"}))["seal"].clone();
 
     // What is sent while the folder is sealed waits, and is counted where the folder goes.
-    let waiting = block_on(async {
-        let swamp = swamp.clone();
-        tokio::spawn(async move { swamp.increment("n", 1).await })
-    });
+    let sent = swamp.clone();
+    let waiting = spawn(async move { sent.increment("n", 1).await });
     std::thread::sleep(Duration::from_millis(200));
     assert!(!waiting.is_finished(), "the folder is sealed");
     let pulled = ground.step(&ground.s2, "pull", &json!({"url": ground.s1.url(), "seal": seal}));

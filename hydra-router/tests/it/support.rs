@@ -24,6 +24,14 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     RUNTIME.block_on(future)
 }
 
+/// Begins a future there, and goes on without it.
+pub(crate) fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    RUNTIME.spawn(future)
+}
+
 /// One answer, taken apart.
 #[derive(Debug)]
 pub(crate) struct Answer {
