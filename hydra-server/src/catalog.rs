@@ -35,7 +35,7 @@ pub(crate) async fn list(call: &mut Call, sanctuary: Option<String>, realm: Opti
         sanctuary,
         realm,
         prefix: query.text("prefix").map(str::to_owned),
-        folders: folders.map(|folders| present(call, folders)).transpose()?,
+        folders: folders.map(|folders| served(call, folders)).transpose()?,
         info,
         cursor: query.text("cursor").map(str::to_owned),
         limit: limit.unwrap_or(DEFAULT_LIST_LIMIT),
@@ -51,6 +51,15 @@ pub(crate) async fn list(call: &mut Call, sanctuary: Option<String>, realm: Opti
     let shown = page.swamps.iter().filter(|listed| access.covers(&listed.name));
     let swamps = shown.map(|listed| body(listed, info)).collect();
     answer::json(StatusCode::OK, &SwampsBody { swamps, next_cursor: page.next })
+}
+
+/// The folders, which this server all has to answer for: a list without those that moved would look like all there is.
+fn served(call: &mut Call, wanted: FolderSet) -> Result<FolderSet, Error> {
+    let wanted = present(call, wanted)?;
+    let engine = &call.app.engine;
+    let gone = wanted.iter().find(|&folder| !engine.folder_state(folder).serves_reads());
+    gone.map_or(Ok(()), |folder| Err(engine.not_served(folder)))?;
+    Ok(wanted)
 }
 
 fn body(listed: &ListedSwamp, info: bool) -> ListedSwampBody {
