@@ -85,12 +85,16 @@ impl Part {
     /// The folders one by one, where they do not belong to one server any more: the hint of a server is about one
     /// folder.
     pub(crate) fn one_by_one(&self, refused: &Refusal) -> Option<Vec<Part>> {
-        let is_elsewhere =
-            matches!(refused.error.code(), ErrorCode::NotOwner | ErrorCode::FolderMoved | ErrorCode::FolderFenced);
+        let is_elsewhere = refused.was_rejected || is_elsewhere(refused.error.code());
         let (first, last) = self.folders;
         let single = |folder| Part { pool: self.pool.clone(), folders: (folder, folder) };
         (is_elsewhere && first < last).then(|| (first..=last).map(single).collect())
     }
+}
+
+/// Whether a server refused because a folder is on another one, or on its way there.
+pub(crate) fn is_elsewhere(code: ErrorCode) -> bool {
+    code.status() == 421 || code == ErrorCode::FolderSealed
 }
 
 /// What a server refused.

@@ -9,7 +9,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hydra_core::wire::{AttemptBody, PROBLEM_JSON, Problem, header};
 use hydra_core::{Error, ErrorCode, FolderId};
-use hydra_sdk::{Attempt, ErrorKind};
+use hydra_sdk::{Attempt, ErrorKind, TryOutcome};
 use serde::Serialize;
 
 /// The body of an answer, of the router or of a server.
@@ -65,11 +65,13 @@ pub(crate) struct Refusal {
     pub(crate) folder: Option<FolderId>,
     pub(crate) attempts: Vec<AttemptBody>,
     pub(crate) allow: Option<&'static str>,
+    /// Whether a server was tried that refused, because of where a folder is or because it leaves.
+    pub(crate) was_rejected: bool,
 }
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Refusal {
-        Refusal { error, folder: None, attempts: Vec::new(), allow: None }
+        Refusal { error, folder: None, attempts: Vec::new(), allow: None, was_rejected: false }
     }
 }
 
@@ -90,7 +92,8 @@ impl Refusal {
         if let Some(version) = error.current_version() {
             ours = ours.with_current_version(*version);
         }
-        Refusal { attempts: error.attempts().iter().map(attempt).collect(), ..Refusal::from(ours) }
+        let was_rejected = error.attempts().iter().any(|attempt| attempt.outcome == TryOutcome::Rejected);
+        Refusal { attempts: error.attempts().iter().map(attempt).collect(), was_rejected, ..Refusal::from(ours) }
     }
 
     pub(crate) fn in_folder(self, folder: FolderId) -> Refusal {

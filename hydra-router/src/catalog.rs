@@ -95,7 +95,7 @@ struct Source {
 }
 
 impl Listing {
-    /// Begins a list; `query` says which swamps, and where to go on. Its limit counts for [`Listing::page`] alone.
+    /// Begins a list; `query` says which swamps, and where to go on. Its limit counts for one page alone.
     ///
     /// # Errors
     /// `invalid-cursor` for a cursor of another list; `invalid-parameter` for folders that do not exist.

@@ -15,7 +15,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use hydra_core::wire::{
     ImportAnswerBody, ImportDoneBody, ImportErrorBody, ImportProgressBody, NDJSON, Parameters, Problem, header,
-    invalid_parameter, with_parameters,
+    invalid_parameter, swamp_path, with_parameters,
 };
 use hydra_core::{
     Applied, Error, ErrorCode, FolderId, ImportMode, MAX_IMPORT_ERRORS, MAX_IMPORT_LINE_BYTES, SwampName,
@@ -23,7 +23,7 @@ use hydra_core::{
 use hydra_sdk::OpClass;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::across::{Across, refusal_of};
+use crate::across::{Across, is_elsewhere, refusal_of};
 use crate::answer::{self, Refusal, Response};
 use crate::body::{KeptMemory, RequestBody};
 use crate::forward::whole;
@@ -319,7 +319,10 @@ impl Import {
         }
         for (group, outcome) in sent {
             match outcome {
-                Ok(done) => self.count(&group, done),
+                Ok(done) => {
+                    let elsewhere = self.count(&group, done);
+                    self.follow(elsewhere).await;
+                }
                 Err(refusal) => {
                     let numbers: Vec<u64> = group.lines.iter().map(|line| line.number).collect();
                     self.count_failed(&numbers, &refusal.error);
@@ -353,13 +356,17 @@ impl Import {
     }
 
     async fn send_group(&self, group: &Group) -> Result<ImportDoneBody, Refusal> {
+        self.send_to(self.target.clone(), group).await
+    }
+
+    async fn send_to(&self, target: String, group: &Group) -> Result<ImportDoneBody, Refusal> {
         let mut body = Vec::new();
         for text in group.lines.iter().filter_map(|line| line.text.as_ref().ok()) {
             body.extend_from_slice(text);
             body.push(b'\n');
         }
         let class = if self.mode == ImportMode::Upsert { OpClass::Overwrite } else { OpClass::Exclusive };
-        let mut request = self.across.request(class, "POST", self.target.clone());
+        let mut request = self.across.request(class, "POST", target);
         request.headers.push((CONTENT_TYPE.as_str().to_owned(), NDJSON.as_bytes().to_vec()));
         request.body = whole(body.into());
         let hydra = &self.across.hydra;
@@ -386,18 +393,64 @@ impl Import {
         }
     }
 
-    fn count(&mut self, group: &Group, done: ImportDoneBody) {
-        self.done.lines += done.lines;
-        self.done.written += done.written;
-        self.done.skipped += done.skipped;
-        self.done.failed += done.failed;
-        if done.written > 0 && done.durable != "synced" {
-            self.done.durable = done.durable;
+    /// Counts what became of a group, but for lines whose folder is on its way to another server: those it gives back.
+    fn count(&mut self, group: &Group, done: ImportDoneBody) -> Vec<ImportLine> {
+        let listed = done.errors.len() as u64;
+        let is_lost = |error: &ImportErrorBody| is_elsewhere(ErrorCode::from_text(&error.code));
+        let (lost, other): (Vec<_>, Vec<_>) = done.errors.into_iter().partition(is_lost);
+        let place = |error: &ImportErrorBody| usize::try_from(error.line).unwrap_or(usize::MAX).saturating_sub(1);
+        let mut elsewhere: Vec<ImportLine> =
+            lost.iter().filter_map(|error| group.lines.get(place(error))).cloned().collect();
+        // Not all that failed are listed. To write what was written once more changes nothing in this mode.
+        let all_again = !elsewhere.is_empty() && done.failed > listed && self.mode == ImportMode::Upsert;
+        if all_again {
+            let is_other = |at: usize| other.iter().any(|error| place(error) == at);
+            let lines = group.lines.iter().enumerate().filter(|(at, _)| !is_other(*at));
+            elsewhere = lines.map(|(_, line)| line.clone()).collect();
+            self.done.lines += other.len() as u64;
+            self.done.failed += other.len() as u64;
+        } else {
+            let again = elsewhere.len() as u64;
+            self.done.lines += done.lines - again;
+            self.done.written += done.written;
+            self.done.skipped += done.skipped;
+            self.done.failed += done.failed - again;
+            if done.written > 0 && done.durable != "synced" {
+                self.done.durable = done.durable;
+            }
         }
-        for error in done.errors {
-            let at = usize::try_from(error.line).unwrap_or(usize::MAX).saturating_sub(1);
-            let line = group.lines.get(at).map_or(error.line, |line| line.number);
+        for error in other {
+            let line = group.lines.get(place(&error)).map_or(error.line, |line| line.number);
             self.note(ImportErrorBody { line, ..error });
+        }
+        elsewhere
+    }
+
+    /// Sends lines swamp by swamp: a refusal is about the whole request then, and its hint is followed, or waited for.
+    async fn follow(&mut self, lines: Vec<ImportLine>) {
+        let mut swamps: Vec<(SwampName, Vec<ImportLine>)> = Vec::new();
+        for line in lines {
+            let Some(name) = line.swamp.clone() else { continue };
+            match swamps.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, lines)) => lines.push(line),
+                None => swamps.push((name, vec![line])),
+            }
+        }
+        for (name, lines) in swamps {
+            let group = Group { way: None, name: Some(name.clone()), lines };
+            let query = self.target.split_once('?').map_or("", |(_, query)| query);
+            match self.send_to(format!("{}/import?{query}", swamp_path(&name)), &group).await {
+                Ok(done) => {
+                    let lost = self.count(&group, done);
+                    // Not in an answer about one swamp; were it so, they would be counted as what they are.
+                    let numbers: Vec<u64> = lost.iter().map(|line| line.number).collect();
+                    self.count_failed(&numbers, &Error::new(ErrorCode::NotOwner, "no server has the folder just now"));
+                }
+                Err(refusal) => {
+                    let numbers: Vec<u64> = group.lines.iter().map(|line| line.number).collect();
+                    self.count_failed(&numbers, &refusal.error);
+                }
+            }
         }
     }
 

@@ -167,9 +167,9 @@ impl Planned {
             )?;
         }
         if !self.moves.is_empty() {
-            writeln!(out, "\nto do it, with every server of the plan in the map:")?;
+            writeln!(out, "\nto do it, with new servers started with --folders none, and listed in the map:")?;
             for Batch { folders, from, to, .. } in &self.moves {
-                writeln!(out, "  hydra-router move {folders} --from {from} --to {to}")?;
+                writeln!(out, "  hydra-router move {folders} --from {from} --to {to} --write-map")?;
             }
         }
         writeln!(out, "\n# the map when everything has moved\n{}", self.map)

@@ -1,14 +1,16 @@
 //! Batches across swamps: each operation to the server that answers for its swamp, the results back in order.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use http::{HeaderValue, StatusCode};
-use hydra_core::wire::{BatchBody, BatchResultBody, OpBody, OpResultBody, Problem, header};
+use hydra_core::wire::{BatchBody, BatchResultBody, OpBody, OpResultBody, Problem, header, swamp_path};
 use hydra_core::{Error, ErrorCode, FolderId, MAX_BATCH_OPS, SwampName};
-use hydra_sdk::{ClientMap, ForwardRequest};
+use hydra_sdk::{ClientMap, ForwardRequest, OpClass};
 
+use crate::across::is_elsewhere;
 use crate::answer::{self, Refusal, Response};
 use crate::body::RequestBody;
 use crate::classify::class_of_batch;
@@ -18,6 +20,8 @@ use crate::gateway::{Gateway, Head};
 
 /// How many servers or folders are asked at a time.
 const AT_ONCE: usize = 16;
+/// How long folders on their way from one server to another are followed.
+const FOLLOWED: Duration = Duration::from_secs(4);
 
 /// Takes a batch apart, and answers 200 with a result for each operation once it could be read. A server that was not
 /// reached fails only what is its own.
@@ -30,7 +34,8 @@ pub(crate) async fn batch(gateway: &Gateway, head: &Head, body: RequestBody) -> 
         requests.push((group.name.clone(), group.request(gateway, head)?));
     }
     let asked: Vec<_> = requests.into_iter().map(|(name, request)| ask(gateway, name, request)).collect();
-    let said: Vec<Said> = stream::iter(asked).buffered(AT_ONCE).collect().await;
+    let mut said: Vec<Said> = stream::iter(asked).buffered(AT_ONCE).collect().await;
+    follow(gateway, head, &split, &mut said).await?;
     // Only who wrote says whether it is on disk, and whether it was before.
     let writes: Vec<(bool, bool)> = said.iter().filter_map(|said| said.written).collect();
     let mut response = answer::json(StatusCode::OK, &split.answer(said))?;
@@ -42,6 +47,61 @@ pub(crate) async fn batch(gateway: &Gateway, head: &Head, body: RequestBody) -> 
         }
     }
     Ok(response)
+}
+
+/// Sends operations again whose folder is on another server than the map says, or on its way there.
+///
+/// In an answer about many nobody says where a folder is. Asked about one swamp alone a server does, and the client
+/// follows that and remembers it. A folder that is sealed is waited for.
+async fn follow(gateway: &Gateway, head: &Head, split: &Split, said: &mut [Said]) -> Result<(), Refusal> {
+    let begun = Instant::now();
+    let mut pause = Duration::from_millis(20);
+    loop {
+        let swamps = elsewhere(split, said);
+        if swamps.is_empty() || begun.elapsed() > FOLLOWED {
+            return Ok(());
+        }
+        for (name, places) in swamps {
+            let mut looking = request_of(gateway, head, OpClass::Read)?;
+            (looking.method, looking.target) = ("GET".to_owned(), swamp_path(&name));
+            // What it answers does not matter.
+            drop(gateway.hydra.forward(&name, looking).await);
+            let ops = places.iter().map(|&(group, at)| split.groups[group].ops[at].clone()).collect();
+            let request = Group { name: name.clone(), ops }.request(gateway, head)?;
+            let Said { results, written } = ask(gateway, name, request).await;
+            let Ok(results) = results else { continue };
+            for ((group, at), result) in places.into_iter().zip(results) {
+                said[group].written = said[group].written.or(written);
+                if let Ok(known) = &mut said[group].results
+                    && let Some(place) = known.get_mut(at)
+                {
+                    *place = result;
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(320));
+    }
+}
+
+/// By swamp the operations that were refused for where their folder is, and not carried out: their groups, and their
+/// places in those.
+fn elsewhere(split: &Split, said: &[Said]) -> Vec<(SwampName, Vec<(usize, usize)>)> {
+    let mut swamps: Vec<(SwampName, Vec<(usize, usize)>)> = Vec::new();
+    for (group, said) in said.iter().enumerate() {
+        for (at, result) in said.results.iter().flatten().enumerate() {
+            let code = result.code.as_deref().map(ErrorCode::from_text);
+            if !code.is_some_and(is_elsewhere) || result.applied.as_deref() != Some("no") {
+                continue;
+            }
+            let Some(Ok(name)) = split.groups[group].ops.get(at).map(name_of) else { continue };
+            match swamps.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, places)) => places.push((group, at)),
+                None => swamps.push((name, vec![(group, at)])),
+            }
+        }
+    }
+    swamps
 }
 
 /// The operations, with the same refusals as a server has.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hydra_core::wire::folder_path;
+use hydra_core::wire::{folder_path, header};
 use hydra_core::{Applied, FolderId, FolderSet, SwampName};
 use reqwest::Method;
 
@@ -15,7 +15,7 @@ use crate::endpoint::Part;
 use crate::error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 use crate::failback::{self, Settlement};
 use crate::failover::{Answered, Call, with_fallback};
-use crate::hint::{Hint, Learned, MAP_EPOCH, Owner};
+use crate::hint::{Hint, Learned, Owner};
 use crate::map::{ClientMap, Finding, FolderMove, MapError, Route};
 use crate::notice::{ClientEvent, Notices};
 use crate::outcome::Answer;
@@ -378,7 +378,7 @@ impl State {
 
     /// Heeds by which map a server goes.
     pub(crate) fn heed_epoch(&self, server: &Server, answer: &Answer) {
-        let says = answer.header(MAP_EPOCH).and_then(|epoch| epoch.trim().parse::<u64>().ok());
+        let says = answer.header(header::MAP_EPOCH).and_then(|epoch| epoch.trim().parse::<u64>().ok());
         let Some(epoch) = says.filter(|&epoch| epoch > self.map.epoch()) else { return };
         if self.youngest.fetch_max(epoch, Ordering::AcqRel) < epoch {
             self.notices.emit(&ClientEvent::MapBehind { server: server.label().to_owned(), epoch });

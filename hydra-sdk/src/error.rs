@@ -235,7 +235,14 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         | ErrorCode::IdempotencyInProgress
         | ErrorCode::IdempotencyReuse
         | ErrorCode::LockHeld
-        | ErrorCode::LockTokenMismatch => ErrorKind::Conflict,
+        | ErrorCode::LockTokenMismatch
+        | ErrorCode::FolderStateMismatch
+        | ErrorCode::EpochMismatch
+        | ErrorCode::TakeoverUnsettled
+        | ErrorCode::SealMismatch
+        | ErrorCode::ManifestMismatch
+        | ErrorCode::FolderNotReady
+        | ErrorCode::MoveTokenMismatch => ErrorKind::Conflict,
         ErrorCode::TreasureNotFound => ErrorKind::NotFound,
         ErrorCode::NotANumber | ErrorCode::OutOfBounds => ErrorKind::OutOfRange,
         ErrorCode::PatchFailed => ErrorKind::PatchFailed,
@@ -244,7 +251,9 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         | ErrorCode::BatchTooLarge
         | ErrorCode::UriTooLong
         | ErrorCode::HeadersTooLarge => ErrorKind::TooLarge,
-        ErrorCode::NotOwner | ErrorCode::FolderFenced | ErrorCode::FolderMoved => ErrorKind::NotOwner,
+        ErrorCode::NotOwner | ErrorCode::FolderFenced | ErrorCode::FolderImporting | ErrorCode::FolderMoved => {
+            ErrorKind::NotOwner
+        }
         ErrorCode::MissingToken | ErrorCode::InvalidToken => ErrorKind::Unauthenticated,
         ErrorCode::ScopeDenied | ErrorCode::OriginDenied => ErrorKind::Denied,
         ErrorCode::Overloaded | ErrorCode::Busy | ErrorCode::TooManyStreams => ErrorKind::Overloaded,
@@ -253,6 +262,7 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         ErrorCode::CorruptSwamp
         | ErrorCode::IncompleteCopy
         | ErrorCode::SwampReadOnly
+        | ErrorCode::FolderSealed
         | ErrorCode::Draining
         | ErrorCode::Starting => ErrorKind::Unavailable,
         ErrorCode::Io | ErrorCode::DiskFull => ErrorKind::Storage,

@@ -10,11 +10,6 @@ use std::sync::{PoisonError, RwLock};
 
 use hydra_core::FolderId;
 
-/// The header that names the owner of a folder.
-pub(crate) const MOVED_TO: &str = "hydra-moved-to";
-/// The header with the epoch of the map that a server goes by.
-pub(crate) const MAP_EPOCH: &str = "hydra-map-epoch";
-
 /// Where a server says that a folder lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hint {

@@ -21,7 +21,7 @@ use hydra_core::{Applied, ErrorCode};
 use reqwest::header::HeaderMap;
 
 use crate::error::{Error, ErrorKind};
-use crate::hint::{Hint, MOVED_TO};
+use crate::hint::Hint;
 
 /// How one try ended.
 #[derive(Debug)]
@@ -169,7 +169,10 @@ impl Answer {
     fn remedy(&self) -> Option<Remedy> {
         if self.status == 421 {
             let hint = self.hint();
-            return Some(if self.says("importing") { Remedy::Importing(hint) } else { Remedy::Owner(hint) });
+            return Some(match self.code() {
+                Some(ErrorCode::FolderImporting) => Remedy::Importing(hint),
+                _ => Remedy::Owner(hint),
+            });
         }
         if !matches!(self.status, 409 | 429 | 503) || self.applied() != Applied::No {
             return None;
@@ -178,21 +181,15 @@ impl Answer {
         match self.code()? {
             ErrorCode::Draining | ErrorCode::Starting => Some(Remedy::Elsewhere),
             ErrorCode::Overloaded | ErrorCode::Busy | ErrorCode::IdempotencyInProgress => Some(Remedy::Later(after)),
-            _ if self.says("sealed") => Some(Remedy::Sealed),
-            _ if self.says("importing") => Some(Remedy::Importing(self.hint())),
+            ErrorCode::FolderSealed => Some(Remedy::Sealed),
             _ => None,
         }
     }
 
     /// Where the server says that the folder lives.
     fn hint(&self) -> Option<Hint> {
-        let said = self.header(MOVED_TO).and_then(Hint::parse);
+        let said = self.header(header::MOVED_TO).and_then(Hint::parse);
         said.or_else(|| self.problem().and_then(|problem| problem.owner).map(Hint::to))
-    }
-
-    /// Whether the code of an error answer is about a folder in this state.
-    fn says(&self, state: &str) -> bool {
-        self.problem().is_some_and(|problem| problem.code == format!("folder-{state}"))
     }
 }
 

@@ -20,6 +20,8 @@ mod move_kills;
 mod moves;
 /// `plan`, `status`, `scan`, `export` and `import` over real servers.
 mod operators;
+/// Clients with yesterday's map, while folders move.
+mod stale_clients;
 /// A small HTTP client that changes nothing of what it sends, servers, and a router in front of them.
 mod support;
 /// `sync` between real servers, with the real rsync.

@@ -177,6 +177,48 @@ fn status_says_who_is_there_and_what_copies_lack() {
 }
 
 #[test]
+fn a_router_with_yesterdays_map_finds_what_has_moved() {
+    let s1 = Node::start_alone("s1");
+    let s2 = Node::start_with("s2", |options| options.owned = Some(FolderSet::new()));
+    let map = ClientMap::builder().folders(100).server("s1", s1.url()).server("s2", s2.url()).settings(impatient());
+    let map = map.route("0-99", "s1", [""; 0]).build().expect("a map");
+    let router = Router::start(map.clone(), Config::default());
+    let line = |n: usize| format!("{{\"swamp\":\"users/p/u{n}\",\"key\":\"k\",\"value\":{n}}}\n");
+    let lines: String = (0..300).map(line).collect();
+    let done = |body: &str| -> Value {
+        let answer = router.post("/v1/import?sync", body);
+        serde_json::from_str::<Value>(answer.text().lines().last().expect("a line")).expect("JSON")["done"].clone()
+    };
+    assert_eq!(done(&lines)["written"], 300);
+    let listed = router.get("/v1/swamps?limit=1000").text();
+    let (_dir, path) = file(&map.to_toml());
+    let moved = ran(&["move", "50-99", "--from", "s1", "--to", "s2"], &path);
+    assert_eq!(moved.code, Some(0), "{moved:?}");
+
+    // The router still has the map of before.
+    let again = done(&lines);
+    assert_eq!((&again["written"], &again["failed"]), (&json!(300), &json!(0)), "{again}");
+    assert_eq!(router.get("/v1/swamps?limit=1000").text(), listed);
+    assert_eq!(router.get("/v1/export").text().lines().count(), 300);
+    let other = Router::start(map, Config::default());
+    let ops: Vec<Value> =
+        (0..300).map(|n| json!({"op": "incr", "swamp": format!("users/p/u{n}"), "key": "k", "by": 1000})).collect();
+    let answer = other.send("POST", "/v1/batch", &[("Idempotency-Key", "once")], json!({"ops": ops}).to_string());
+    assert_eq!((answer.status, &answer.json()["ok"]), (200, &json!(300)), "{answer:?}");
+    let repeated = other.send("POST", "/v1/batch", &[("Idempotency-Key", "once")], json!({"ops": ops}).to_string());
+    assert_eq!(repeated.json()["ok"], 300);
+    let exported = other.get("/v1/export").text();
+    let values = exported.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["value"].clone());
+    let sum: u64 = values.map(|value| value.as_u64().expect("a number")).sum();
+    assert_eq!(sum, (0..300).sum::<u64>() + 300_000, "each counted once");
+    let status = ran(&["status", "--output", "json"], &path).json();
+    let folders = status["folders"].as_array().expect("folders");
+    let gone = folders.iter().find(|folders| folders["state"] == "moved").expect("the map is old");
+    let note = gone["notes"][0].as_str().expect("a note");
+    assert!(gone["folders"] == "50-99" && note.contains("moved to s2"), "{gone}");
+}
+
+#[test]
 fn scan_export_and_import_go_over_all_servers() {
     let pair = Pair::start();
     let (dir, map) = map_of(&pair);
