@@ -41,16 +41,6 @@ pub async fn sync_own(id: &str, from: &Path, to: &Path) -> Result<()> {
     rsync(&filters, from, to).await
 }
 
-/// Copies some folders with everything in them, whoever wrote it.
-///
-/// # Errors
-/// When rsync failed.
-pub async fn sync_folders(folders: impl Iterator<Item = u32>, from: &Path, to: &Path) -> Result<()> {
-    let mut filters: Vec<String> = folders.map(|folder| format!("--include=/{folder:05}/***")).collect();
-    filters.push("--exclude=*".to_owned());
-    rsync(&filters, from, to).await
-}
-
 async fn rsync(filters: &[String], from: &Path, to: &Path) -> Result<()> {
     let with_slash = |path: &Path| format!("{}/", path.display());
     let output = Command::new("rsync")

@@ -12,10 +12,8 @@ mod process;
 mod program;
 mod story;
 
-pub use copies::{
-    SyncLoop, count_chunks, count_swamps, folder_dir, move_folder, require_rsync, sanctuaries, sync_folders, sync_own,
-};
+pub use copies::{SyncLoop, count_chunks, count_swamps, folder_dir, move_folder, require_rsync, sanctuaries, sync_own};
 pub use ledger::{Difference, Ledger, Place};
 pub use load::{Background, Calls, Tally};
-pub use process::{ServerProcess, ServerSetup};
+pub use process::{ServerProcess, ServerSetup, router};
 pub use story::{Missing, Story, at_least, fmt_count, tell};

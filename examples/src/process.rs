@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::program::server_program;
+use crate::program::{ROUTER, SERVER};
 
 /// How long a server may take to listen.
 const START: Duration = Duration::from_secs(20);
@@ -114,7 +114,7 @@ impl ServerProcess {
     /// When the program is missing, or ends instead of listening; then with the end of its log.
     pub async fn start(mut setup: ServerSetup) -> Result<ServerProcess> {
         let log = OpenOptions::new().create(true).append(true).open(setup.log()).context("cannot open a log")?;
-        let mut child = Command::new(server_program().await?)
+        let mut child = Command::new(SERVER.path().await?)
             .args(setup.flags())
             .arg("--data")
             .arg(&setup.data)
@@ -233,4 +233,16 @@ async fn listening(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<String> 
 fn last_line(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it logged nothing").to_owned()
+}
+
+/// Runs a command of `hydra-router` to its end; answers what it printed.
+///
+/// # Errors
+/// When it fails, with what it said.
+pub async fn router(arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(ROUTER.path().await?);
+    let output = command.args(arguments).stdin(Stdio::null()).kill_on_drop(true).output().await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "hydra-router {}: {}", arguments.join(" "), said.trim());
+    Ok(String::from_utf8(output.stdout)?)
 }
