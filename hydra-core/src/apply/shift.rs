@@ -208,7 +208,8 @@ fn decode(bytes: &[u8], leased: impl Fn(&str, Version) -> Option<Treasure>) -> O
             content_type => Value::binary(content_type, value).ok()?,
         };
         let (created_at, updated_at) = (reader.varint()?, reader.varint()?);
-        let written = updated_at << 16;
+        // Increments after the version count only to the millisecond here.
+        let written = version.to_parts().0.max(updated_at << 16);
         let expires_at = Some(reader.varint()?).filter(|&at| at > 0).map(Timestamp::from_millis);
         let (created_at, updated_at) = (Timestamp::from_millis(created_at), Timestamp::from_millis(updated_at));
         taken.push(Treasure { key: key.to_owned(), value, version, created_at, updated_at, expires_at, written });

@@ -21,7 +21,8 @@ const S: &str = "users/profiles/alice";
 struct Known {
     value: Json,
     created: u64,
-    updated: u64,
+    /// The order of writes is exact, within a millisecond, too.
+    turn: u64,
     expires: Option<u64>,
 }
 
@@ -98,7 +99,7 @@ fn expected(model: &Model, query: &ListQuery, means: Option<Means>, now: u64) ->
         match order.as_str() {
             "key" => Some(Json::Null),
             "created" => Some(known.created.into()),
-            "updated" => Some(known.updated.into()),
+            "updated" => Some(known.turn.into()),
             "expires" => known.expires.map(Json::from),
             "value:" => Some(known.value.clone()),
             _ => known.value.get("n").cloned(),
@@ -189,7 +190,7 @@ fn learn(engine: &Engine, model: &mut Model, key: &str) {
     let known = Known {
         value: serde_json::from_slice(treasure.value.as_bytes()).unwrap(),
         created: treasure.created_at.as_millis(),
-        updated: treasure.updated_at.as_millis(),
+        turn: 1 + model.values().map(|known| known.turn).max().unwrap_or_default(),
         expires: treasure.expires_at.map(Timestamp::as_millis),
     };
     model.insert(key.to_owned(), known);
