@@ -387,7 +387,7 @@ impl Ground {
                 for treasure in page["treasures"].as_array().expect("treasures") {
                     found.insert(treasure["key"].as_str().expect("a key").to_owned(), treasure["value"].to_string());
                 }
-                match page["cursor"].as_str() {
+                match page["nextCursor"].as_str() {
                     Some(cursor) => path = format!("{}?limit=1000&cursor={cursor}", list_path(swamp)),
                     None => break,
                 }
