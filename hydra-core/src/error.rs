@@ -310,6 +310,13 @@ impl Error {
         self
     }
 
+    /// The same failure, for a request about several folders of which one is served elsewhere.
+    #[must_use]
+    pub fn without_moved_to(mut self) -> Error {
+        self.0.moved_to = None;
+        self
+    }
+
     /// The stable name of the failure.
     #[must_use]
     pub fn code(&self) -> ErrorCode {

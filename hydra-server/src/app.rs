@@ -550,6 +550,10 @@ impl Call {
     }
 
     fn problem(&self, error: &Error) -> Response {
+        // Where one folder lives says nothing about the others that were asked for with it.
+        let about_many =
+            (self.folder.is_none() && error.moved_to().is_some()).then(|| error.clone().without_moved_to());
+        let error = about_many.as_ref().unwrap_or(error);
         let problem = self.problem_of(error);
         if problem.status >= 500 && !matches!(error.code(), ErrorCode::Draining | ErrorCode::Busy) {
             tracing::error!(id = ?self.id, code = %error.code(), "{error}");
