@@ -228,7 +228,10 @@ impl Unpacking {
             fs::remove_file(&new).ok();
         }
         outcome?;
-        if let Some(resident) = self.turn.shared.residents.get(&name) {
+        if let Some(resident) = self.turn.shared.residents.get(&name)
+            && resident.refresh().is_err()
+        {
+            // Whoever asks next hears why.
             resident.look_soon();
         }
         Ok(())

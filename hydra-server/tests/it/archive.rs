@@ -86,6 +86,8 @@ fn a_folder_moves_to_another_live_server_while_both_are_written_to() {
                 assert!(b.put(&kv(&names[0], &format!("b{n}")), "1").status < 300);
             }
         });
+        // Also when something below fails: the writer would go on for ever.
+        let _stop = StopOnDrop(&stop);
         for round in 0..4 {
             std::thread::sleep(std::time::Duration::from_millis(100));
             let before = acknowledged.load(Ordering::Acquire);
@@ -96,7 +98,6 @@ fn a_folder_moves_to_another_live_server_while_both_are_written_to() {
                 assert_eq!(b.get(&key(n)).text(), n.to_string(), "acknowledged before the archive was begun");
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     for name in &names {
         assert_eq!(b.get(&kv(name, "from")).text(), "\"s1\"");
@@ -115,6 +116,15 @@ fn a_folder_moves_to_another_live_server_while_both_are_written_to() {
     assert!(a.get("/v1/folders/57").json()["folders"][0]["copied"].as_bool().expect("a flag"));
     let verified = b.post("/v1/folders/57/verify", "").json();
     assert_eq!(verified["damaged"].as_array().map_or(0, Vec::len), 0, "{verified}");
+}
+
+/// Ends a writer.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A tar of one entry, whatever its path.
