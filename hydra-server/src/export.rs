@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::StatusCode;
 use hydra_core::wire::Problem;
-use hydra_core::{Engine, Error, ErrorCode, Expired, Export, ExportPart, FolderSet, Pattern, SwampName, check_key};
+use hydra_core::{Error, ErrorCode, Expired, Export, ExportPart, FolderSet, Pattern, SwampName, check_key};
 
 use crate::answer::{self, Response};
 use crate::app::{Call, blocking};
@@ -31,12 +31,12 @@ pub(crate) async fn one(call: &mut Call, name: &SwampName) -> Result<Response, E
 
 /// Sends the treasures of all swamps of this server that were asked for.
 pub(crate) async fn all(call: &mut Call) -> Result<Response, Error> {
-    let query = Query::parse(call.head.uri.query(), &["expired", "folders", "pattern"])?;
+    let parameters = call.head.uri.query().map(str::to_owned);
+    let query = Query::parse(parameters.as_deref(), &["expired", "folders", "pattern"])?;
     let expired = expired(&query)?;
-    let folders = folders(&call.app.engine, query.text("folders"))?;
+    let folders = folders(call, query.text("folders"))?;
     let pattern: Pattern = query.text("pattern").unwrap_or("*/*/*").parse()?;
     call.access.check(&Need::on_pattern(&[Scope::Read], &pattern))?;
-    call.folder = folders.last().filter(|_| folders.len() == 1);
     let export = call.app.engine.export_folders(&folders, Some(pattern), expired);
     Ok(stream_of(call, export, true))
 }
@@ -51,12 +51,14 @@ fn expired(query: &Query<'_>) -> Result<Expired, Error> {
 }
 
 /// The folders asked for, which have to be here; else those this server owns.
-fn folders(engine: &Engine, wanted: Option<&str>) -> Result<FolderSet, Error> {
+fn folders(call: &mut Call, wanted: Option<&str>) -> Result<FolderSet, Error> {
+    let engine = &call.app.engine;
     let Some(text) = wanted else { return Ok(engine.folders().0) };
     let set: FolderSet = text
         .parse()
         .map_err(|error: Error| invalid("folders", error.detail()).with_hint("name folders as 57 or 50-74"))?;
     set.check(engine.folder_count()).map_err(|error| invalid("folders", error.detail()))?;
+    call.folder = set.last().filter(|_| set.len() == 1);
     if let Some(absent) = set.iter().find(|&folder| !engine.folder_state(folder).serves_reads()) {
         return Err(engine.not_served(absent));
     }
