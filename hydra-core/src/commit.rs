@@ -14,7 +14,7 @@ use crate::engine::CopyState;
 use crate::error::{Applied, Error, ErrorCode, Result};
 use crate::format::frame::{Frame, FrameRef, Frames};
 use crate::format::record::{Record, StampCode, Write};
-use crate::hydrate::hydrate;
+use crate::hydrate::{hydrate, read_on};
 use crate::layout::{ChunkName, swamp_path};
 use crate::locks::LockOp;
 use crate::log::{AppendError, Log};
@@ -338,6 +338,9 @@ impl Resident {
     /// Merges what others have written; what this process wrote is on disk by now. Where somebody removed files
     /// of this server, what they held is in memory only, and is written again before.
     fn read_again(&self, policy: &Policy) -> Result<()> {
+        if self.read_on()? {
+            return Ok(());
+        }
         let mut hydrated = hydrate(&self.shared, self.name(), self.folder())?;
         if self.knows_more_than(&hydrated.state) {
             let dir = swamp_path(&self.shared.root.path, self.folder(), self.name());
@@ -359,6 +362,26 @@ impl Resident {
         state.take_audience_of(before, Timestamp::now());
         self.account(&state, 0);
         Ok(())
+    }
+
+    /// Reads what the logs of others grew by, and only that; answers `false` when all has to be read again.
+    fn read_on(&self) -> Result<bool> {
+        let dir = swamp_path(&self.shared.root.path, self.folder(), self.name());
+        let mut log = self.log.lock();
+        let before = self.watch.lock().clone();
+        let tail_of = |name: &ChunkName| self.state.read().tails.find(name);
+        let Some((watch, files)) = read_on(&self.shared, &dir, &before, &log.own, tail_of)? else { return Ok(false) };
+        let grown = {
+            let state = self.state.read();
+            state.tails.grow(&state, &files)
+        };
+        let Some(growth) = grown else { return Ok(false) };
+        *self.watch.lock() = watch;
+        let mut state = self.state.write();
+        growth.count(&state.tails, &mut log.pile);
+        growth.publish(&mut state, Timestamp::now());
+        self.account(&state, 0);
+        Ok(true)
     }
 
     /// Whether records of this server are known here that a state read from the files lacks.

@@ -56,6 +56,7 @@ mod base64url;
 mod conflict;
 mod counter;
 mod format;
+mod growth;
 mod layout;
 mod merge;
 mod rivalry;
@@ -114,6 +115,7 @@ mod shift;
 mod space;
 mod stats;
 mod sweep;
+mod sync;
 mod syncs;
 mod timer;
 mod waiting;
@@ -128,6 +130,8 @@ mod faults;
 mod handover_model;
 #[cfg(test)]
 mod merge_model;
+#[cfg(all(test, feature = "schedules"))]
+mod schedules;
 
 pub use archive::{Archive, ArchivedFile, Unpacked, Unpacking};
 pub use catalog::{ListedSwamp, LoadedSwamp, SwampsCursor, SwampsPage, SwampsQuery};
