@@ -17,7 +17,7 @@ use crate::format::record::{Record, StampCode, Write};
 use crate::hydrate::{hydrate, read_on};
 use crate::layout::{ChunkName, swamp_path};
 use crate::locks::LockOp;
-use crate::log::{AppendError, Log};
+use crate::log::{AppendError, Log, check_vector};
 use crate::policy::Policy;
 use crate::snapshot::{self, SnapshotContent};
 use crate::stamp::{Stamp, Timestamp};
@@ -200,6 +200,7 @@ impl Resident {
         let state = self.state.read();
         if state.copy != CopyState::Degraded {
             let shared = &self.shared;
+            check_vector(&state.vector)?;
             let capture = Capture::of(&state, &[], Timestamp::now());
             log.write_snapshot(shared, |log, name| {
                 let header = log.header(shared, name, policy, VersionVector::default());
@@ -487,6 +488,7 @@ impl Resident {
     fn remove_all(&self, policy: &Policy) -> Result<()> {
         let shared = &self.shared;
         let vector = self.state.read().vector.clone();
+        check_vector(&vector)?;
         let all_gone = self.log.lock().remove_files(shared, |log, name| {
             let nothing = SnapshotContent {
                 writes: Vec::new(),

@@ -396,6 +396,28 @@ fn what_a_removed_chunk_held_is_written_again_however_often_that_fails() {
     }
 }
 
+#[test]
+fn a_swamp_that_knows_more_processes_than_a_header_can_name_takes_no_writes_and_stays_readable() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = Engine::open(options(dir.path(), Duration::ZERO)).expect("opened");
+    assert_eq!(put(&engine, "before"), Told::Done);
+    let known = |engine: &Engine, processes: u64| {
+        let resident = engine.shared().residents.get(&swamp()).expect("in memory");
+        (1..=processes).for_each(|incarnation| resident.state.write().vector.set(incarnation, 1));
+        resident.log.lock().seal(engine.shared());
+    };
+    known(&engine, 64_000);
+    assert_eq!(put(&engine, "many"), Told::Done);
+    known(&engine, 66_000);
+    assert_eq!(put(&engine, "after"), Told::Refused);
+    let compacted = engine.hydrate(&swamp()).expect("readable").compact().wait();
+    assert!(compacted.is_err(), "{compacted:?}");
+    drop(engine);
+    let engine = Engine::open(options(dir.path(), Duration::ZERO)).expect("opened again");
+    let there = |key| engine.get(&swamp(), key).map(|treasure| treasure.is_some());
+    assert_eq!([there("before"), there("many")].map(|there| there.expect("readable")), [true; 2]);
+}
+
 /// Puts records in batches.
 fn fill(engine: &Engine, records: usize) {
     for from in (0..records).step_by(5_000) {

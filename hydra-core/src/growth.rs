@@ -123,6 +123,11 @@ impl Tails {
         Some(Growth { touched: touched.into_values().collect(), keys, vector, tails })
     }
 
+    /// A snapshot stands for all that was read.
+    pub(crate) fn are_covered(&mut self) {
+        self.tails.iter_mut().for_each(|tail| tail.counts = false);
+    }
+
     /// About how many bytes of memory it takes.
     pub(crate) fn footprint(&self) -> usize {
         let of = |tail: &Tail| 300 + 32 * tail.header.vector.len();
@@ -230,9 +235,8 @@ impl<'s> Growing<'s> {
                     if !understood {
                         return None;
                     }
-                    let waits = |record: &Record<'_>| {
-                        matches!(record, Record::Sync(vector) if !vector.is_within(&self.vector))
-                    };
+                    let waits =
+                        |record: &Record<'_>| matches!(record, Record::Sync(vector) if !vector.is_within(&self.vector));
                     if records.iter().any(waits) {
                         break;
                     }
@@ -269,12 +273,9 @@ impl<'s> Growing<'s> {
             }
         }
         match key.zip(first_stamp(records)) {
-            Some((key, stamp)) => self.remember(key, KeyMemory {
-                fingerprint: key.fingerprint,
-                stamp,
-                outcome: key.outcome.into(),
-                adds,
-            }),
+            Some((key, stamp)) => {
+                self.remember(key, KeyMemory { fingerprint: key.fingerprint, stamp, outcome: key.outcome.into(), adds })
+            }
             None => Some(()),
         }
     }
@@ -312,9 +313,8 @@ impl<'s> Growing<'s> {
                 KeyState { slot, counter: Some(counter) }
             }
             Write::Put { .. } | Write::Del { .. } => {
-                let sees = |other: Stamp| {
-                    other == Stamp::ZERO || other.incarnation == stamp.incarnation || seen.saw(other)
-                };
+                let sees =
+                    |other: Stamp| other == Stamp::ZERO || other.incarnation == stamp.incarnation || seen.saw(other);
                 let all_seen = sees(before.base()) && counter.iter().all(|counter| counter.last_of_each().all(sees));
                 if before.base() >= stamp || !all_seen {
                     return None;

@@ -73,8 +73,11 @@ impl Watch {
     /// A newer look at these chunks. A directory that changed a moment ago may change again and show the same time:
     /// it is looked at once more.
     fn newer(shared: &Shared, dir: &Path, names: &[ChunkName]) -> Watch {
-        let now = Watch::look(shared, dir, names);
-        Watch { directory: now.directory.filter(|_| !now.is_young()), ..now }
+        let mut now = Watch::look(shared, dir, names);
+        if now.is_young() {
+            now.directory = now.directory.map(|directory| Identity { changed: (0, 0), ..directory });
+        }
+        now
     }
 
     /// A newer look, and whether chunks of others came, went or changed since this one, or some of `own` are gone.

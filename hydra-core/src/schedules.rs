@@ -74,7 +74,8 @@ impl Foreign {
         let disk = RecordingDisk::new(home.path(), Lie::None);
         let engine = Engine::open_on(options(home.path(), "s2"), Arc::new(disk.clone())).expect("opened");
         let mut first = 0;
-        let dir = swamp_path(&engine.shared().root.path, folder_of(&name(SYNCED), engine.folder_count()), &name(SYNCED));
+        let dir =
+            swamp_path(&engine.shared().root.path, folder_of(&name(SYNCED), engine.folder_count()), &name(SYNCED));
         for (at, key) in ["early", "late", "later"].into_iter().enumerate() {
             engine.batch(&name(SYNCED), Batch { sync: true, ..Batch::of(put(key, "1")) }).expect("written");
             let file = disk.list(&dir).expect("listed").remove(0);

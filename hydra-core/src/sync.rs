@@ -8,9 +8,9 @@ pub(crate) use std::thread;
 
 #[cfg(feature = "schedules")]
 mod scheduled;
-#[cfg(feature = "schedules")]
-pub(crate) use scheduled::{Condvar, Mutex, MutexGuard, RwLock};
 #[cfg(all(test, feature = "schedules"))]
 pub(crate) use scheduled::LOST_WAKE_UPS;
+#[cfg(feature = "schedules")]
+pub(crate) use scheduled::{Condvar, Mutex, MutexGuard, RwLock};
 #[cfg(feature = "schedules")]
 pub(crate) use shuttle::thread;

@@ -69,8 +69,7 @@ impl Timer {
         queue.due.clear();
         drop(queue);
         self.inner.changed.notify_one();
-        if let Some(thread) =
-            self.thread.lock().take().filter(|thread| thread.thread().id() != thread::current().id())
+        if let Some(thread) = self.thread.lock().take().filter(|thread| thread.thread().id() != thread::current().id())
         {
             // A thread that panicked has reported so; there is nothing left to wait for.
             let _ = thread.join();

@@ -100,7 +100,8 @@ fn grown(tails: &Tails, before: &Disk, now: &Disk) -> Option<Vec<(usize, Vec<u8>
 
 /// Everything that a state says, in an order of its own. Remembered increments that do not count have no effect.
 fn facts(state: &State) -> String {
-    let mut slots: Vec<String> = state.known_slots().map(|slot| format!("{:?} {:?}", slot.stamp(), slot.write())).collect();
+    let mut slots: Vec<String> =
+        state.known_slots().map(|slot| format!("{:?} {:?}", slot.stamp(), slot.write())).collect();
     slots.sort_unstable();
     let mut counters: Vec<_> = state.counters().map(|(key, counter)| (key, counter.sorted())).collect();
     counters.sort_unstable_by_key(|(key, _)| *key);

@@ -35,9 +35,7 @@ impl<T> Mutex<T> {
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.0.try_lock() {
             Ok(held) => Some(MutexGuard { lock: self, held: Some(held) }),
-            Err(TryLockError::Poisoned(poisoned)) => {
-                Some(MutexGuard { lock: self, held: Some(poisoned.into_inner()) })
-            }
+            Err(TryLockError::Poisoned(poisoned)) => Some(MutexGuard { lock: self, held: Some(poisoned.into_inner()) }),
             Err(TryLockError::WouldBlock) => None,
         }
     }

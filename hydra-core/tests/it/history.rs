@@ -39,7 +39,13 @@ impl Write {
         match self {
             Write::Put(value) => Some(value),
             Write::Create(value) => before.or(Some(value)),
-            Write::Replace(from, to) => if before == Some(from) { Some(to) } else { before },
+            Write::Replace(from, to) => {
+                if before == Some(from) {
+                    Some(to)
+                } else {
+                    before
+                }
+            }
             Write::Delete => None,
             Write::Add(by) => Some(before.unwrap_or(0) + by),
         }
@@ -138,9 +144,15 @@ fn a_stale_read_a_lost_update_and_a_doubled_increment_are_noticed() {
     assert!(!is_linearizable(&[event(Call::Put(1), 0, 1), event(Call::Delete(false), 2, 3)]));
     // A write without an answer may show late, but not be taken back or show after its end.
     let lost = |read: Register, from| {
-        [event(Call::Put(1), 0, 1), event(Call::Unanswered(Write::Put(2)), 2, 6), event(Call::Get(read), from, from + 1)]
+        [
+            event(Call::Put(1), 0, 1),
+            event(Call::Unanswered(Write::Put(2)), 2, 6),
+            event(Call::Get(read), from, from + 1),
+        ]
     };
-    assert!([lost(Some(1), 3), lost(Some(2), 3), lost(Some(1), 8), lost(Some(2), 8)].iter().all(|h| is_linearizable(h)));
+    assert!(
+        [lost(Some(1), 3), lost(Some(2), 3), lost(Some(1), 8), lost(Some(2), 8)].iter().all(|h| is_linearizable(h))
+    );
     let seen = |after| [&lost(Some(2), 3)[..], &[event(Call::Get(Some(after)), 8, 9)]].concat();
     assert!(is_linearizable(&seen(2)) && !is_linearizable(&seen(1)));
     let late = [&lost(Some(1), 8)[..], &[event(Call::Get(Some(2)), 10, 11)]].concat();
