@@ -44,10 +44,6 @@ impl<T> Mutex<T> {
     pub(crate) fn try_lock_until(&self, _: Instant) -> Option<MutexGuard<'_, T>> {
         Some(self.lock())
     }
-
-    pub(crate) fn into_inner(self) -> T {
-        unpoisoned(self.0.into_inner())
-    }
 }
 
 impl<T> MutexGuard<'_, T> {
