@@ -176,11 +176,12 @@ pub(crate) fn carry_out(
         return Ok(Carried { committed: replay, frame: None });
     }
     let code = StampCode::Log { incarnation: scene.incarnation };
+    let mut own = Stage::for_ops(batch.ops.len());
     let mut run = Run {
         scene,
         state,
         below: stage,
-        own: Stage::for_ops(batch.ops.len()),
+        own: &mut own,
         frame: FrameWriter::new(out, code, scene.base_hlc),
         size: 0,
         done: batch.idempotency.map(|_| Vec::new()),
@@ -194,7 +195,7 @@ pub(crate) fn carry_out(
         run.frame.undo();
         return Err(refusal);
     }
-    let (own, frame) = run.finish();
+    let frame = run.finish();
     stage.absorb(own);
     let committed = Committed { results, durability: Durability::Buffered, replayed: false };
     Ok(Carried { committed, frame })
@@ -240,7 +241,7 @@ struct Run<'a> {
     state: &'a State,
     /// What earlier requests of the group changed.
     below: &'a Stage,
-    own: Stage,
+    own: &'a mut Stage,
     frame: FrameWriter<'a, 'a>,
     /// About how many bytes its records take.
     size: usize,
@@ -306,18 +307,18 @@ impl<'a> Run<'a> {
         Err(Error::new(ErrorCode::BatchTooLarge, detail))
     }
 
-    /// What the request changed and the frame that makes it last; remembers its idempotency key.
-    fn finish(self) -> (Stage, Option<FrameHead>) {
-        let Run { scene, mut own, frame, done, adds, request, .. } = self;
-        let Some(first) = frame.first() else { return (own, None) };
+    /// The frame that makes it last, if it changed something; remembers its idempotency key.
+    fn finish(self) -> Option<FrameHead> {
+        let Run { scene, own, frame, done, adds, request, .. } = self;
+        let first = frame.first()?;
         let compression = scene.policy.compression;
         let Some(Idempotency { key, fingerprint }) = request else {
-            return (own, Some(frame.finish(None, compression)));
+            return Some(frame.finish(None, compression));
         };
         let outcome = outcome::encode(&done.unwrap_or_default(), first);
         let frame = frame.finish(Some(FrameKey { key, fingerprint, outcome: &outcome }), compression);
         own.keys.push((key, KeyMemory { fingerprint, stamp: first, outcome: outcome.into(), adds }));
-        (own, Some(frame))
+        Some(frame)
     }
 
     /// Takes in what was made of a key, with the record that makes it last.
