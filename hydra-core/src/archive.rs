@@ -311,7 +311,7 @@ impl Unpacking {
     fn put_in_place(&self, place: &Place, new: &Path, target: &Path) -> Result<()> {
         let shared = &self.turn.shared;
         fs::rename(new, target).map_err(|error| Error::io("rename", new, error))?;
-        shared.directories.sync(&*shared.disk, &shared.root.path, &place.dir)
+        shared.directories.sync(&*shared.disk, &shared.root.path, &place.dir, true)
     }
 }
 

@@ -55,13 +55,15 @@ impl Directories {
         disk.create_new(path).map_err(|error| Error::io("create", path, error))
     }
 
-    /// Makes the entries of a swamp's directory durable, and those of the directories above that are new.
-    pub(crate) fn sync(&self, disk: &dyn Disk, root: &Path, dir: &Path) -> Result<()> {
+    /// Makes the entries of a swamp's directory durable, and those of the directories above that are new; with
+    /// `strangers` of all above: a copy tool makes directories, too, and need not make them durable.
+    pub(crate) fn sync(&self, disk: &dyn Disk, root: &Path, dir: &Path, strangers: bool) -> Result<()> {
         let sync = |dir: &Path| disk.sync_dir(dir).map_err(|error| Error::io("sync", dir, error));
         sync(dir)?;
         for ancestor in below(root, dir).into_iter().rev() {
             // Whoever made it may not have come so far, so it is not enough that another is at it.
-            if self.fresh.lock().contains(&ancestor) {
+            let is_fresh = strangers || self.fresh.lock().contains(&ancestor);
+            if is_fresh {
                 sync(ancestor.parent().unwrap_or(root))?;
                 self.fresh.lock().remove(&ancestor);
             }

@@ -674,17 +674,39 @@ fn brought(name: &SwampName) -> (String, Vec<u8>) {
     (file, bytes)
 }
 
-/// Puts a file of somebody else into a swamp, as a copy tool does.
-fn bring(disk: &RecordingDisk, engine: &Engine, name: &SwampName, (file, bytes): &(String, Vec<u8>)) {
+/// Makes the directory of a swamp as a copy tool does: nobody syncs it.
+fn make_dir(disk: &RecordingDisk, engine: &Engine, name: &SwampName) -> std::path::PathBuf {
     let root = &engine.shared().root;
     let dir = swamp_path(&root.path, folder_of(name, root.folders), name);
     let mut above: Vec<&Path> = dir.ancestors().take_while(|&dir| dir != root.path).collect();
     above.reverse();
     above.iter().for_each(|dir| disk.create_dir(dir).expect("made"));
+    dir
+}
+
+/// Puts a file of somebody else into a swamp, and makes it durable.
+fn bring(disk: &RecordingDisk, engine: &Engine, name: &SwampName, (file, bytes): &(String, Vec<u8>)) {
+    let dir = make_dir(disk, engine, name);
     let mut copy = disk.create_new(&dir.join(file)).expect("created");
     copy.append(bytes).expect("written");
     copy.sync().expect("synced");
-    disk.file_system(&root.path).and_then(|all| all.sync()).expect("synced");
+    disk.file_system(&engine.shared().root.path).and_then(|all| all.sync()).expect("synced");
+}
+
+#[test]
+fn a_write_into_a_directory_that_a_copy_tool_made_is_durable_with_that_directory() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = || EngineOptions { copied: true, ..options(dir.path(), Duration::ZERO) };
+    let disk = RecordingDisk::new(dir.path(), Lie::None);
+    let engine = Engine::open_on(options(), Arc::new(disk.clone())).expect("opened");
+    make_dir(&disk, &engine, &swamp());
+    assert_eq!(put(&engine, "k"), Told::Done);
+    let survived = disk.store().image(&[], 0);
+    drop(engine);
+    let disk = RecordingDisk::new(dir.path(), Lie::None);
+    disk.load(survived);
+    let engine = Engine::open_on(options(), Arc::new(disk)).expect("opened again");
+    assert!(engine.get(&swamp(), "k").expect("readable").is_some(), "the power went after the answer");
 }
 
 /// Runs a script with a fault; answers how many operations it did.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::compact::LastCompaction;
 use crate::disk::{DiskFile, Identity};
 use crate::error::{Error, ErrorCode, Result};
-use crate::folder::FolderId;
+use crate::folder::{FolderId, folder_of};
 use crate::format::footer::Footer;
 use crate::format::frame::{self, Frame, FrameRef};
 use crate::format::header::{Header, cluster_of, node_of};
@@ -420,7 +420,8 @@ impl Log {
         }
         shared.stats.synced();
         if is_new {
-            shared.directories.sync(&*shared.disk, root, &self.dir)?;
+            let is_copied = shared.folders.is_copied(folder_of(&self.name, shared.root.folders));
+            shared.directories.sync(&*shared.disk, root, &self.dir, is_copied)?;
         }
         file.file.sync().map_err(failed)
     }

@@ -141,6 +141,15 @@ impl Field {
         }
     }
 
+    /// Waits until clients have called so often.
+    fn wait_for_calls(&self, count: u64) {
+        let (before, began) = (self.next.load(Ordering::Relaxed), Instant::now());
+        while self.next.load(Ordering::Relaxed) < before + count {
+            assert!(began.elapsed() < Duration::from_secs(60), "the server answers too little");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// The server is dead: nothing that it has not done by now will be.
     fn bury(&self) {
         let now = self.now();
@@ -177,7 +186,7 @@ fn each_key_behaves_as_if_used_by_one_client_at_a_time_whenever_the_server_is_ki
                 let (field, over) = (&field, &over);
                 scope.spawn(move || field.use_it(target, round * CLIENTS + client + 1, over));
             }
-            std::thread::sleep(Duration::from_millis(100 + dice.below(300)));
+            field.wait_for_calls(100 + dice.below(300));
             server.kill();
         });
         field.bury();
@@ -195,5 +204,5 @@ fn each_key_behaves_as_if_used_by_one_client_at_a_time_whenever_the_server_is_ki
         let stuck = stuck_at(history);
         assert!(stuck.is_none(), "u{swamp}/{}: no order explains {stuck:#?}", KEYS[*key]);
     }
-    assert!(calls as u64 > 200 * rounds, "the test tried too little");
+    assert!(calls as u64 > 60 * rounds, "the test tried too little");
 }
