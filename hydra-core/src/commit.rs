@@ -162,7 +162,8 @@ impl Resident {
         }
         let state = self.state.read();
         let mut carry = |(batch, promise): (Batch, Promise<Committed>)| CarriedWrite {
-            result: carry_out(scene, &state, stage, &batch),
+            // It may have waited for a disk that hung.
+            result: batch.check_deadline().and_then(|()| carry_out(scene, &state, stage, &batch)),
             promise,
         };
         writes.into_iter().map(&mut carry).collect()
