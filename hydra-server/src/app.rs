@@ -593,7 +593,7 @@ impl Call {
             (self.folder.is_none() && error.moved_to().is_some()).then(|| error.clone().without_moved_to());
         let error = about_many.as_ref().unwrap_or(error);
         let problem = self.problem_of(error);
-        if problem.status >= 500 && !matches!(error.code(), ErrorCode::Draining | ErrorCode::Busy) {
+        if problem.status >= 500 && !is_passing(error.code()) {
             tracing::error!(id = ?self.id, code = %error.code(), "{error}");
         }
         answer::problem(error, &problem)
@@ -651,6 +651,11 @@ impl Gravity {
             _ => Gravity::Mistake,
         }
     }
+}
+
+/// Whether a refusal is nothing to look into: it ends by itself, and every caller has its line in the log.
+fn is_passing(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::Draining | ErrorCode::Busy | ErrorCode::FolderSealed | ErrorCode::ServerTimeout)
 }
 
 /// A HEAD says how long the body would be and leaves it out.

@@ -155,7 +155,7 @@ fn status_says_who_is_there_and_what_copies_lack() {
 
     // The fallback takes writes in place of the primary.
     pair.s1.stop();
-    assert_eq!(pair.put(&path, "2").status, 201);
+    assert_eq!(pair.put(&format!("{path}?sync"), "2").status, 201);
     let url = format!("http://{}", pair.router.target.0);
     let away = ran(&["status", "--output", "json", "--router", &format!("{url},http://127.0.0.1:1")], &map);
     assert_eq!(away.code, Some(5), "{away:?}");

@@ -24,6 +24,8 @@ const MAX_HOPS: u32 = 3;
 const HOP_PAUSE: Duration = Duration::from_millis(2);
 /// The longest a server may make a call wait before it is asked again.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// So long after its beginning a call still waits for a server that is down, where there are several and none is there.
+const LAST_HOPE: Duration = Duration::from_millis(500);
 /// Between these two grows the ceiling of the pause before a server is asked again that gets ready.
 const READY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
 
@@ -45,6 +47,8 @@ enum Why {
     Again,
     /// It gets ready, and is waited for.
     GetsReady,
+    /// Nobody else is left, and it was down a moment ago.
+    Last,
 }
 
 /// A server to ask now, with all it takes.
@@ -181,7 +185,7 @@ impl<'c, 's> Tries<'c, 's> {
         match step.why {
             Why::Again => outcome_at(step.server) == Some(TryOutcome::NotSent) || server.retries.withdraw(),
             Why::Turn if self.is_in_doubt() => server.failovers.withdraw(),
-            Why::Turn | Why::Hint | Why::GetsReady => true,
+            Why::Turn | Why::Hint | Why::GetsReady | Why::Last => true,
         }
     }
 
@@ -191,7 +195,7 @@ impl<'c, 's> Tries<'c, 's> {
             Why::Hint if self.hops < 2 => Duration::ZERO,
             Why::Hint => HOP_PAUSE * (self.hops - 1),
             Why::Again => self.delays.next().max(self.wanted_pause.take().unwrap_or_default()),
-            Why::GetsReady => self.readiness.next(),
+            Why::GetsReady | Why::Last => self.readiness.next(),
         }
     }
 
@@ -203,6 +207,10 @@ impl<'c, 's> Tries<'c, 's> {
                 self.queue.push_front(Step { why: Why::GetsReady, ..step })
             }
             Admission::NotBefore(_) if step.why == Why::GetsReady && !self.has_returned => self.queue.push_front(step),
+            // While servers restart one after the other it may be there again, and nobody has noticed.
+            Admission::NotBefore(_) if is_last && self.candidates.len() > 1 && self.begun.elapsed() < LAST_HOPE => {
+                self.queue.push_front(Step { why: Why::Last, ..step });
+            }
             Admission::NotBefore(wait) if step.why != Why::Again => {
                 self.note(TryOutcome::NotSent, format!("is down, and is asked again in {} ms", wait.as_millis()));
             }
