@@ -19,7 +19,7 @@ use crate::body::{RequestBody, Taken};
 use crate::classify::{class_of, class_of_batch};
 use crate::config::MAX_HOPS;
 use crate::gateway::{Gateway, Head};
-use crate::patience::{wait_of_lock, wait_of_query};
+use crate::patience::{share, wait_of_lock, wait_of_query};
 use crate::peer::StillReading;
 use crate::route::Place;
 
@@ -49,9 +49,9 @@ pub(crate) async fn forward(
     };
     match taken {
         Taken::Whole(bytes, room) => {
-            if *place == Place::Lock {
-                request.patience = wait_of_lock(&bytes);
-            }
+            // Time has gone by while the body came.
+            let wait = if *place == Place::Lock { wait_of_lock(&bytes) } else { wait_of_query(&head.parts) };
+            (request.deadline, request.patience) = share(given(head)?, wait);
             if *place == Place::Batch && request.class != OpClass::Read {
                 request.class = class_of_batch(&bytes);
             }
@@ -94,7 +94,8 @@ pub(crate) fn whole(bytes: Bytes) -> ForwardBody {
 /// The request as it goes on, still without a body.
 ///
 /// # Errors
-/// `invalid-header` for hops or a deadline that is no number; `server-unreachable` for a loop.
+/// `invalid-header` for hops or a deadline that is no number; `server-unreachable` for a loop; `server-timeout` when
+/// there is no time left.
 pub(crate) fn request_of(gateway: &Gateway, head: &Head, class: OpClass) -> Result<ForwardRequest, Refusal> {
     let parts = &head.parts;
     let hops = number(&parts.headers, header::HOPS)?.unwrap_or(0);
@@ -107,8 +108,7 @@ pub(crate) fn request_of(gateway: &Gateway, head: &Head, class: OpClass) -> Resu
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let mut request = ForwardRequest::new(class, parts.method.as_str(), target);
     request.own_token = gateway.config.own_token;
-    request.deadline = number(&parts.headers, header::DEADLINE_MS)?.map(Duration::from_millis);
-    request.patience = wait_of_query(parts);
+    (request.deadline, request.patience) = share(given(head)?, wait_of_query(parts));
     let named = named_by_connection(&parts.headers);
     for (name, value) in &parts.headers {
         let is_ours = [header::HOPS, header::REQUEST_ID].contains(&name.as_str());
@@ -119,6 +119,13 @@ pub(crate) fn request_of(gateway: &Gateway, head: &Head, class: OpClass) -> Resu
     request.headers.push((header::HOPS.to_owned(), (hops + 1).to_string().into_bytes()));
     request.headers.push((header::REQUEST_ID.to_owned(), head.id.as_bytes().to_vec()));
     Ok(request)
+}
+
+/// What is left of the time that the client gives the request, if it says so.
+fn given(head: &Head) -> Result<Option<Duration>, Error> {
+    let Some(given) = number(&head.parts.headers, header::DEADLINE_MS)? else { return Ok(None) };
+    let left = Duration::from_millis(given).saturating_sub(head.begun.elapsed());
+    if left.is_zero() { Err(Error::too_late()) } else { Ok(Some(left)) }
 }
 
 /// The headers that `Connection` says are about this connection only.

@@ -42,6 +42,8 @@ pub(crate) struct Head {
     pub(crate) parts: Parts,
     /// The id that goes with it to the servers and back.
     pub(crate) id: HeaderValue,
+    /// When it came.
+    pub(crate) begun: Instant,
 }
 
 impl Gateway {
@@ -79,7 +81,7 @@ impl Gateway {
         let begun = Instant::now();
         let (parts, incoming) = request.into_parts();
         let body = RequestBody::new(incoming, self.config.body_timeout, parts.headers.contains_key(EXPECT));
-        let head = Head { id: self.request_id(&parts), parts };
+        let head = Head { id: self.request_id(&parts), parts, begun };
         let outcome = self.dispatch(&head, body).await;
         let mut response = outcome.unwrap_or_else(|refusal| refusal.into_response(&head.id));
         response.headers_mut().append(answer::ROUTER, self.router.clone());

@@ -64,7 +64,7 @@ pub use client::{Hydra, Location, Redirect};
 pub use connect::HydraBuilder;
 pub use error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 pub use event::{Event, EventKind, EventStream, Waited};
-pub use failback::{Settlement, Staying};
+pub use failback::{Returning, Settlement, Staying};
 pub use filter::Filter;
 pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody};
 pub use health::ServerState;

@@ -1,5 +1,6 @@
 //! One server of the map: its connections, what is known about its health, and one exchange with it.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -87,8 +88,23 @@ pub(crate) struct ThisTry<'c> {
     pub(crate) left: Duration,
     /// What the server is told about the map.
     pub(crate) announce: Announce<'c>,
-    /// The id of the primary when a fallback is asked in its place.
-    pub(crate) fallback_for: Option<&'c str>,
+    /// The primary when a fallback is asked in its place.
+    pub(crate) fallback_for: Option<Primary<'c>>,
+}
+
+/// A primary that does not answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Primary<'c> {
+    pub(crate) id: &'c str,
+    /// In this very call it was tried, in vain.
+    pub(crate) was_tried: bool,
+}
+
+impl fmt::Display for Primary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id)?;
+        if self.was_tried { f.write_str("; tried") } else { Ok(()) }
+    }
 }
 
 impl Server {
@@ -330,7 +346,7 @@ impl Server {
             set(header::FOLDERS, &folders.to_string());
         }
         if let Some(primary) = this.fallback_for {
-            set(header::FALLBACK_FOR, primary);
+            set(header::FALLBACK_FOR, &primary.to_string());
         }
         set(header::DEADLINE_MS, &this.left.as_millis().to_string());
         *http.body_mut() = request.body.to_http()?;

@@ -26,6 +26,7 @@ pub(crate) const EXPIRES_AT: HeaderName = HeaderName::from_static(header::EXPIRE
 pub(crate) const FOLDERS: HeaderName = HeaderName::from_static(header::FOLDERS);
 pub(crate) const POOL: HeaderName = HeaderName::from_static(header::POOL);
 pub(crate) const FALLBACK_FOR: HeaderName = HeaderName::from_static(header::FALLBACK_FOR);
+pub(crate) const DEADLINE_MS: HeaderName = HeaderName::from_static(header::DEADLINE_MS);
 pub(crate) const MOVED_TO: HeaderName = HeaderName::from_static(header::MOVED_TO);
 pub(crate) const MAP_EPOCH: HeaderName = HeaderName::from_static(header::MAP_EPOCH);
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(header::IDEMPOTENCY_KEY);
