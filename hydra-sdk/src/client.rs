@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use hydra_core::{FolderId, Pattern, Policy, SwampName, folder_of};
+use serde::de::DeserializeOwned;
 
 use crate::access::Given;
 use crate::cluster::{CallOptions, Cluster};
@@ -14,6 +15,7 @@ use crate::forward::{ForwardRequest, ForwardResponse};
 use crate::health::ServerState;
 use crate::map::{ClientMap, MapServer};
 use crate::server::Server;
+use crate::subscribe_many::SubscribeMany;
 use crate::swamp::{BatchAcross, Swamp};
 use crate::swamps::Swamps;
 
@@ -97,6 +99,11 @@ impl Hydra {
     /// The swamps of the data set, each once, whichever servers they are on; see [`Swamps`].
     pub fn swamps(&self) -> Swamps {
         Swamps::new(self.clone())
+    }
+
+    /// The changes of all swamps whose names match a pattern, also of those that come later; see [`SubscribeMany`].
+    pub fn subscribe<V: DeserializeOwned + Send + 'static>(&self, pattern: &Pattern) -> SubscribeMany<V> {
+        SubscribeMany::new(self.clone(), pattern.clone())
     }
 
     /// Where a name lives. Arithmetic and one look-up; no I/O.
