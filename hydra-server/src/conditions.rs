@@ -231,7 +231,9 @@ mod tests {
     #[test]
     fn a_weak_tag_is_good_enough_for_a_copy_and_not_for_a_write() {
         let weak = format!("\"x\", W/\"{A}\"");
-        let read = |name| Tags::read(&headers(&[(name, &weak)]), &name).expect("reads").expect("sent");
+        let read = |name: HeaderName| {
+            Tags::read(&headers(&[(name.clone(), weak.as_str())]), &name).expect("reads").expect("sent")
+        };
         assert!(read(IF_NONE_MATCH).matches(&version(A)) && !read(IF_NONE_MATCH).matches(&version(B)));
         assert!(!read(IF_MATCH).matches(&version(A)));
     }

@@ -148,6 +148,8 @@ fn just_these(keys: Vec<String>, query: &ListQuery, is_limited: bool) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use hydra_core::ErrorCode;
+
     use super::*;
 
     #[test]
