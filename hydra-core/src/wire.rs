@@ -2,6 +2,7 @@
 //!
 //! A leaf: nothing of the engine imports it, and it imports nothing of the engine but the vocabulary.
 
+mod encoding;
 mod moves;
 mod parameters;
 mod status;
@@ -23,12 +24,13 @@ use crate::pattern::Pattern;
 use crate::policy::Policy;
 use crate::stamp::{Timestamp, Version};
 
+pub use encoding::{GZIP, Gunzip, accepts_gzip, is_gzip_body};
 pub use moves::{
     AbortBody, ActivateBody, CleanBody, CleanedBody, CommitBody, FenceBody, ImportFolderBody, LackedBody, LacksBody,
     MAX_PIECES, ManifestBody, MovedBody, PieceBody, PiecesBody, PromoteBody, PromotedBody, PullBody, PulledBody,
     SealBody, SealedBody, UnderSealBody, UnfenceBody,
 };
-pub use parameters::{Parameters, invalid_parameter, with_parameters};
+pub use parameters::{Parameters, folder_state, invalid_parameter, with_parameters};
 pub use status::{
     STATUS_PAGE, STATUS_PAGE_POLICY, StatusBody, StatusLearnedBody, StatusMoveBody, StatusRouteBody, StatusServerBody,
     StatusStayBody,
@@ -257,6 +259,21 @@ fn quoted(text: &str) -> String {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
     }
+}
+
+/// Reads a body that has to be one object; `form` is what it looks like.
+///
+/// # Errors
+/// `invalid-body`: `what` cannot be read.
+pub fn read_object<T: serde::de::DeserializeOwned>(body: &[u8], what: &str, form: &str) -> Result<T, Error> {
+    let refuse = |why: &dyn std::fmt::Display| {
+        Error::new(ErrorCode::InvalidBody, format!("{what} cannot be read: {why}")).with_hint(format!("write {form}"))
+    };
+    // An array of members in their order would be read as well.
+    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(refuse(&"it is no object"));
+    }
+    serde_json::from_slice(body).map_err(|error| refuse(&error))
 }
 
 /// An error as it is written on the wire: `application/problem+json` (RFC 9457).
@@ -1020,7 +1037,7 @@ pub struct ImportProgressBody {
     pub lines: u64,
     /// Lines that were written, and acknowledged.
     pub written: u64,
-    /// Bytes of the body that came in.
+    /// Bytes of the body that came in, unpacked.
     pub bytes: u64,
 }
 

@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
+use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
 use http_body::Body;
 use http_body_util::BodyExt;
+use hydra_core::wire::is_gzip_body;
 use hydra_core::{Error, ErrorCode};
 use hydra_sdk::{Chunk, ChunkStream};
 use hyper::body::Incoming;
@@ -198,6 +201,19 @@ async fn discard(mut unread: Incoming) {
             return;
         }
     }
+}
+
+/// Whether the body is gzip, for what takes it apart here. What is passed on is for the servers to judge.
+///
+/// # Errors
+/// `unsupported-media-type` for another encoding.
+pub(crate) fn is_gzip(headers: &HeaderMap) -> Result<bool, Error> {
+    let mut lines = headers.get_all(CONTENT_ENCODING).iter();
+    let sent = lines.next().map_or(Ok(false), |line| is_gzip_body(&String::from_utf8_lossy(line.as_bytes())))?;
+    if lines.next().is_some() {
+        return Err(Error::new(ErrorCode::UnsupportedMediaType, "Content-Encoding came more than once"));
+    }
+    Ok(sent)
 }
 
 pub(crate) fn broken(error: &io::Error) -> Error {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use http::header::{CONNECTION, HeaderMap, HeaderName};
+use http::header::{ACCEPT_ENCODING, CONNECTION, HeaderMap, HeaderName};
 use http::{HeaderValue, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, BodyStream, StreamBody};
@@ -32,6 +32,9 @@ pub(crate) async fn forward(
     place: &Place,
 ) -> Result<Response, Refusal> {
     let mut request = request_of(gateway, head, class_of(&head.parts, place))?;
+    if let Some(target) = with_whole_key(&request.target, place) {
+        request.target = target;
+    }
     let still_reading = StillReading::default();
     // The permit is held until the answer begins.
     let _room;
@@ -121,11 +124,38 @@ pub(crate) fn request_of(gateway: &Gateway, head: &Head, class: OpClass) -> Resu
     Ok(request)
 }
 
+/// The same for an answer that is read here, and not passed on: nobody else unpacks it.
+///
+/// # Errors
+/// Those of [`request_of`].
+pub(crate) fn request_to_read(gateway: &Gateway, head: &Head, class: OpClass) -> Result<ForwardRequest, Refusal> {
+    let mut request = request_of(gateway, head, class)?;
+    request.headers.retain(|(name, _)| name != ACCEPT_ENCODING.as_str());
+    Ok(request)
+}
+
 /// What is left of the time that the client gives the request, if it says so.
 fn given(head: &Head) -> Result<Option<Duration>, Error> {
     let Some(given) = number(&head.parts.headers, header::DEADLINE_MS)? else { return Ok(None) };
     let left = Duration::from_millis(given).saturating_sub(head.begun.elapsed());
     if left.is_zero() { Err(Error::too_late()) } else { Ok(Some(left)) }
+}
+
+/// A target whose key has pieces like `%2E%2E`, which URLs take for steps: with its slashes encoded, which means the same.
+/// What is wrong with a key is for the server to say.
+fn with_whole_key(target: &str, place: &Place) -> Option<String> {
+    let slashes_before = match place {
+        Place::Treasure => 5,
+        Place::Lock => 6,
+        _ => return None,
+    };
+    let path = target.split('?').next().unwrap_or_default();
+    let begin = path.match_indices('/').nth(slashes_before)?.0 + 1;
+    let key = &path[begin..];
+    let has_steps = key.split('/').any(|piece| matches!(piece, "" | "." | ".."));
+    let has_dots = key.contains("%2E") || key.contains("%2e");
+    let whole = || format!("{}{}{}", &path[..begin], key.replace('/', "%2F"), &target[path.len()..]);
+    (has_dots && !has_steps).then(whole)
 }
 
 /// The headers that `Connection` says are about this connection only.
@@ -183,5 +213,27 @@ impl Stream for Pieces {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Pin::new(&mut self.0).poll_next(context).map(|piece| piece.map(|piece| piece.map(Bytes::from_owner)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_with_encoded_dots_go_on_as_one_piece() {
+        for (target, whole) in [
+            ("/v1/kv/a/b/c/k/%2E%2E/l?raw", Some("/v1/kv/a/b/c/k%2F%2E%2E%2Fl?raw")),
+            ("/v1/kv/a/b/c/%2e/k", Some("/v1/kv/a/b/c/%2e%2Fk")),
+            ("/v1/kv/a/b/c/k/l?path=/%2E", None),
+            ("/v1/kv/a/b/c/k//%2E", None),
+            ("/v1/kv/a/b/c/k/../%2E", None),
+            ("/v1/kv/a/b/c", None),
+        ] {
+            assert_eq!(with_whole_key(target, &Place::Treasure).as_deref(), whole, "{target}");
+        }
+        let lock = with_whole_key("/v1/swamps/a/b/c/locks/x/%2E", &Place::Lock);
+        assert_eq!(lock.as_deref(), Some("/v1/swamps/a/b/c/locks/x%2F%2E"));
+        assert_eq!(with_whole_key("/v1/kv/a/b/c/%2E/k", &Place::List), None);
     }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use http::header::{EXPECT, ORIGIN};
+use http::header::{EXPECT, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, ORIGIN};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
-use hydra_core::wire::header;
+use hydra_core::wire::{Parameters, header};
 use hydra_core::{Error, ErrorCode, FolderCount};
 use hydra_sdk::{ClientMap, Hydra};
 use hyper::body::Incoming;
@@ -112,6 +112,7 @@ impl Gateway {
             Route::ExportAll => export::all(self, head).await,
             Route::Folders(wanted) => folders::list(self, head, wanted).await,
             Route::Map => service::map(self, &head.parts),
+            Route::OpenApi => service::openapi(self, head).await,
             Route::Metrics => Ok(service::metrics(self)),
             Route::Ready => service::ready(self),
             Route::Probe => service::probe(self),
@@ -120,7 +121,7 @@ impl Gateway {
             Route::Page => Ok(overview::page()),
             Route::Status => overview::status(self, head).await,
             Route::Health => service::health(),
-            Route::Welcome => service::welcome(self),
+            Route::Welcome => service::welcome(self, &head.parts),
         }
     }
 
@@ -130,6 +131,10 @@ impl Gateway {
             let error =
                 Error::new(ErrorCode::MethodNotAllowed, format!("{} is not allowed here; {allow} are", head.method));
             return Err(Refusal { allow: Some(allow), ..error.into() });
+        }
+        // Whoever watches whether somebody is there may add what he likes.
+        if route.is_service() && !matches!(route, Route::Health | Route::Ready | Route::Metrics) {
+            Parameters::parse(head.uri.query(), &[])?;
         }
         let is_read = matches!(head.method, Method::GET | Method::HEAD);
         if let Some(origin) = head.headers.get(ORIGIN).filter(|_| !is_read) {
@@ -154,6 +159,17 @@ impl Gateway {
                 answer::ascii(format!("{}-{:x}-{number:x}", self.config.id, self.started))
             }
         }
+    }
+}
+
+/// Refuses conditions, for what is taken apart here and cannot keep one.
+pub(crate) fn no_conditions(head: &Parts) -> Result<(), Error> {
+    match [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE].iter().find(|name| head.headers.contains_key(*name)) {
+        Some(name) => {
+            let detail = format!("the header {name} cannot be kept by this request; leave it out");
+            Err(Error::new(ErrorCode::InvalidHeader, detail))
+        }
+        None => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hydra_core::{FolderId, Pattern, Policy, SwampName, folder_of};
+use serde::de::DeserializeOwned;
 
 use crate::access::Given;
 use crate::cluster::{CallOptions, Cluster};
@@ -16,6 +17,7 @@ use crate::health::ServerState;
 use crate::hint::Owner;
 use crate::map::{ClientMap, MapServer};
 use crate::server::Server;
+use crate::subscribe_many::SubscribeMany;
 use crate::swamp::{BatchAcross, Swamp};
 use crate::swamps::Swamps;
 
@@ -99,6 +101,11 @@ impl Hydra {
     /// The swamps of the data set, each once, whichever servers they are on; see [`Swamps`].
     pub fn swamps(&self) -> Swamps {
         Swamps::new(self.clone())
+    }
+
+    /// The changes of all swamps whose names match a pattern, also of those that come later; see [`SubscribeMany`].
+    pub fn subscribe<V: DeserializeOwned + Send + 'static>(&self, pattern: &Pattern) -> SubscribeMany<V> {
+        SubscribeMany::new(self.clone(), pattern.clone())
     }
 
     /// Where a name lives. Arithmetic and one look-up; no I/O.

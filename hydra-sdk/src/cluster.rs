@@ -234,6 +234,12 @@ impl Cluster {
         state.ask(state.server(id)?, request, deadline).await
     }
 
+    /// The same, at a server that is who the map says.
+    pub(crate) async fn ask_known(&self, id: &str, request: &Request) -> Result<Answer> {
+        let state = self.state();
+        state.ask_known(state.server(id)?, request).await
+    }
+
     /// Settles what a fallback took over from a primary in one folder, if the primary has it.
     pub(crate) async fn settle(&self, folder: FolderId, primary: &str, fallback: &str) -> Result<Settlement> {
         let state = self.state();

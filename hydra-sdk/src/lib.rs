@@ -34,6 +34,7 @@ mod breaker;
 mod budget;
 mod client;
 mod cluster;
+mod conflict;
 mod connect;
 mod delay;
 mod endpoint;
@@ -53,6 +54,7 @@ mod probe;
 mod request;
 mod server;
 mod settings;
+mod subscribe_many;
 mod swamp;
 mod swamps;
 mod transfer;
@@ -61,6 +63,7 @@ mod watch;
 
 pub use access::Access;
 pub use client::{Hydra, Location, Redirect};
+pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use connect::HydraBuilder;
 pub use error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 pub use event::{Event, EventKind, EventStream, Waited};
@@ -76,6 +79,7 @@ pub use map::{ClientMap, Finding, FolderMove, MapBuilder, MapError, MapServer, P
 pub use notice::ClientEvent;
 pub use operation::Done;
 pub use settings::{Failback, Fallback, FallbackMode, OpClass, ReadFrom, Settings};
+pub use subscribe_many::SubscribeMany;
 pub use swamp::{
     Amount, Batch, BatchAcross, Delete, Increment, List, LockCall, LockGuard, Patch, Push, Put, ShiftCall, Subscribe,
     Swamp, Taken, Write,

@@ -37,6 +37,8 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(header::REQUES
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(crate) const NDJSON: HeaderValue = HeaderValue::from_static(hydra_core::wire::NDJSON);
+/// `Vary` of what comes in the form that is asked for.
+pub(crate) const BY_ACCEPT: HeaderValue = HeaderValue::from_static("accept");
 pub(crate) const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// The types of patches that are understood.

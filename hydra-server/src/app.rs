@@ -27,6 +27,7 @@ use crate::auth::{Access, Need, Scope};
 use crate::body::{BodyMemory, Limit, RequestBody};
 use crate::conditions::{folders_header, idempotency_key, single};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_UNPACKERS, MAX_URI_BYTES};
+use crate::encoding::{self, Encoding};
 use crate::metrics::Metrics;
 use crate::route::{Label, Route};
 use crate::streams::Streams;
@@ -112,7 +113,11 @@ impl App {
         let label = route.as_ref().map_or(Label::None, Route::label);
         let outcome = AssertUnwindSafe(dispatch(&mut call, route)).catch_unwind().await;
         let outcome = outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
-        call.finish(outcome, label)
+        match call.finish(outcome, label) {
+            // In a box: every request would keep room for it, and few need it.
+            (response, Encoding::Gzip) => Box::pin(encoding::gzip(response)).await,
+            (response, _) => response,
+        }
     }
 
     /// Writes to one swamp and waits for the acknowledgement; also says what is known of its copy.
@@ -171,6 +176,9 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Swamp(name) if reads => swamps::info(call, &name).await,
         Route::Swamp(name) => swamps::destroy(call, &name).await,
         Route::FlushSwamp(name) => swamps::flush(call, &name).await,
+        Route::CompactSwamp(name) => swamps::compact(call, &name).await,
+        Route::LoadSwamp(name) => swamps::load(call, &name).await,
+        Route::EvictSwamp(name) => swamps::evict(call, &name).await,
         Route::SwampPolicy(name) => swamps::policy(call, &name).await,
         Route::Conflicts(name) => conflicts::list(call, &name).await,
         Route::Shift(name) => shift::shift(call, &name).await,
@@ -363,10 +371,11 @@ impl Call {
             return Ok(());
         }
         self.standby = self.stands_in(folder)?;
-        // A flush changes no data, and a batch may hold only reads: it asks again when it is read.
+        // Upkeep changes no data, and a batch may hold only reads: it asks again when it is read.
         let harmless = reads
             || self.head.method.as_str() == "QUERY"
-            || matches!(route, Route::FlushSwamp(_) | Route::Batch(_) | Route::Query(_));
+            || matches!(route, Route::FlushSwamp(_) | Route::CompactSwamp(_) | Route::LoadSwamp(_))
+            || matches!(route, Route::EvictSwamp(_) | Route::Batch(_) | Route::Query(_));
         if harmless { Ok(()) } else { self.may_write() }
     }
 
@@ -544,10 +553,11 @@ impl Call {
         self.standby
     }
 
-    /// Completes the answer with what every answer carries, and counts it.
-    fn finish(self, outcome: Result<Response, Error>, label: Label) -> Response {
+    /// Completes the answer with what every answer carries, and counts it. Its body is still to be encoded.
+    fn finish(self, outcome: Result<Response, Error>, label: Label) -> (Response, Encoding) {
         let code = outcome.as_ref().err().map(Error::code);
         let mut response = outcome.unwrap_or_else(|error| self.problem(&error));
+        let mut encoding = Encoding::of(&self.head.headers, &response);
         let headers = response.headers_mut();
         origin::expose(&self.head, &self.app.config, headers);
         headers.insert(answer::SERVER, self.app.server.clone());
@@ -580,11 +590,15 @@ impl Call {
         if self.head.method == Method::HEAD {
             without_body(&mut response);
         }
+        encoding.describe(response.headers_mut());
+        if self.head.method == Method::HEAD {
+            encoding = Encoding::AsItIs;
+        }
         self.account(label, response.status().as_u16(), code);
         if !self.head.headers.contains_key(http::header::EXPECT) {
             self.body.discard_rest();
         }
-        response
+        (response, encoding)
     }
 
     fn problem(&self, error: &Error) -> Response {

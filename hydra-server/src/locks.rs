@@ -3,7 +3,7 @@
 use http::StatusCode;
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderValue};
-use hydra_core::wire::{LockBody, LockedBody, RenewBody, header};
+use hydra_core::wire::{LockBody, LockedBody, RenewBody, header, read_object};
 use hydra_core::{Durability, Error, ErrorCode, Lock, LockRequest, SwampName};
 use serde::de::DeserializeOwned;
 
@@ -77,10 +77,7 @@ fn token(headers: &HeaderMap) -> Result<&str, Error> {
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8], example: &str) -> Result<T, Error> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        Error::new(ErrorCode::InvalidBody, format!("what is asked of the lock cannot be read: {error}"))
-            .with_hint(format!("write {example}"))
-    })
+    read_object(bytes, "what is asked of the lock", example)
 }
 
 fn held(lock: Lock) -> LockedBody {

@@ -33,6 +33,9 @@ pub(crate) enum Route {
     Batch(SwampName),
     BatchAcross,
     FlushSwamp(SwampName),
+    CompactSwamp(SwampName),
+    LoadSwamp(SwampName),
+    EvictSwamp(SwampName),
     SwampPolicy(SwampName),
     Conflicts(SwampName),
     Shift(SwampName),
@@ -162,6 +165,7 @@ impl Route {
             Route::Lock(..) => "GET, HEAD, POST, PUT, DELETE",
             Route::Batch(_) | Route::BatchAcross | Route::Shift(_) => "POST",
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
+            Route::CompactSwamp(_) | Route::LoadSwamp(_) | Route::EvictSwamp(_) => "POST",
             Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
             Route::SealTakeover(_) | Route::UnsealTakeover(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
@@ -187,6 +191,9 @@ impl Route {
             | Route::Swamp(name)
             | Route::Batch(name)
             | Route::FlushSwamp(name)
+            | Route::CompactSwamp(name)
+            | Route::LoadSwamp(name)
+            | Route::EvictSwamp(name)
             | Route::SwampPolicy(name)
             | Route::Conflicts(name)
             | Route::Shift(name)
@@ -237,6 +244,7 @@ impl Route {
             Route::HoldFolder(_) | Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => {
                 Label::Upkeep
             }
+            Route::CompactSwamp(_) | Route::LoadSwamp(_) | Route::EvictSwamp(_) => Label::Upkeep,
             Route::Export(_) | Route::Import(_) | Route::ExportAll | Route::ImportAll | Route::Archive(_) => {
                 Label::Transfer
             }
@@ -300,6 +308,9 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
         Some("batch") => Ok(Route::Batch(name)),
         Some("query") => Ok(Route::Query(name)),
         Some("flush") => Ok(Route::FlushSwamp(name)),
+        Some("compact") => Ok(Route::CompactSwamp(name)),
+        Some("load") => Ok(Route::LoadSwamp(name)),
+        Some("evict") => Ok(Route::EvictSwamp(name)),
         Some("policy") => Ok(Route::SwampPolicy(name)),
         Some("conflicts") => Ok(Route::Conflicts(name)),
         Some("export") => Ok(Route::Export(name)),

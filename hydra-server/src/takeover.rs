@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use hydra_core::wire::{
     HoldsBody, MissingBody, MissingFileBody, SealTakeoverBody, SealedTakeoverBody, SettleBody, TakeoverBody,
-    TakeoverFileBody, UnsealTakeoverBody,
+    TakeoverFileBody, UnsealTakeoverBody, read_object,
 };
 use hydra_core::{Error, ErrorCode, FolderId, MissingFile, SwampName, TakeoverFile};
 use serde::de::DeserializeOwned;
@@ -116,8 +116,5 @@ async fn read_body(call: &mut Call, limit: Limit) -> Result<Bytes, Error> {
 }
 
 fn read<T: DeserializeOwned>(body: &[u8], form: &str) -> Result<T, Error> {
-    serde_json::from_slice(body).map_err(|error| {
-        Error::new(ErrorCode::InvalidBody, format!("the body cannot be read: {error}"))
-            .with_hint(format!("write {form}"))
-    })
+    read_object(body, "the body", form)
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, DATE, ETAG, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED,
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, DATE, ETAG, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED, VARY,
     X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
@@ -178,6 +178,7 @@ pub(crate) fn describe(headers: &mut HeaderMap, treasure: &Treasure) {
     let modified = SystemTime::from(treasure.updated_at).min(now);
     headers.insert(ETAG, answer::etag(&treasure.version));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(VARY, answer::BY_ACCEPT);
     headers.insert(DATE, answer::ascii(httpdate::fmt_http_date(now)));
     headers.insert(LAST_MODIFIED, answer::ascii(httpdate::fmt_http_date(modified)));
     let updated_at = answer::ascii(treasure.updated_at.to_string());
