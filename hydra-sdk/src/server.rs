@@ -229,14 +229,13 @@ impl Server {
             Err(failure) => return Outcome::NotSent(failure),
         };
         let begun = Instant::now();
-        let response = match request.within(this.timeout, self.unless_dead(client.execute(http))).await {
-            None => return Outcome::Maybe(Failure::timeout()),
-            Some(Err(outcome)) => return outcome,
-            Some(Ok(response)) => response,
+        let mut response = match self.unless_dead(client.execute(http), request, this.timeout).await {
+            Err(outcome) => return outcome,
+            Ok(response) => response,
         };
         let mut answer = Answer {
             status: response.status().as_u16(),
-            headers: response.headers().clone(),
+            headers: std::mem::take(response.headers_mut()),
             body: AnswerBody::Open(response),
         };
         if request.collect || outcome::needs_body(answer.status) {
@@ -249,27 +248,39 @@ impl Server {
         outcome::of_answer(answer)
     }
 
-    /// Waits for an answer as long as the server lives. When it is silent, somebody looks whether it does.
-    async fn unless_dead(&self, answer: impl Future<Output = reqwest::Result<Response>>) -> Result<Response, Outcome> {
+    /// Waits for an answer as long as the server lives and the try may take; a body that is streamed has `limit` for
+    /// each piece. When the server is silent, somebody looks whether it lives. One timer does for both.
+    async fn unless_dead(
+        &self,
+        answer: impl Future<Output = reqwest::Result<Response>>,
+        request: &Request,
+        limit: Duration,
+    ) -> Result<Response, Outcome> {
         let mut answer = std::pin::pin!(answer);
         let begun = Instant::now();
         let mut deaths = self.health.deaths();
         let mut silence = SILENCE;
-        let mut look_at = tokio::time::Instant::now() + silence;
+        let (mut look_at, mut give_up_at) = (begun + silence, begun + limit);
         loop {
             tokio::select! {
                 biased;
                 answered = answer.as_mut() => return answered.map_err(|error| outcome::of_error(&error)),
-                () = tokio::time::sleep_until(look_at) => {
-                    self.suspect();
-                    silence *= 2;
-                    look_at += silence;
+                () = tokio::time::sleep_until(look_at.min(give_up_at).into()) => {
+                    if give_up_at > look_at {
+                        self.suspect();
+                        silence *= 2;
+                        look_at += silence;
+                    } else if request.has_moved_within(limit) {
+                        give_up_at += limit;
+                    } else {
+                        return Err(Outcome::Maybe(Failure::timeout()));
+                    }
                 }
                 Ok(()) = deaths.changed() => break,
             }
         }
         // A try that still connects ends by itself, and knows then that nothing was sent.
-        let connecting = self.connect_timeout().saturating_sub(begun.elapsed());
+        let connecting = self.connect_timeout().min(limit).saturating_sub(begun.elapsed());
         match tokio::time::timeout(connecting, answer).await {
             Ok(answered) => answered.map_err(|error| outcome::of_error(&error)),
             Err(_) => Err(Outcome::Maybe(Failure::new(Cause::Death, "died before it answered"))),
