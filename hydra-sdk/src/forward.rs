@@ -197,9 +197,11 @@ fn is_own(name: &str, is_stream: bool) -> bool {
 /// (`.`, `..`, also percent-encoded) and a backslash. They are part of no allowed name or key.
 fn check_target(target: &str) -> Result<()> {
     let path = target.split(['?', '#']).next().unwrap_or_default();
+    // The longest step is both dots percent-encoded; hardly any segment begins like one.
     let is_step = |segment: &str| {
-        let plain = segment.replace("%2e", ".").replace("%2E", ".");
-        plain == "." || plain == ".."
+        segment.starts_with(['.', '%'])
+            && segment.len() <= "%2e%2e".len()
+            && matches!(segment.replace("%2e", ".").replace("%2E", ".").as_str(), "." | "..")
     };
     let usable = path.starts_with('/') && !path.contains('\\') && !target.contains('#');
     if usable && target.bytes().all(|byte| byte.is_ascii_graphic()) && !path.split('/').any(is_step) {

@@ -39,6 +39,8 @@ const SILENCE: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Server {
     listed: MapServer,
+    /// Its address, read.
+    base: Url,
     /// How errors call it: its id, or its address where the id is not known.
     label: String,
     pool: String,
@@ -95,8 +97,11 @@ impl Server {
     pub(crate) fn new(making: Making<'_>) -> Result<Arc<Server>> {
         let Making { listed, label, pool, settings, credentials, expected, notices } = making;
         let client = connections(&listed.url, settings, credentials, POOL_SIZE)?;
+        let refuse = |error| Error::new(ErrorKind::Config, format!("{:?} is no address: {error}", listed.url));
+        let base = Url::parse(&listed.url).map_err(refuse)?;
         Ok(Arc::new_cyclic(|me| Server {
             listed: listed.clone(),
+            base,
             label: label.to_owned(),
             pool: pool.to_owned(),
             settings: settings.clone(),
@@ -319,10 +324,7 @@ impl Server {
     }
 
     fn prepare(&self, request: &Request, this: &ThisTry<'_>) -> Result<reqwest::Request, Failure> {
-        let base = self.listed.url.trim_end_matches('/');
-        let url = Url::parse(&format!("{base}{}", request.target))
-            .map_err(|error| Failure::new(Cause::Unasked, format!("has an address that cannot be used ({error})")))?;
-        let mut http = reqwest::Request::new(request.method.clone(), url);
+        let mut http = reqwest::Request::new(request.method.clone(), self.url_of(&request.target));
         *http.headers_mut() = request.headers.clone();
         if request.own_token && !request.headers.contains_key(AUTHORIZATION) {
             let token = self.credentials.authorization();
@@ -346,6 +348,18 @@ impl Server {
         set(header::DEADLINE_MS, &this.left.as_millis().to_string());
         *http.body_mut() = request.body.to_http()?;
         Ok(http)
+    }
+
+    /// The address of what a request is about. Scheme and host are read once, which is most of the work of a URL.
+    fn url_of(&self, target: &str) -> Url {
+        let mut url = self.base.clone();
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        match self.base.path().trim_end_matches('/') {
+            "" => url.set_path(path),
+            prefix => url.set_path(&format!("{prefix}{path}")),
+        }
+        url.set_query(query);
+        url
     }
 
     /// Whether anyone takes a new connection. Those that are open say nothing about that.
