@@ -4,7 +4,6 @@ mod locks;
 mod shift;
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -14,7 +13,7 @@ use crate::compact::MARKS_KEPT;
 use crate::counter::SingleAdd;
 use crate::engine::CopyState;
 use crate::error::{Error, ErrorCode, Result};
-use crate::format::frame::{Frame, FrameKey};
+use crate::format::frame::{FrameHead, FrameKey, FrameWriter};
 use crate::format::record::{Record, StampCode, Write};
 use crate::hashing::hash_key;
 use crate::merge::{KeyMemory, Positions, RememberedAdd};
@@ -74,6 +73,11 @@ impl Touched {
         }
     }
 
+    /// Room for the keys of so many operations.
+    fn for_ops(ops: usize) -> Touched {
+        Touched { first: None, more: HashTable::with_capacity(ops.saturating_sub(1)) }
+    }
+
     fn is_empty(&self) -> bool {
         self.first.is_none()
     }
@@ -102,6 +106,10 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
+    fn for_ops(ops: usize) -> Stage {
+        Stage { touched: Touched::for_ops(ops), ..Stage::default() }
+    }
+
     fn known<'a>(&'a self, state: &'a State, key: &str) -> Known<'a> {
         self.touched.get(key).map_or_else(|| state.known(key), KeyState::as_known)
     }
@@ -147,12 +155,19 @@ impl Stage {
 #[derive(Debug)]
 pub(crate) struct Carried {
     pub(crate) committed: Committed,
-    /// What makes it last; `None` when it changed nothing.
-    pub(crate) frame: Option<Frame>,
+    /// The frame that makes it last; `None` when it changed nothing.
+    pub(crate) frame: Option<FrameHead>,
 }
 
-/// Carries out a request on top of `stage`, which takes its changes. An error changes nothing.
-pub(crate) fn carry_out(scene: Scene<'_>, state: &State, stage: &mut Stage, batch: &Batch) -> Result<Carried> {
+/// Carries out a request on top of `stage`, which takes its changes, and appends the payload of its frame to `out`.
+/// An error changes nothing.
+pub(crate) fn carry_out(
+    scene: Scene<'_>,
+    state: &State,
+    stage: &mut Stage,
+    batch: &Batch,
+    out: &mut Vec<u8>,
+) -> Result<Carried> {
     if batch.ops.len() > MAX_BATCH_OPS {
         let detail = format!("the batch has {} operations, {MAX_BATCH_OPS} are allowed", batch.ops.len());
         return Err(Error::new(ErrorCode::BatchTooLarge, detail));
@@ -160,27 +175,27 @@ pub(crate) fn carry_out(scene: Scene<'_>, state: &State, stage: &mut Stage, batc
     if let Some(replay) = replay(scene, state, stage, batch)? {
         return Ok(Carried { committed: replay, frame: None });
     }
-    // What is made here has to outlive the records that are made of it.
-    let makes = |op: &Op| matches!(op, Op::Patch { .. } | Op::IncrementWith { .. } | Op::Shift(_) | Op::Lock(_));
-    let made: Vec<Made> = if batch.ops.iter().any(makes) { vec![Made::default(); batch.ops.len()] } else { Vec::new() };
+    let code = StampCode::Log { incarnation: scene.incarnation };
+    let mut own = Stage::for_ops(batch.ops.len());
     let mut run = Run {
         scene,
         state,
         below: stage,
-        own: Stage::default(),
-        records: Vec::with_capacity(batch.ops.len()),
+        own: &mut own,
+        frame: FrameWriter::new(out, code, scene.base_hlc),
+        size: 0,
         done: batch.idempotency.map(|_| Vec::new()),
         adds: Vec::new(),
         positions: Positions::default(),
         request: batch.idempotency,
     };
-    let ops = batch.ops.iter().enumerate();
-    let results: Vec<Result<OpResult>> = ops.map(|(at, op)| run.one(op, made.get(at), batch.mark_deletes)).collect();
-    if batch.atomic {
-        refuse_partly_failed(&results)?;
+    let results: Vec<Result<OpResult>> = batch.ops.iter().map(|op| run.one(op, batch.mark_deletes)).collect();
+    let checked = if batch.atomic { refuse_partly_failed(&results) } else { Ok(()) };
+    if let Err(refusal) = checked.and_then(|()| run.check_batch_size()) {
+        run.frame.undo();
+        return Err(refusal);
     }
-    let Run { mut own, records, done, adds, .. } = run;
-    let frame = frame_of(scene, batch.idempotency, records, &done.unwrap_or_default(), adds, &mut own)?;
+    let frame = run.finish();
     stage.absorb(own);
     let committed = Committed { results, durability: Durability::Buffered, replayed: false };
     Ok(Carried { committed, frame })
@@ -220,41 +235,16 @@ fn replay(scene: Scene<'_>, state: &State, stage: &Stage, batch: &Batch) -> Resu
     Ok(Some(Committed { results, durability: Durability::Buffered, replayed: true }))
 }
 
-/// The frame of a request that changed something; remembers its idempotency key.
-fn frame_of(
-    scene: Scene<'_>,
-    idempotency: Option<Idempotency>,
-    records: Vec<(Stamp, Write<'_>)>,
-    done: &[Done],
-    adds: Vec<RememberedAdd>,
-    own: &mut Stage,
-) -> Result<Option<Frame>> {
-    let Some(&(first, _)) = records.first() else { return Ok(None) };
-    let size: usize = records.iter().map(|&(stamp, write)| Record::Write { stamp, write }.size()).sum();
-    if size > MAX_BATCH_BYTES {
-        let detail = format!("the batch has {size} bytes, {MAX_BATCH_BYTES} are allowed");
-        return Err(Error::new(ErrorCode::BatchTooLarge, detail));
-    }
-    let outcome = if idempotency.is_some() { outcome::encode(done, first) } else { Vec::new() };
-    let key = idempotency.map(|i| FrameKey { key: i.key, fingerprint: i.fingerprint, outcome: &outcome });
-    let code = StampCode::Log { incarnation: scene.incarnation };
-    let records = records.into_iter().map(|(stamp, write)| Record::Write { stamp, write });
-    let frame = Frame::new(key, records, code, scene.base_hlc).compressed(scene.policy.compression);
-    if let Some(i) = idempotency {
-        let memory = KeyMemory { fingerprint: i.fingerprint, stamp: first, outcome: outcome.into(), adds };
-        own.keys.push((i.key, memory));
-    }
-    Ok(Some(frame))
-}
-
 /// One request on its way.
 struct Run<'a> {
     scene: Scene<'a>,
     state: &'a State,
     /// What earlier requests of the group changed.
     below: &'a Stage,
-    own: Stage,
-    records: Vec<(Stamp, Write<'a>)>,
+    own: &'a mut Stage,
+    frame: FrameWriter<'a, 'a>,
+    /// About how many bytes its records take.
+    size: usize,
     /// For requests that are remembered.
     done: Option<Vec<Done>>,
     adds: Vec<RememberedAdd>,
@@ -263,32 +253,19 @@ struct Run<'a> {
     request: Option<Idempotency>,
 }
 
-/// What one operation makes: a value, or whole slots.
-#[derive(Debug, Clone, Default)]
-struct Made {
-    value: OnceCell<Value>,
-    slots: OnceCell<Vec<Slot>>,
-}
-
 impl<'a> Run<'a> {
-    /// `made` keeps what the operation makes, if it makes something.
-    fn one(&mut self, op: &'a Op, made: Option<&'a Made>, mark_deletes: bool) -> Result<OpResult> {
+    fn one(&mut self, op: &'a Op, mark_deletes: bool) -> Result<OpResult> {
         let is_of_key = !matches!(op, Op::Shift(_) | Op::Lock(_));
         let checked = if is_of_key { check_key(op.key()) } else { Ok(()) };
-        let result = checked.and_then(|()| match (op, made) {
-            (Op::Put { key, value, expiry, condition }, _) => self.put(key, value, *expiry, condition),
-            (Op::Patch { key, patch, create, condition }, Some(made)) => {
-                self.patch(key, patch, *create, condition, &made.value)
-            }
-            (Op::IncrementWith { key, increment }, Some(made)) => self.increment_with(key, increment, &made.value),
-            (Op::Shift(shift), Some(made)) => self.shift(shift, made),
-            (Op::Lock(lock), Some(made)) => self.lock(lock, made),
-            (Op::Delete { key, condition }, _) => self.delete(key, condition, mark_deletes),
-            (Op::Increment { key, by }, _) => self.increment(key, *by),
-            (Op::Get { key }, _) => self.get(key),
-            (Op::Patch { .. } | Op::IncrementWith { .. } | Op::Shift(_) | Op::Lock(_), None) => {
-                Err(Error::new(ErrorCode::Internal, "there is no room for what is made"))
-            }
+        let result = checked.and_then(|()| match op {
+            Op::Put { key, value, expiry, condition } => self.put(key, value, *expiry, condition),
+            Op::Patch { key, patch, create, condition } => self.patch(key, patch, *create, condition),
+            Op::Delete { key, condition } => self.delete(key, condition, mark_deletes),
+            Op::Increment { key, by } => self.increment(key, *by),
+            Op::IncrementWith { key, increment } => self.increment_with(key, increment),
+            Op::Get { key } => self.get(key),
+            Op::Shift(shift) => self.shift(shift),
+            Op::Lock(lock) => self.lock(lock),
         });
         if let Err(error) = &result {
             self.note(Done::Failed(error.code()));
@@ -313,15 +290,44 @@ impl<'a> Run<'a> {
         Ok(stamp)
     }
 
-    /// Takes in slots that were made here, with the records that make them last.
-    fn keep_slots(&mut self, slots: Vec<Slot>, made: &'a Made) {
-        for slot in made.slots.get_or_init(|| slots) {
-            self.records.push((slot.stamp(), slot.write()));
-            self.own.touched.set(KeyState { slot: slot.clone(), counter: None });
+    /// Writes a record. What is beyond the limit is only counted: the request is refused in the end.
+    fn record(&mut self, stamp: Stamp, write: Write<'_>) {
+        let record = Record::Write { stamp, write };
+        self.size += record.size();
+        if self.size <= MAX_BATCH_BYTES {
+            self.frame.push(&record);
         }
     }
 
-    fn put(&mut self, key: &'a str, value: &'a Value, expiry: Expiry, condition: &Condition) -> Result<OpResult> {
+    fn check_batch_size(&self) -> Result<()> {
+        if self.size <= MAX_BATCH_BYTES {
+            return Ok(());
+        }
+        let detail = format!("the batch has {} bytes, {MAX_BATCH_BYTES} are allowed", self.size);
+        Err(Error::new(ErrorCode::BatchTooLarge, detail))
+    }
+
+    /// The frame that makes it last, if it changed something; remembers its idempotency key.
+    fn finish(self) -> Option<FrameHead> {
+        let Run { scene, own, frame, done, adds, request, .. } = self;
+        let first = frame.first()?;
+        let compression = scene.policy.compression;
+        let Some(Idempotency { key, fingerprint }) = request else {
+            return Some(frame.finish(None, compression));
+        };
+        let outcome = outcome::encode(&done.unwrap_or_default(), first);
+        let frame = frame.finish(Some(FrameKey { key, fingerprint, outcome: &outcome }), compression);
+        own.keys.push((key, KeyMemory { fingerprint, stamp: first, outcome: outcome.into(), adds }));
+        Some(frame)
+    }
+
+    /// Takes in what was made of a key, with the record that makes it last.
+    fn keep_slot(&mut self, slot: Slot) {
+        self.record(slot.stamp(), slot.write());
+        self.own.touched.set(KeyState { slot, counter: None });
+    }
+
+    fn put(&mut self, key: &str, value: &Value, expiry: Expiry, condition: &Condition) -> Result<OpResult> {
         self.check_size(key, value)?;
         let before = self.known(key);
         let current = before.sight(self.scene.now);
@@ -334,14 +340,7 @@ impl<'a> Run<'a> {
         self.store_as_put(key, value, expires_at, current.map(|current| current.created_at))
     }
 
-    fn patch(
-        &mut self,
-        key: &'a str,
-        patch: &Patch,
-        create: bool,
-        condition: &Condition,
-        made: &'a OnceCell<Value>,
-    ) -> Result<OpResult> {
+    fn patch(&mut self, key: &str, patch: &Patch, create: bool, condition: &Condition) -> Result<OpResult> {
         let before = self.known(key);
         self.check_condition(key, before, before.sight(self.scene.now), condition)?;
         let current = before.treasure(self.scene.now);
@@ -353,23 +352,22 @@ impl<'a> Run<'a> {
             }
         }
         let limit = self.scene.policy.max_value_bytes;
-        let value = keep(made, patch.apply(current.as_ref().map(|current| &current.value), limit)?);
-        self.check_size(key, value)?;
+        let value = patch.apply(current.as_ref().map(|current| &current.value), limit)?;
+        self.check_size(key, &value)?;
         let (expires_at, created_at) = current.map(|current| (current.expires_at, current.created_at)).unzip();
-        self.store_as_put(key, value, expires_at.flatten(), created_at)
+        self.store_as_put(key, &value, expires_at.flatten(), created_at)
     }
 
-    fn increment_with(&mut self, key: &'a str, increment: &Increment, made: &'a OnceCell<Value>) -> Result<OpResult> {
+    fn increment_with(&mut self, key: &str, increment: &Increment) -> Result<OpResult> {
         let before = self.known(key);
         let current = before.treasure(self.scene.now);
         if current.is_none() {
             self.refuse_doubtful_absence(key, before)?;
         }
         let (sum, value) = increment.apply(key, current.as_ref().map(|current| &current.value))?;
-        let value = keep(made, value);
-        self.check_size(key, value)?;
+        self.check_size(key, &value)?;
         let (expires_at, created_at) = current.map(|current| (current.expires_at, current.created_at)).unzip();
-        let stamp = self.store(key, value, expires_at.flatten(), created_at)?;
+        let stamp = self.store(key, &value, expires_at.flatten(), created_at)?;
         let created = created_at.is_none();
         self.note(Done::Rewritten { sum, stamp, created });
         Ok(OpResult::Incremented { value: sum, version: Version::of_record(stamp), created })
@@ -387,8 +385,8 @@ impl<'a> Run<'a> {
     /// Stores a value and answers as a put does.
     fn store_as_put(
         &mut self,
-        key: &'a str,
-        value: &'a Value,
+        key: &str,
+        value: &Value,
         expires_at: Option<Timestamp>,
         created_at: Option<Timestamp>,
     ) -> Result<OpResult> {
@@ -401,8 +399,8 @@ impl<'a> Run<'a> {
     /// Writes the record of a value, and keeps it. A treasure that was there keeps its age.
     fn store(
         &mut self,
-        key: &'a str,
-        value: &'a Value,
+        key: &str,
+        value: &Value,
         expires_at: Option<Timestamp>,
         created_at: Option<Timestamp>,
     ) -> Result<Stamp> {
@@ -417,13 +415,13 @@ impl<'a> Run<'a> {
             age: Some(age).filter(|&age| age > 0),
             content_type: value.content_type(),
         };
-        self.records.push((stamp, write));
+        self.record(stamp, write);
         let slot = Slot::put(stamp, key, value.as_bytes(), facts);
         self.own.touched.set(KeyState { slot, counter: None });
         Ok(stamp)
     }
 
-    fn delete(&mut self, key: &'a str, condition: &Condition, mark_deletes: bool) -> Result<OpResult> {
+    fn delete(&mut self, key: &str, condition: &Condition, mark_deletes: bool) -> Result<OpResult> {
         let before = self.known(key);
         let current = before.sight(self.scene.now);
         self.check_condition(key, before, current, condition)?;
@@ -431,7 +429,7 @@ impl<'a> Run<'a> {
         let mark = before.is_live() || mark_deletes || self.state.copy != CopyState::Complete;
         if mark {
             let stamp = self.next_stamp()?;
-            self.records.push((stamp, Write::Del { key }));
+            self.record(stamp, Write::Del { key });
             self.own.touched.set(KeyState { slot: Slot::tombstone(stamp, key), counter: None });
         }
         self.note(Done::Deleted { existed: current.is_some() });
@@ -451,7 +449,7 @@ impl<'a> Run<'a> {
         if needs_base {
             // It counts as absent, and the increment needs a base that every copy keeps as long as it lasts.
             let stamp = self.next_stamp()?;
-            self.records.push((stamp, Write::Del { key }));
+            self.record(stamp, Write::Del { key });
             after = KeyState { slot: Slot::tombstone(stamp, key), counter: None };
         }
         let base = after.slot.stamp();
@@ -461,7 +459,7 @@ impl<'a> Run<'a> {
             key: key.into(),
             add: SingleAdd { stamp, base, pointer: "".into(), delta: by },
         });
-        self.records.push((stamp, Write::Add { key, pointer: "", base, delta: by }));
+        self.record(stamp, Write::Add { key, pointer: "", base, delta: by });
         let counter = after.counter.get_or_insert_default();
         counter.add(stamp, base, "", by);
         let version = Version::of_counter(base.hlc, counter.digest(base));
@@ -548,11 +546,6 @@ pub(crate) fn doubtful_absence(state: &State, key: &str) -> Result<()> {
     let detail = format!("{key:?} was not found, and {why}");
     let report = state.findings.first().cloned().unwrap_or_default();
     Err(Error::new(code, detail).with_hint(report))
-}
-
-/// Keeps a value for as long as its record.
-fn keep(made: &OnceCell<Value>, value: Value) -> &Value {
-    made.get_or_init(|| value)
 }
 
 /// The value after an increment.

@@ -84,7 +84,7 @@ fn next_round(resident: &Arc<Resident>) -> Option<Round> {
     desk.flushing = !desk.buffer.is_empty();
     Some(Round {
         policy: Arc::clone(&desk.settings.policy),
-        buffer: std::mem::take(&mut desk.buffer),
+        buffer: desk.take_buffer(),
         waiting: std::mem::take(&mut desk.waiting),
         adopt: if needs_adoption { std::mem::take(&mut desk.adopt) } else { Vec::new() },
         limbo: desk.limbo.take(),
@@ -161,9 +161,12 @@ impl Resident {
             return Vec::new();
         }
         let state = self.state.read();
-        let mut carry = |(batch, promise): (Batch, Promise<Committed>)| CarriedWrite {
-            result: carry_out(scene, &state, stage, &batch),
-            promise,
+        let mut carry = |(batch, promise): (Batch, Promise<Committed>)| {
+            let mut payload = Vec::new();
+            let result = carry_out(scene, &state, stage, &batch, &mut payload);
+            let result =
+                result.map(|Carried { committed, frame }| (committed, frame.map(|head| Frame::of(payload, head))));
+            CarriedWrite { result, promise }
         };
         writes.into_iter().map(&mut carry).collect()
     }
@@ -232,15 +235,17 @@ impl Resident {
                 limbo.stage.publish(&mut state, now);
             }
             stage.publish(&mut state, now);
-            self.account(&state, 0);
         }
-        {
+        let pending = {
             let mut desk = self.desk.lock();
             desk.refused = None;
             desk.flushing = false;
-        }
+            desk.reuse(round.buffer);
+            desk.footprint()
+        };
+        self.account(&self.state.read(), pending);
         for CarriedWrite { result, promise } in carried {
-            promise.fulfil(result.map(|carried| Committed { durability: Durability::Synced, ..carried.committed }));
+            promise.fulfil(result.map(|(committed, _)| Committed { durability: Durability::Synced, ..committed }));
         }
         for (promise, committed) in round.waiting {
             promise.fulfil(Ok(Committed { durability: Durability::Synced, ..committed }));
@@ -285,8 +290,8 @@ impl Resident {
         let mut promises = Vec::new();
         for CarriedWrite { result, promise } in carried {
             match result {
-                Ok(carried) => {
-                    frames.extend(carried.frame);
+                Ok((_, frame)) => {
+                    frames.extend(frame);
                     promises.push((promise, answer.clone()));
                 }
                 Err(refusal) => promises.push((promise, refusal)),
@@ -408,8 +413,9 @@ impl Resident {
             let mut stage = Stage::default();
             let unconditional = Policy { require_version: false, ..policy.clone() };
             let scene = Scene { policy: &unconditional, ..scene };
-            let Carried { frame, .. } =
-                carry_out(scene, &self.state.read(), &mut stage, &Batch { ops, ..Batch::default() })?;
+            let (batch, mut payload) = (Batch { ops, ..Batch::default() }, Vec::new());
+            let Carried { frame, .. } = carry_out(scene, &self.state.read(), &mut stage, &batch, &mut payload)?;
+            let frame = frame.map(|head| Frame::of(payload, head));
             stage.destroys = left.peek().is_none();
             let frames: Vec<FrameRef<'_>> = frame.iter().map(Frame::as_ref).collect();
             match self.append(policy, &frames) {
@@ -491,13 +497,13 @@ struct Group {
 }
 
 struct CarriedWrite {
-    result: Result<Carried>,
+    result: Result<(Committed, Option<Frame>)>,
     promise: Promise<Committed>,
 }
 
 impl Group {
     fn frames(&self) -> impl Iterator<Item = FrameRef<'_>> {
-        self.carried.iter().filter_map(|write| write.result.as_ref().ok()?.frame.as_ref()).map(Frame::as_ref)
+        self.carried.iter().filter_map(|write| write.result.as_ref().ok()?.1.as_ref()).map(Frame::as_ref)
     }
 }
 

@@ -265,14 +265,14 @@ impl Log {
         let all = |error| TryError::Disk { error, maybe: frames.len() };
         self.make_durable(shared, &mut file, &open.path, is_new, intent).map_err(all)?;
         open.facts.identity = verify(shared, &*file.file, &open.path, start + bytes.len() as u64)?;
-        open.facts.records += frames.iter().map(|frame| u64::from(frame.records)).sum::<u64>();
+        open.facts.records += frames.iter().map(|frame| u64::from(frame.head.records)).sum::<u64>();
         if let Some(learned) = learned {
             open.facts.records += 1;
             open.facts.vector.join(&learned);
         }
         open.file = shared.handles.keep(file, policy.is_synced());
         self.pile.bytes += bytes.len() as u64;
-        self.durable_hlc = frames.iter().map(|frame| frame.last_hlc).max().unwrap_or(0).max(self.durable_hlc);
+        self.durable_hlc = frames.iter().map(|frame| frame.head.last_hlc).max().unwrap_or(0).max(self.durable_hlc);
         self.open = Some(open);
         Ok(())
     }

@@ -99,6 +99,9 @@ impl Memory {
     /// Counts what a swamp takes now in place of what it took.
     pub(crate) fn account(&self, held: &Held, bytes: usize) {
         let bytes = (bytes as u64).min(self.budget);
+        if held.bytes() == bytes {
+            return;
+        }
         let before = held.0.swap(bytes, Ordering::Relaxed);
         if bytes >= before {
             self.used.fetch_add(bytes - before, Ordering::SeqCst);

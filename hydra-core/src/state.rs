@@ -199,8 +199,8 @@ struct Tally {
 
 impl Tally {
     /// Counts a slot in or out. Of hidden ones only the bytes count.
-    fn count(&mut self, counters: &Counters, slot: &Slot, sign: isize) {
-        let live = !is_hidden(slot.key_bytes()) && is_live(counters, slot);
+    fn count(&mut self, counters: &Counters, slot: &Slot, is_hidden: bool, sign: isize) {
+        let live = !is_hidden && is_live(counters, slot);
         self.live = self.live.saturating_add_signed(if live { sign } else { 0 });
         self.expiring = self.expiring.saturating_add_signed(if live && slot.expires().is_some() { sign } else { 0 });
         self.bytes = self.bytes.saturating_add_signed(sign * slot.footprint() as isize);
@@ -301,21 +301,21 @@ impl State {
     }
 
     /// Puts a slot in the place of what its key had. The counters change between counting the two.
-    fn insert_slot(&mut self, slot: Slot, change: impl FnOnce(&mut Counters, &str)) {
+    fn insert_slot(&mut self, slot: Slot, change: impl FnOnce(&mut Counters, &Slot)) {
         let State { slots, indexes, counters, tally, hidden, .. } = self;
         let key = slot.key_bytes();
         let is_hidden = is_hidden(key);
         let entry = slots.entry(hash_key(key), |held| held.key_bytes() == key, |held| hash_key(held.key_bytes()));
         if let Entry::Occupied(held) = &entry {
-            tally.count(counters, held.get(), -1);
+            tally.count(counters, held.get(), is_hidden, -1);
             if is_hidden {
                 hidden.remove(&hidden_entry(held.get()));
             } else if !indexes.is_empty() {
                 unindex(indexes, counters, held.get());
             }
         }
-        change(counters, slot.key());
-        tally.count(counters, &slot, 1);
+        change(counters, &slot);
+        tally.count(counters, &slot, is_hidden, 1);
         if is_hidden {
             if is_live(counters, &slot) {
                 hidden.insert(hidden_entry(&slot));
@@ -355,12 +355,12 @@ impl State {
     /// Replaces everything about one key.
     pub(crate) fn set_key_state(&mut self, state: KeyState) {
         let KeyState { slot, counter } = state;
-        self.insert_slot(slot, |counters, key| match counter.filter(|counter| !counter.is_empty()) {
+        self.insert_slot(slot, |counters, slot| match counter.filter(|counter| !counter.is_empty()) {
             Some(counter) => {
-                counters.insert(key.into(), counter);
+                counters.insert(slot.key().into(), counter);
             }
             None if !counters.is_empty() => {
-                counters.remove(key);
+                counters.remove(slot.key());
             }
             None => {}
         });
@@ -512,7 +512,7 @@ impl State {
             return;
         }
         let (held, _) = entry.remove();
-        self.tally.count(&self.counters, &held, -1);
+        self.tally.count(&self.counters, &held, is_hidden(held.key_bytes()), -1);
         if is_hidden(held.key_bytes()) {
             self.hidden.remove(&hidden_entry(&held));
         } else {

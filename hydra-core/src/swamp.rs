@@ -76,6 +76,8 @@ pub(crate) struct Desk {
     pub(crate) queue: VecDeque<Job>,
     /// Acknowledged, not on disk: in order.
     pub(crate) buffer: Frames,
+    /// Room for the next frames while those in the buffer are on their way: see [`Desk::take_buffer`].
+    pub(crate) spare: Frames,
     /// The leader is taking what was in the buffer to the disk.
     pub(crate) flushing: bool,
     /// When the oldest frame of the buffer has to be on its way.
@@ -180,6 +182,7 @@ impl Resident {
             settings: Settings::look_up(shared, name, settings),
             queue: VecDeque::new(),
             buffer: Frames::default(),
+            spare: Frames::default(),
             flushing: false,
             due: Instant::now(),
             waiting: Vec::new(),
@@ -341,14 +344,16 @@ impl Resident {
         let scene = self.scene(policy);
         let mut state = self.state.write();
         let mut stage = Stage::default();
-        let Carried { committed, frame } = carry_out(scene, &state, &mut stage, batch)?;
+        let (first, before) = (desk.buffer.is_empty(), desk.buffer.bytes());
+        let Carried { committed, frame } = carry_out(scene, &state, &mut stage, batch, desk.buffer.end())?;
         stage.publish(&mut state, scene.now);
-        self.account(&state, desk.buffer.bytes() + frame.as_ref().map_or(0, Frame::len));
-        drop(state);
         if let Some(frame) = frame {
-            let first = desk.buffer.is_empty();
-            self.shared.space.owe(frame.len());
-            desk.buffer.push(frame.as_ref());
+            desk.buffer.add(frame);
+            self.shared.space.owe(desk.buffer.bytes() - before);
+        }
+        self.account(&state, desk.footprint());
+        drop(state);
+        if frame.is_some() {
             if desk.buffer.bytes() >= BUFFER_EARLY {
                 self.lead_soon(desk);
             } else if first {
@@ -493,6 +498,26 @@ impl Desk {
     /// Whether an acknowledged write is not on disk yet.
     pub(crate) fn is_dirty(&self) -> bool {
         self.flushing || !self.buffer.is_empty()
+    }
+
+    /// Takes what is in the buffer, and leaves the room of the frames before for the next ones.
+    pub(crate) fn take_buffer(&mut self) -> Frames {
+        std::mem::replace(&mut self.buffer, std::mem::take(&mut self.spare))
+    }
+
+    /// These frames are on disk: their room is used again while writes go on, and given up when there are none.
+    pub(crate) fn reuse(&mut self, mut frames: Frames) {
+        if self.buffer.is_empty() {
+            self.buffer = Frames::default();
+        } else {
+            frames.clear();
+            self.spare = frames;
+        }
+    }
+
+    /// Bytes of memory that the frames at the desk take.
+    pub(crate) fn footprint(&self) -> usize {
+        self.buffer.footprint() + self.spare.footprint()
     }
 
     /// Whether the buffer has waited long enough, or is long enough.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Made, Run};
+use super::Run;
 use crate::error::{Applied, Error, ErrorCode, Result};
 use crate::locks::{Held, LockOp, Step, held};
 use crate::outcome::Done;
@@ -11,8 +11,8 @@ use crate::stamp::Timestamp;
 use crate::state::Known;
 use crate::write::OpResult;
 
-impl<'a> Run<'a> {
-    pub(super) fn lock(&mut self, op: &LockOp, made: &'a Made) -> Result<OpResult> {
+impl Run<'_> {
+    pub(super) fn lock(&mut self, op: &LockOp) -> Result<OpResult> {
         let LockOp { key, step } = op;
         let now = self.scene.now;
         let known = self.known(key);
@@ -43,7 +43,7 @@ impl<'a> Run<'a> {
             (Step::Renew { .. } | Step::Release { .. }, holder) => return Err(not_held(holder.is_some())),
             (Step::Forget, _) => (Slot::tombstone(self.next_stamp()?, key), OpResult::Released),
         };
-        self.keep_slots(vec![slot], made);
+        self.keep_slot(slot);
         self.note(Done::Read);
         Ok(result)
     }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::ops::Bound;
 use std::time::Duration;
 
-use super::{Made, Run};
+use super::Run;
 use crate::error::{Applied, Error, ErrorCode, Result};
 use crate::format::varint::{Reader, put_bytes, put_u64};
 use crate::hidden::{is_hidden, kept_key};
@@ -24,8 +24,8 @@ const PURGED: usize = 16;
 /// Before anything can have expired.
 const NEVER: Timestamp = Timestamp::from_millis(0);
 
-impl<'a> Run<'a> {
-    pub(super) fn shift(&mut self, shift: &Shift, made: &'a Made) -> Result<OpResult> {
+impl Run<'_> {
+    pub(super) fn shift(&mut self, shift: &Shift) -> Result<OpResult> {
         shift.check()?;
         let offered = self.offered(shift);
         let (mut slots, mut taken) = (Vec::with_capacity(offered.len() + 1), Vec::with_capacity(offered.len()));
@@ -37,7 +37,7 @@ impl<'a> Run<'a> {
         }
         if !taken.is_empty() {
             self.keep_answer(shift, &taken, &mut slots)?;
-            self.keep_slots(slots, made);
+            slots.into_iter().for_each(|slot| self.keep_slot(slot));
         }
         self.note(Done::Read);
         Ok(OpResult::Shifted(taken))

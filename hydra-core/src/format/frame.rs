@@ -15,6 +15,7 @@ use std::borrow::Cow;
 use crate::format::record::{self, Record, StampCode, StampCursor};
 use crate::format::varint::{Reader, put_bytes, put_u64};
 use crate::policy::Compression;
+use crate::stamp::Stamp;
 
 pub(crate) const MAGIC_RECORDS: u8 = 0xA6;
 pub(crate) const MAGIC_FOOTER: u8 = 0xFE;
@@ -46,15 +47,23 @@ pub(crate) struct FrameKey<'a> {
     pub(crate) outcome: &'a [u8],
 }
 
+/// What a frame has beside its payload, before it has a place.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct FrameHead {
+    /// Bytes of the payload: those of one batch at most, far below 4 GiB.
+    length: u32,
+    flags: u8,
+    /// How many records it has.
+    pub(crate) records: u32,
+    /// The clock value of its last own record; 0 when it has none.
+    pub(crate) last_hlc: u64,
+}
+
 /// A frame that is written but has no place yet: its payload is the same in every chunk of its incarnation.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Frame {
     payload: Vec<u8>,
-    flags: u8,
-    /// The clock value of its last own record; 0 when it has none.
-    pub(crate) last_hlc: u64,
-    /// How many records it has.
-    pub(crate) records: u32,
+    head: FrameHead,
 }
 
 impl Frame {
@@ -65,48 +74,26 @@ impl Frame {
         code: StampCode<'_>,
         base_hlc: u64,
     ) -> Frame {
-        let mut frame = Frame { payload: Vec::new(), flags: 0, last_hlc: 0, records: 0 };
-        if let Some(key) = key {
-            frame.flags |= KEYED;
-            frame.payload.extend_from_slice(&key.key.to_le_bytes());
-            frame.payload.extend_from_slice(&key.fingerprint.to_le_bytes());
-            put_bytes(&mut frame.payload, key.outcome);
-        }
-        let mut stamps = StampCursor::new(code, base_hlc);
-        for record in records {
-            if let Record::Write { stamp, .. } = record {
-                frame.last_hlc = frame.last_hlc.max(stamp.hlc);
-            }
-            frame.payload.reserve(record.size());
-            record::encode(&record, &mut stamps, &mut frame.payload);
-            frame.records += 1;
-        }
-        frame
+        let mut payload = Vec::new();
+        let mut writer = FrameWriter::new(&mut payload, code, base_hlc);
+        records.into_iter().for_each(|record| writer.push(&record));
+        let head = writer.finish(key, Compression::None);
+        Frame { payload, head }
     }
 
-    /// The length of its payload.
-    pub(crate) fn len(&self) -> usize {
-        self.payload.len()
+    /// The frame of a payload that [`FrameWriter::finish`] answered with `head`.
+    pub(crate) fn of(payload: Vec<u8>, head: FrameHead) -> Frame {
+        Frame { payload, head }
     }
 
     /// The frame, borrowed.
     pub(crate) fn as_ref(&self) -> FrameRef<'_> {
-        let Frame { payload, flags, last_hlc, records } = self;
-        FrameRef { payload, flags: *flags, last_hlc: *last_hlc, records: *records }
+        FrameRef { payload: &self.payload, head: self.head }
     }
 
     /// Compresses the payload where that saves an eighth.
     pub(crate) fn compressed(mut self, compression: Compression) -> Frame {
-        if compression == Compression::Lz4 && self.payload.len() >= COMPRESS_FROM {
-            let packed = lz4_flex::block::compress(&self.payload);
-            if packed.len() <= self.payload.len() - self.payload.len() / 8 {
-                let mut stored = Vec::with_capacity(packed.len() + 5);
-                put_u64(&mut stored, self.payload.len() as u64);
-                stored.extend_from_slice(&packed);
-                self.payload = stored;
-                self.flags |= CODEC_LZ4;
-            }
-        }
+        self.head.compress(compression, &mut self.payload, 0);
         self
     }
 
@@ -116,14 +103,87 @@ impl Frame {
     }
 }
 
+impl FrameHead {
+    /// Compresses the payload, which stands in `out` from `start` on, where that saves an eighth.
+    fn compress(&mut self, compression: Compression, out: &mut Vec<u8>, start: usize) {
+        let payload = &out[start..];
+        if compression != Compression::Lz4 || payload.len() < COMPRESS_FROM {
+            return;
+        }
+        let packed = lz4_flex::block::compress(payload);
+        if packed.len() <= payload.len() - payload.len() / 8 {
+            let raw_length = payload.len() as u64;
+            out.truncate(start);
+            put_u64(out, raw_length);
+            out.extend_from_slice(&packed);
+            self.length = (out.len() - start) as u32;
+            self.flags |= CODEC_LZ4;
+        }
+    }
+}
+
+/// A frame in the making, at the end of `out`: records are encoded as they come.
+#[derive(Debug)]
+pub(crate) struct FrameWriter<'o, 'c> {
+    out: &'o mut Vec<u8>,
+    start: usize,
+    stamps: StampCursor<'c>,
+    first: Option<Stamp>,
+    last_hlc: u64,
+    records: u32,
+}
+
+impl<'o, 'c> FrameWriter<'o, 'c> {
+    pub(crate) fn new(out: &'o mut Vec<u8>, code: StampCode<'c>, base_hlc: u64) -> FrameWriter<'o, 'c> {
+        let start = out.len();
+        FrameWriter { out, start, stamps: StampCursor::new(code, base_hlc), first: None, last_hlc: 0, records: 0 }
+    }
+
+    /// Adds a record.
+    pub(crate) fn push(&mut self, record: &Record<'_>) {
+        if let Record::Write { stamp, .. } = record {
+            self.first.get_or_insert(*stamp);
+            self.last_hlc = self.last_hlc.max(stamp.hlc);
+        }
+        self.out.reserve(record.size());
+        record::encode(record, &mut self.stamps, self.out);
+        self.records += 1;
+    }
+
+    /// The stamp of the first own record.
+    pub(crate) fn first(&self) -> Option<Stamp> {
+        self.first
+    }
+
+    /// Takes back what was written.
+    pub(crate) fn undo(self) {
+        self.out.truncate(self.start);
+    }
+
+    /// The frame is whole; its key, if it has one, comes before what is there.
+    pub(crate) fn finish(self, key: Option<FrameKey<'_>>, compression: Compression) -> FrameHead {
+        let FrameWriter { out, start, last_hlc, records, .. } = self;
+        let mut flags = 0;
+        if let Some(key) = key {
+            flags |= KEYED;
+            let behind = out.len();
+            out.extend_from_slice(&key.key.to_le_bytes());
+            out.extend_from_slice(&key.fingerprint.to_le_bytes());
+            put_bytes(out, key.outcome);
+            let added = out.len() - behind;
+            out[start..].rotate_right(added);
+        }
+        let mut head = FrameHead { length: (out.len() - start) as u32, flags, records, last_hlc };
+        head.compress(compression, out, start);
+        head
+    }
+}
+
 /// A frame, wherever its payload is held.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FrameRef<'a> {
     payload: &'a [u8],
-    flags: u8,
-    /// See [`Frame`].
-    pub(crate) last_hlc: u64,
-    pub(crate) records: u32,
+    pub(crate) head: FrameHead,
 }
 
 impl FrameRef<'_> {
@@ -134,7 +194,7 @@ impl FrameRef<'_> {
 
     /// Appends the frame to `out`, of which byte 0 stands at `start` in the file of a chunk with this salt.
     pub(crate) fn place(&self, salt: u64, start: u64, after_sync: bool, out: &mut Vec<u8>) {
-        let flags = self.flags | if after_sync { AFTER_SYNC } else { 0 };
+        let flags = self.head.flags | if after_sync { AFTER_SYNC } else { 0 };
         place(MAGIC_RECORDS, flags, self.payload, salt, start, out);
     }
 }
@@ -143,24 +203,23 @@ impl FrameRef<'_> {
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     payloads: Vec<u8>,
-    heads: Vec<Head>,
-}
-
-/// What a frame in [`Frames`] has beside its payload.
-#[derive(Debug, Clone, Copy)]
-struct Head {
-    length: u32,
-    records: u32,
-    last_hlc: u64,
-    flags: u8,
+    heads: Vec<FrameHead>,
+    /// Bytes of whole frames; what stands behind them is of one in the making.
+    whole: usize,
 }
 
 impl Frames {
-    pub(crate) fn push(&mut self, frame: FrameRef<'_>) {
-        let FrameRef { payload, flags, last_hlc, records } = frame;
-        // A frame has the bytes of one batch at most, far below 4 GiB.
-        self.heads.push(Head { length: payload.len() as u32, records, last_hlc, flags });
-        self.payloads.extend_from_slice(payload);
+    /// Where the next frame is written; [`Frames::add`] takes it in.
+    pub(crate) fn end(&mut self) -> &mut Vec<u8> {
+        self.payloads.truncate(self.whole);
+        &mut self.payloads
+    }
+
+    /// Takes in what was written to [`Frames::end`].
+    pub(crate) fn add(&mut self, head: FrameHead) {
+        self.whole += head.length as usize;
+        debug_assert_eq!(self.payloads.len(), self.whole, "a frame is as long as its head says");
+        self.heads.push(head);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -174,22 +233,35 @@ impl Frames {
 
     /// Bytes of all payloads.
     pub(crate) fn bytes(&self) -> usize {
-        self.payloads.len()
+        self.whole
+    }
+
+    /// Bytes it holds in memory, used or not.
+    pub(crate) fn footprint(&self) -> usize {
+        self.payloads.capacity() + self.heads.capacity() * size_of::<FrameHead>()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = FrameRef<'_>> {
-        let mut rest = &self.payloads[..];
-        self.heads.iter().map(move |&Head { length, records, last_hlc, flags }| {
-            let (payload, behind) = rest.split_at(length as usize);
+        let mut rest = &self.payloads[..self.whole];
+        self.heads.iter().map(move |&head| {
+            let (payload, behind) = rest.split_at(head.length as usize);
             rest = behind;
-            FrameRef { payload, flags, last_hlc, records }
+            FrameRef { payload, head }
         })
     }
 
     /// Adds the frames of another, behind those that are here.
     pub(crate) fn append(&mut self, other: &Frames) {
+        self.end().extend_from_slice(&other.payloads[..other.whole]);
         self.heads.extend_from_slice(&other.heads);
-        self.payloads.extend_from_slice(&other.payloads);
+        self.whole += other.whole;
+    }
+
+    /// Forgets the frames and keeps their room.
+    pub(crate) fn clear(&mut self) {
+        self.payloads.clear();
+        self.heads.clear();
+        self.whole = 0;
     }
 }
 
@@ -334,7 +406,7 @@ mod tests {
         let key = FrameKey { key: 5, fingerprint: 6, outcome: &[1] };
         let value = vec![b'a'; 4_000];
         let frame = frame(&value, Some(key)).compressed(Compression::Lz4);
-        assert!(frame.len() < 200);
+        assert!(frame.as_ref().len() < 200);
         let mut file = vec![0; 3];
         let mut placed = Vec::new();
         frame.place(11, 3, true, &mut placed);
@@ -356,23 +428,31 @@ mod tests {
             Frame::new(None, [record], StampCode::Log { incarnation: 7 }, 0)
         };
         let alone = [frame(5, "a"), frame(6, "a longer key"), frame(7, "b")];
+        let write = |frames: &mut Frames, hlc, key| {
+            let mut writer = FrameWriter::new(frames.end(), StampCode::Log { incarnation: 7 }, 0);
+            writer.push(&Record::Write { stamp: stamp(hlc), write: Write::Del { key } });
+            let head = writer.finish(None, Compression::None);
+            frames.add(head);
+        };
         let (mut first, mut second) = (Frames::default(), Frames::default());
-        first.push(alone[0].as_ref());
-        alone[1..].iter().for_each(|frame| second.push(frame.as_ref()));
+        write(&mut first, 5, "a");
+        first.end().extend_from_slice(b"of a frame that was given up");
+        write(&mut second, 6, "a longer key");
+        write(&mut second, 7, "b");
         first.append(&second);
-        assert_eq!((first.count(), first.bytes()), (3, alone.iter().map(Frame::len).sum()));
+        assert_eq!((first.count(), first.bytes()), (3, alone.iter().map(|frame| frame.payload.len()).sum()));
         let (mut expected, mut placed) = (Vec::new(), Vec::new());
         alone.iter().for_each(|frame| frame.place(3, 64, false, &mut expected));
         first.iter().for_each(|frame| frame.place(3, 64, false, &mut placed));
         assert_eq!(placed, expected);
-        assert_eq!(first.iter().map(|frame| frame.last_hlc >> 16).collect::<Vec<u64>>(), [5, 6, 7]);
+        assert_eq!(first.iter().map(|frame| frame.head.last_hlc >> 16).collect::<Vec<u64>>(), [5, 6, 7]);
     }
 
     #[test]
     fn a_frame_holds_only_at_its_place_in_its_chunk() {
         let mut file = Vec::new();
         frame(b"1", None).place(11, 0, false, &mut file);
-        assert_eq!(file.len(), 7 + frame(b"1", None).len());
+        assert_eq!(file.len(), 7 + frame(b"1", None).as_ref().len());
         let span = FrameSpan::read(&file, 0).expect("a head");
         assert!(span.is_whole(&file, 11));
         assert!(!span.is_whole(&file, 12), "another chunk");
