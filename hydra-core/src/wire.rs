@@ -240,9 +240,13 @@ pub fn split_name(path: &str) -> Result<(SwampName, Option<&str>), Error> {
 /// # Errors
 /// What is wrong, as a predicate.
 pub fn decode_segment(raw: &str) -> Result<Cow<'_, str>, &'static str> {
-    let Some((plain, _)) = raw.split_once('%') else { return Ok(Cow::Borrowed(raw)) };
-    let mut bytes = plain.as_bytes().to_vec();
-    for piece in raw.split('%').skip(1) {
+    // Nearly all are plain.
+    if !raw.as_bytes().contains(&b'%') {
+        return Ok(Cow::Borrowed(raw));
+    }
+    let mut pieces = raw.split('%');
+    let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
+    for piece in pieces {
         let digit = |at: usize| char::from(*piece.as_bytes().get(at)?).to_digit(16);
         let (Some(high), Some(low)) = (digit(0), digit(1)) else {
             return Err("has a % without two hexadecimal digits behind it");

@@ -129,9 +129,9 @@ async fn apply_at(
 
 async fn register(hydra: &Hydra, server: &str, pattern: &Pattern, policy: &Policy) -> Result<(), String> {
     let body = serde_json::to_vec(policy).map_err(|error| error.to_string())?;
-    let mut request = ForwardRequest::new(OpClass::Overwrite, "PUT", policy_path(pattern));
-    request.headers.push(("content-type".to_owned(), b"application/json".to_vec()));
-    (request.body, request.deadline) = (ForwardBody::Whole(body.into()), Some(PATIENCE));
+    let mut request = ForwardRequest::new(OpClass::Overwrite, "PUT", policy_path(pattern))
+        .with_body("application/json", ForwardBody::Whole(body.into()));
+    request.deadline = Some(PATIENCE);
     let answer = hydra.forward_to(server, request).await.map_err(|error| match error.attempts() {
         [attempt, ..] => attempt.error.clone(),
         [] => error.to_string(),

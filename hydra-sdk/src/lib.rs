@@ -44,6 +44,7 @@ mod failback;
 mod failover;
 mod filter;
 mod forward;
+mod headers;
 mod health;
 mod hint;
 mod map;
@@ -70,6 +71,7 @@ pub use event::{Event, EventKind, EventStream, Waited};
 pub use failback::{Returning, Settlement, Staying};
 pub use filter::Filter;
 pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody};
+pub use headers::Headers;
 pub use health::ServerState;
 pub use hydra_core::{
     Applied, Compression, CopyState, ErrorCode, EventId, Expired, FolderCount, FolderId, FolderSet, LockInfo, Number,

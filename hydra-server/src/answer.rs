@@ -1,5 +1,8 @@
 //! Answers: statuses, bodies and the headers that every answer carries.
 
+use std::fmt;
+use std::io::Write;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, WWW_AUTHENTICATE};
@@ -82,12 +85,25 @@ pub(crate) fn written<T: Serialize>(status: StatusCode, version: &Version, value
 
 /// The version as an entity tag.
 pub(crate) fn etag(version: &Version) -> HeaderValue {
-    ascii(format!("\"{version}\""))
+    written_value(format_args!("\"{version}\""))
 }
 
 /// A header value of text that this server made itself; empty should it not be printable ASCII after all.
 pub(crate) fn ascii(text: impl Into<Bytes>) -> HeaderValue {
     HeaderValue::from_maybe_shared(text.into()).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// The same for text that is written for this very answer: up to the length of all that answers carry usually it costs
+/// no allocation but the value's own.
+pub(crate) fn written_value(text: fmt::Arguments<'_>) -> HeaderValue {
+    let mut room = [0; 64];
+    let mut rest = &mut room[..];
+    if rest.write_fmt(text).is_err() {
+        return ascii(text.to_string());
+    }
+    let left = rest.len();
+    let used = room.len() - left;
+    HeaderValue::from_bytes(&room[..used]).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// An error as `application/problem+json`; never kept by a cache.

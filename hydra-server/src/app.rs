@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
@@ -17,7 +17,7 @@ use http::{HeaderValue, Method};
 use hydra_core::wire::Problem;
 use hydra_core::{
     Applied, Batch, Committed, CopyState, Durability, Engine, Error, ErrorCode, FolderId, FolderState, Idempotency,
-    OpResult, Swamp, SwampName,
+    OpResult, Swamp, SwampName, Timestamp,
 };
 use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::Xxh3;
@@ -66,8 +66,8 @@ pub(crate) struct App {
     pub(crate) streams: Streams,
     /// Set aside by an operator, who may also take that back.
     drained: AtomicBool,
-    /// Makes the request ids of this process differ from those of the one before.
-    started: u64,
+    /// What request ids begin with, so that those of this process differ from those of the one before.
+    started: String,
     requests: AtomicU64,
 }
 
@@ -81,7 +81,7 @@ impl App {
             draining: AtomicBool::new(false),
             streams: Streams::new(config.streams()),
             drained: AtomicBool::new(false),
-            started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+            started: format!("{:x}", Timestamp::now().as_millis()),
             requests: AtomicU64::new(0),
             engine,
             config,
@@ -122,13 +122,15 @@ impl App {
 
     /// Writes to one swamp and waits for the acknowledgement; also says what is known of its copy.
     pub(crate) async fn write(&self, name: &SwampName, batch: Batch) -> (CopyState, Result<Committed, Error>) {
-        let until = memory_patience(batch.deadline);
+        // The clock is asked only by those who have to wait.
+        let mut until = None;
         loop {
             let swamp = match self.swamp(name, batch.deadline).await {
                 Ok(swamp) => swamp,
                 Err(error) => return (CopyState::Complete, Err(error)),
             };
-            if self.engine.has_room() || !batch.adds() || Instant::now() >= until {
+            let mut is_late = || Instant::now() >= *until.get_or_insert_with(|| memory_patience(batch.deadline));
+            if self.engine.has_room() || !batch.adds() || is_late() {
                 return (swamp.copy_state(), swamp.write(batch).await);
             }
             // Whoever waits must not keep a swamp in memory.
@@ -149,7 +151,10 @@ impl App {
         let sane = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
         match head.headers.get(answer::REQUEST_ID).filter(sane) {
             Some(sent) => sent.clone(),
-            None => answer::ascii(format!("{:x}-{:x}", self.started, self.requests.fetch_add(1, Ordering::Relaxed))),
+            None => {
+                let number = self.requests.fetch_add(1, Ordering::Relaxed);
+                answer::written_value(format_args!("{}-{number:x}", self.started))
+            }
         }
     }
 }

@@ -179,7 +179,7 @@ impl Route {
 
     /// Whether the method is one of [`Route::allow`].
     pub(crate) fn allows(&self, method: &Method) -> bool {
-        self.allow().split(", ").any(|allowed| allowed == method.as_str())
+        self.allow().split(',').any(|allowed| allowed.trim_start() == method.as_str())
     }
 
     /// The swamp the request is about.
