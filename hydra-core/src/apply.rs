@@ -204,9 +204,6 @@ pub(crate) fn carry_out(
 fn refuse_partly_failed(results: &[Result<OpResult>]) -> Result<()> {
     let failed = results.iter().enumerate().find_map(|(at, result)| result.as_ref().err().map(|error| (at, error)));
     let Some((at, error)) = failed else { return Ok(()) };
-    if results.len() == 1 {
-        return Err(error.clone());
-    }
     let detail = format!("operation {at} failed with {}: {}", error.code(), error.detail());
     Err(Error::new(ErrorCode::BatchAborted, detail).with_hint("nothing of the atomic batch was applied"))
 }

@@ -163,7 +163,9 @@ impl Resident {
         let state = self.state.read();
         let mut carry = |(batch, promise): (Batch, Promise<Committed>)| {
             let mut payload = Vec::new();
-            let result = carry_out(scene, &state, stage, &batch, &mut payload);
+            // It may have waited for a disk that hung.
+            let in_time = batch.check_deadline();
+            let result = in_time.and_then(|()| carry_out(scene, &state, stage, &batch, &mut payload));
             let result =
                 result.map(|Carried { committed, frame }| (committed, frame.map(|head| Frame::of(payload, head))));
             CarriedWrite { result, promise }

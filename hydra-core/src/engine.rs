@@ -48,6 +48,10 @@ const SWEEP_WAITS: Duration = Duration::from_secs(60);
 /// How long closing waits for swamps that are being read from disk.
 const CLOSE_WAITS: Duration = Duration::from_secs(10);
 
+/// How often and how long an eviction waits for whoever has just flushed the swamp.
+const EVICTION_TRIES: u32 = 40;
+const EVICTION_PAUSE: Duration = Duration::from_millis(5);
+
 /// How to open a data directory.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -243,6 +247,27 @@ impl Engine {
     pub fn hydrate_now(&self, name: &SwampName) -> Result<Swamp> {
         self.shared().check_open()?;
         self.refreshed(name, self.shared().residents.hydrate_now(self.shared(), name)?)
+    }
+
+    /// Brings what the swamp still has to write to disk and drops it from memory; answers whether it is gone. It stays
+    /// while somebody uses it. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Those of [`Engine::flush`].
+    pub fn evict(&self, name: &SwampName) -> Result<bool> {
+        let shared = self.shared();
+        shared.check_open()?;
+        let Some(resident) = shared.residents.get(name) else { return Ok(true) };
+        resident.ask(Job::Flush).wait()?;
+        for _ in 0..EVICTION_TRIES {
+            if shared.residents.evict(&resident, Resident::leave) {
+                count(&shared.stats.evictions);
+                return Ok(true);
+            }
+            // Who has just flushed it may hold it a moment longer.
+            std::thread::sleep(EVICTION_PAUSE);
+        }
+        Ok(false)
     }
 
     /// Whether the memory budget leaves room for another swamp or a write. Costs next to nothing.

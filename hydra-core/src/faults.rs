@@ -60,6 +60,8 @@ struct Faults {
     /// Bytes of files that were read.
     read: AtomicUsize,
     healed: AtomicBool,
+    /// Locked while the disk hangs: no sync comes to an end meanwhile.
+    hangs: Mutex<()>,
     /// Files of which a sync failed: the system holds their bytes for written and syncs them never again.
     spoilt: Mutex<HashSet<u64>>,
 }
@@ -105,7 +107,8 @@ impl FaultyDisk {
 
     fn over(below: Arc<dyn Disk>, plan: Plan) -> FaultyDisk {
         let (operations, read) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let faults = Faults { plan, operations, read, healed: false.into(), spoilt: Mutex::default() };
+        let (hangs, spoilt) = (Mutex::default(), Mutex::default());
+        let faults = Faults { plan, operations, read, healed: false.into(), hangs, spoilt };
         FaultyDisk { faults: Arc::new(faults), below }
     }
 
@@ -212,6 +215,7 @@ impl DiskFile for FaultyFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        drop(self.faults.hangs.lock());
         if self.faults.strike() {
             self.faults.spoilt.lock().insert(self.inode);
             return Err(self.faults.error());
@@ -259,6 +263,34 @@ fn put(engine: &Engine, key: &str) -> Told {
             Told::Refused
         }
     }
+}
+
+#[test]
+fn what_waited_for_a_disk_that_hung_until_its_caller_had_left_is_not_carried_out() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = FaultyDisk::new(Plan::writes(usize::MAX, 0, 0));
+    let engine = Engine::open_on(options(dir.path(), Duration::ZERO), Arc::new(disk.clone())).expect("opened");
+    let alice = engine.hydrate(&swamp()).expect("readable");
+    let put = |key: &str, deadline: Option<Duration>| {
+        let value = Value::json("1").expect("JSON");
+        let op = Op::Put { key: key.into(), value, expiry: Expiry::Never, condition: Condition::Always };
+        alice.write(Batch { deadline: deadline.map(|left| Instant::now() + left), ..Batch::of(op) })
+    };
+    put("before", Some(Duration::from_secs(60))).wait().expect("in time");
+    let hanging = disk.faults.hangs.lock();
+    let under_way = put("under-way", Some(Duration::from_millis(50)));
+    std::thread::sleep(Duration::from_millis(20));
+    let (late, patient) = (put("late", Some(Duration::from_millis(50))), put("patient", None));
+    std::thread::sleep(Duration::from_millis(200));
+    drop(hanging);
+    under_way.wait().expect("its turn came in time");
+    let refused = late.wait().expect_err("too late");
+    assert_eq!((refused.code(), refused.applied()), (ErrorCode::ServerTimeout, Applied::No));
+    patient.wait().expect("it waits as long as it takes");
+    let over = put("over", Some(Duration::ZERO)).wait().expect_err("too late before it began");
+    assert_eq!(over.code(), ErrorCode::ServerTimeout);
+    let there = ["before", "under-way", "late", "patient", "over"].map(|key| alice.get(key).expect("read").is_some());
+    assert_eq!(there, [true, true, false, true, false]);
 }
 
 /// Puts keys with the fault in between, waits until writes go on, and looks after a restart.

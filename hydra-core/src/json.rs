@@ -8,8 +8,8 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::error::{Error, ErrorCode};
 
-/// How deep arrays and objects may be nested: the limit that serde_json holds.
-pub const MAX_DEPTH: usize = 128;
+/// How deep arrays and objects may be nested: as deep as every reader that goes by serde_json's own limit can follow.
+pub const MAX_DEPTH: usize = 127;
 
 /// Checks that `text` is exactly one JSON value: UTF-8, at most [`MAX_DEPTH`] deep, every string
 /// decodable (no lone surrogates), every number finite as a 64-bit float, no member name twice in
@@ -24,6 +24,14 @@ pub fn check(text: &[u8]) -> Result<Range<usize>, Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let checked = Strict.deserialize(&mut deserializer).and_then(|()| deserializer.end());
     if let Err(error) = checked {
+        // serde_json has no kind for this, only words.
+        if error.to_string().starts_with("recursion limit exceeded") {
+            let (line, column) = (error.line(), error.column());
+            let detail = format!(
+                "the value is nested deeper than {MAX_DEPTH} levels, the most allowed, at line {line} column {column}"
+            );
+            return Err(Error::new(ErrorCode::InvalidJson, detail));
+        }
         return Err(Error::new(ErrorCode::InvalidJson, format!("the value is not valid JSON: {error}"))
             .with_hint("to store text send it with Content-Type: text/plain"));
     }

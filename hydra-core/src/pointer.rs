@@ -7,10 +7,11 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::error::{Error, ErrorCode};
-use crate::json::MAX_DEPTH;
 
 /// The longest pointer, in bytes.
 pub const MAX_POINTER_BYTES: usize = 1024;
+/// The most steps of a pointer: enough for the deepest value.
+const MAX_STEPS: usize = 128;
 
 /// A place inside of a JSON value: `/stats/views`, `/items/0`; the empty pointer is the whole value.
 ///
@@ -68,8 +69,8 @@ impl FromStr for Pointer {
             false => Ok(step.replace("~1", "/").replace("~0", "~")),
         };
         let steps: Vec<String> = rest.split('/').map(decode).collect::<Result<_, _>>()?;
-        if steps.len() > MAX_DEPTH {
-            return Err(refused(&format!("has {} steps; {MAX_DEPTH} are allowed", steps.len())));
+        if steps.len() > MAX_STEPS {
+            return Err(refused(&format!("has {} steps; {MAX_STEPS} are allowed", steps.len())));
         }
         Ok(Pointer(steps))
     }

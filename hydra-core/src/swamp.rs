@@ -304,6 +304,7 @@ impl Resident {
         count(&self.shared.stats.writes);
         let mut desk = self.desk.lock();
         self.admit(&batch)?;
+        batch.check_deadline()?;
         desk.check_writable(&batch)?;
         desk.refresh_settings(self);
         let queued = desk.exclusive || desk.limbo.is_some() || desk.queue.iter().any(Job::is_alone);

@@ -24,7 +24,7 @@ pub struct Value {
 }
 
 impl Value {
-    /// A JSON value from its text, checked strictly: one value, at most 128 levels deep, strings
+    /// A JSON value from its text, checked strictly: one value, at most 127 levels deep, strings
     /// that decode, finite numbers, no member twice.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::answer::{self, Refusal, Response};
 use crate::body::RequestBody;
 use crate::config::MAX_SMALL_BODY_BYTES;
-use crate::forward::{request_of, whole};
+use crate::forward::{request_to_read, whole};
 use crate::gateway::{Gateway, Head};
 
 /// The longest a server may take: flushes write much.
@@ -46,7 +46,7 @@ pub(crate) async fn flush(gateway: &Gateway, head: &Head, body: RequestBody) -> 
 async fn ask_all(gateway: &Gateway, head: &Head, body: RequestBody, class: OpClass) -> Result<Vec<Said>, Refusal> {
     let body = body.read(MAX_SMALL_BODY_BYTES).await?;
     // Asked for early, so that a head that cannot go on is refused before anything is sent.
-    request_of(gateway, head, class)?;
+    request_to_read(gateway, head, class)?;
     let map = gateway.map();
     Ok(join_all(routed(&map).into_iter().map(|server| ask(gateway, head, body.clone(), class, server))).await)
 }
@@ -77,7 +77,12 @@ async fn exchange(
     server: &str,
 ) -> Result<(StatusCode, Bytes), (String, Applied)> {
     let lost = if class.is_write() { Applied::Unknown } else { Applied::No };
-    let mut request = request_of(gateway, head, class).map_err(|refusal| (refusal.error.to_string(), Applied::No))?;
+    let mut request =
+        request_to_read(gateway, head, class).map_err(|refusal| (refusal.error.to_string(), Applied::No))?;
+    if request.method == "HEAD" {
+        // What is put together for a GET has to be known for its head.
+        "GET".clone_into(&mut request.method);
+    }
     request.body = whole(body);
     request.deadline.get_or_insert(LONGEST);
     let answer = gateway.hydra.forward_to(server, request).await.map_err(|error| {

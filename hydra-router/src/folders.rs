@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use http::StatusCode;
-use hydra_core::wire::{FolderBody, FoldersBody, Parameters, with_parameters};
+use hydra_core::wire::{FolderBody, FoldersBody, Parameters, folder_state, with_parameters};
 use hydra_core::{Error, ErrorCode, FolderId, FolderSet};
 use hydra_sdk::{ClientMap, OpClass};
 use serde::Serialize;
@@ -32,6 +32,18 @@ struct Folder {
     servers: Vec<Held>,
 }
 
+impl Folder {
+    /// The folder with the servers where it is in this state; `absent` is one that no server has.
+    fn in_state(mut self, state: Option<&str>) -> Option<Folder> {
+        let Some(state) = state else { return Some(self) };
+        if state == "absent" {
+            return self.servers.is_empty().then_some(self);
+        }
+        self.servers.retain(|held| held.is.state == state);
+        (!self.servers.is_empty()).then_some(self)
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Held {
     server: String,
@@ -48,7 +60,8 @@ struct Asked {
 
 /// Asks every server; one that does not answer hides nothing of the others. With `?sizes` also how much is in them.
 pub(crate) async fn list(gateway: &Gateway, head: &Head, wanted: Option<FolderSet>) -> Result<Response, Refusal> {
-    let sizes = Parameters::parse(head.parts.uri.query(), &["sizes"])?.flag("sizes")?;
+    let query = Parameters::parse(head.parts.uri.query(), &["sizes", "state"])?;
+    let (sizes, state) = (query.flag("sizes")?, folder_state(&query)?);
     let across = Across::of(gateway, head)?;
     let count = across.map.folders();
     let wanted = wanted.unwrap_or_else(|| count.all());
@@ -76,6 +89,7 @@ pub(crate) async fn list(gateway: &Gateway, head: &Head, wanted: Option<FolderSe
         }
     }
     let folders = wanted.iter().flat_map(|folder| merge(&across, folder, held.remove(&folder).unwrap_or_default()));
+    let folders = folders.filter_map(|folder| folder.in_state(state));
     answer::json(StatusCode::OK, &Merged { folders: folders.collect(), servers: asked })
 }
 

@@ -14,7 +14,7 @@ use futures_util::stream::{self, StreamExt};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use hydra_core::wire::{
-    ImportAnswerBody, ImportDoneBody, ImportErrorBody, ImportProgressBody, NDJSON, Parameters, Problem, header,
+    Gunzip, ImportAnswerBody, ImportDoneBody, ImportErrorBody, ImportProgressBody, NDJSON, Parameters, Problem, header,
     invalid_parameter, swamp_path, with_parameters,
 };
 use hydra_core::{
@@ -25,9 +25,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::across::{Across, is_elsewhere, refusal_of};
 use crate::answer::{self, Refusal, Response};
-use crate::body::{KeptMemory, RequestBody};
+use crate::body::{KeptMemory, RequestBody, broken, is_gzip};
 use crate::forward::whole;
-use crate::gateway::{Gateway, Head};
+use crate::gateway::{Gateway, Head, no_conditions};
 use crate::peer::StillReading;
 use crate::stream::answer_of;
 pub use parts::{ImportLine, ImportParts};
@@ -49,9 +49,11 @@ pub(crate) async fn all(gateway: &Gateway, head: &Head, body: RequestBody) -> Re
         Some(text) => ImportMode::from_text(text)
             .ok_or_else(|| invalid_parameter("mode", &format!("is {text:?}; allowed are create, upsert and newer")))?,
     };
+    no_conditions(&head.parts)?;
     let mut import = Import::new(Across::of(gateway, head)?, mode, query.flag("sync")?);
     let still_reading = StillReading::default();
     let mut reader = Reader::new(body, gateway.kept.clone(), still_reading.clone());
+    reader.gunzip = is_gzip(&head.parts.headers)?.then(Gunzip::default);
     let first = reader.part().await;
     if first.is_last() {
         let written = import.write(first.lines).await.and(first.broken.map_or(Ok(()), |error| Err(error.into())));
@@ -169,6 +171,8 @@ impl Part {
 /// Takes the body apart.
 struct Reader {
     body: RequestBody,
+    /// Takes apart what comes, where it is gzip.
+    gunzip: Option<Gunzip>,
     parts: ImportParts,
     bytes: u64,
     is_at_end: bool,
@@ -183,6 +187,7 @@ impl Reader {
     fn new(body: RequestBody, memory: KeptMemory, still_reading: StillReading) -> Reader {
         Reader {
             body,
+            gunzip: None,
             parts: ImportParts::default(),
             bytes: 0,
             is_at_end: false,
@@ -198,31 +203,55 @@ impl Reader {
             if self.parts.is_full() || self.is_at_end {
                 break;
             }
-            match tokio::time::timeout(LINGER, self.body.next()).await {
-                Ok(Some(Ok(piece))) => {
-                    self.bytes += piece.len() as u64;
-                    self.parts.push(&piece);
-                    if let Err(error) = self.cover() {
-                        part.broken = Some(error);
-                        break;
-                    }
-                }
-                Ok(Some(Err(error))) => {
-                    part.broken = Some(crate::body::broken(&error));
-                    break;
-                }
-                Ok(None) => {
+            let came = match self.piece().await {
+                Ok(Next::Piece(bytes)) => self.push(&bytes),
+                Ok(Next::End) => {
                     self.parts.end();
                     self.is_at_end = true;
+                    Ok(())
                 }
-                Err(_) if self.parts.is_empty() => {}
-                Err(_) => break,
+                Ok(Next::Nothing) if self.parts.is_empty() => Ok(()),
+                Ok(Next::Nothing) => break,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = came {
+                part.broken = Some(error);
+                break;
             }
         }
         part.lines = self.parts.take();
         part.is_end = self.is_at_end && self.parts.is_empty();
         part.bytes = self.bytes;
         part
+    }
+
+    /// The next piece of the body, if one comes soon.
+    async fn piece(&mut self) -> Result<Next, Error> {
+        if let Some(gunzip) = self.gunzip.as_mut().filter(|gunzip| gunzip.has_more()) {
+            // A few bytes may stand for very many: others have their turn in between.
+            tokio::task::yield_now().await;
+            return Ok(Next::Piece(gunzip.step()?.into()));
+        }
+        match (tokio::time::timeout(LINGER, self.body.next()).await, &mut self.gunzip) {
+            (Ok(Some(Ok(piece))), None) => Ok(Next::Piece(piece)),
+            (Ok(Some(Ok(piece))), Some(gunzip)) => {
+                gunzip.push(&piece);
+                Ok(Next::Piece(gunzip.step()?.into()))
+            }
+            (Ok(Some(Err(error))), _) => Err(broken(&error)),
+            (Ok(None), None) => Ok(Next::End),
+            (Ok(None), Some(gunzip)) => match gunzip.end()? {
+                rest if rest.is_empty() => Ok(Next::End),
+                rest => Ok(Next::Piece(rest.into())),
+            },
+            (Err(_), _) => Ok(Next::Nothing),
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.bytes += bytes.len() as u64;
+        self.parts.push(bytes);
+        self.cover()
     }
 
     /// Counts what is kept of a long line against the memory for all bodies.
@@ -242,6 +271,13 @@ impl Reader {
             }
         }
     }
+}
+
+enum Next {
+    Piece(Bytes),
+    End,
+    /// Not yet.
+    Nothing,
 }
 
 /// Lines on their way to the servers of their swamps, and the count of what became of them.
@@ -366,9 +402,7 @@ impl Import {
             body.push(b'\n');
         }
         let class = if self.mode == ImportMode::Upsert { OpClass::Overwrite } else { OpClass::Exclusive };
-        let mut request = self.across.request(class, "POST", target);
-        request.headers.push((CONTENT_TYPE.as_str().to_owned(), NDJSON.as_bytes().to_vec()));
-        request.body = whole(body.into());
+        let request = self.across.request(class, "POST", target).with_body(NDJSON, whole(body.into()));
         let hydra = &self.across.hydra;
         let answer = match &group.name {
             Some(name) => hydra.forward(name, request).await,

@@ -16,6 +16,8 @@ pub(crate) enum Route {
     Metrics,
     Probe,
     Map,
+    /// The contract of the servers.
+    OpenApi,
     /// The status page, and what it shows.
     Page,
     Status,
@@ -88,6 +90,7 @@ impl Route {
             "/metrics" => Ok(Route::Metrics),
             "/v1/probe" => Ok(Route::Probe),
             "/v1/map" => Ok(Route::Map),
+            "/openapi.json" => Ok(Route::OpenApi),
             "/ui" => Ok(Route::Page),
             "/v1/status" => Ok(Route::Status),
             "/v1/events" => Ok(Route::Events),
@@ -226,6 +229,7 @@ mod tests {
             ("/v1/export", Route::ExportAll),
             ("/v1/folders", Route::Folders(None)),
             ("/v1/folders/5-7", Route::Folders(Some("5-7".parse().expect("folders")))),
+            ("/openapi.json", Route::OpenApi),
             ("/", Route::Welcome),
         ] {
             assert_eq!(Route::parse(path).expect(path), route, "{path}");

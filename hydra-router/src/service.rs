@@ -4,21 +4,29 @@ use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use hydra_core::wire::ProblemPage;
-use hydra_core::{Error, ErrorCode, FolderSet};
-use hydra_sdk::{ClientMap, MapServer};
+use hydra_core::{Error, ErrorCode, FolderId, FolderSet};
+use hydra_sdk::{ClientMap, MapServer, OpClass};
 use serde_json::json;
 
 use crate::answer::{self, Refusal, Response};
 use crate::config::{MAX_HEADER_BYTES, MAX_HOPS, MAX_KEPT_BYTES, MAX_URI_BYTES};
-use crate::gateway::Gateway;
+use crate::forward::{request_of, response_of};
+use crate::gateway::{Gateway, Head};
+use crate::overview;
 use crate::stream::accepts;
 
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 const MAP_TOML: HeaderValue = HeaderValue::from_static("application/toml; charset=utf-8");
 const METRICS_TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// Who is there, and where to go on.
-pub(crate) fn welcome(gateway: &Gateway) -> Result<Response, Refusal> {
+/// Who is there, and where to go on: for people with a browser the status page.
+pub(crate) fn welcome(gateway: &Gateway, head: &Parts) -> Result<Response, Refusal> {
+    let mut response = if accepts(&head.headers, "text/html") { overview::page() } else { greeting(gateway)? };
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    Ok(response)
+}
+
+fn greeting(gateway: &Gateway) -> Result<Response, Refusal> {
     let map = gateway.map();
     let body = json!({
         "hydra": "welcome",
@@ -27,7 +35,9 @@ pub(crate) fn welcome(gateway: &Gateway) -> Result<Response, Refusal> {
         "cluster": map.cluster(),
         "folders": map.folders(),
         "epoch": map.epoch(),
-        "hint": "PUT and GET JSON at /v1/kv/{sanctuary}/{realm}/{swamp}/{key}; the client map is /v1/map, the status page /ui",
+        "docs": "/openapi.json",
+        "ui": "/ui",
+        "hint": "PUT and GET JSON at /v1/kv/{sanctuary}/{realm}/{swamp}/{key}; the client map is /v1/map",
     });
     answer::json(StatusCode::OK, &body)
 }
@@ -114,6 +124,15 @@ fn as_json(map: &ClientMap) -> serde_json::Value {
         "servers": map.servers().iter().map(server).collect::<Vec<_>>(),
         "pools": map.pools().map(pool).collect::<Vec<_>>(),
     })
+}
+
+/// The contract, as one of the servers has it.
+pub(crate) async fn openapi(gateway: &Gateway, head: &Head) -> Result<Response, Refusal> {
+    let request = request_of(gateway, head, OpClass::Read)?;
+    let map = gateway.map();
+    let pool = map.pools().next().unwrap_or_default();
+    let answer = gateway.hydra.forward_folder(pool, FolderId::new(0), request).await;
+    answer.map(response_of).map_err(|error| Refusal::of_call(&error))
 }
 
 /// What an error code means.

@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use http::{HeaderValue, StatusCode};
-use hydra_core::wire::{BatchBody, BatchResultBody, OpBody, OpResultBody, Problem, header, swamp_path};
+use hydra_core::wire::{BatchBody, BatchResultBody, OpBody, OpResultBody, Problem, header, read_object, swamp_path};
 use hydra_core::{Error, ErrorCode, FolderId, MAX_BATCH_OPS, SwampName};
 use hydra_sdk::{ClientMap, ForwardRequest, OpClass};
 
 use crate::across::is_elsewhere;
 use crate::answer::{self, Refusal, Response};
-use crate::body::RequestBody;
+use crate::body::{RequestBody, is_gzip};
 use crate::classify::class_of_batch;
 use crate::config::MAX_BATCH_BODY_BYTES;
-use crate::forward::{request_of, whole};
-use crate::gateway::{Gateway, Head};
+use crate::forward::{request_to_read, whole};
+use crate::gateway::{Gateway, Head, no_conditions};
 
 /// How many servers or folders are asked at a time.
 const AT_ONCE: usize = 16;
@@ -26,6 +26,11 @@ const FOLLOWED: Duration = Duration::from_secs(4);
 /// Takes a batch apart, and answers 200 with a result for each operation once it could be read. A server that was not
 /// reached fails only what is its own.
 pub(crate) async fn batch(gateway: &Gateway, head: &Head, body: RequestBody) -> Result<Response, Refusal> {
+    no_conditions(&head.parts)?;
+    if is_gzip(&head.parts.headers)? {
+        let detail = "Content-Encoding gzip is not supported here; send the bytes as they are";
+        return Err(Error::new(ErrorCode::UnsupportedMediaType, detail).into());
+    }
     // The permit is held until the answer is made.
     let (bytes, _room) = body.keep(MAX_BATCH_BODY_BYTES, &gateway.kept).await?;
     let split = Split::of(&gateway.map(), read(&bytes)?);
@@ -62,7 +67,7 @@ async fn follow(gateway: &Gateway, head: &Head, split: &Split, said: &mut [Said]
             return Ok(());
         }
         for (name, places) in swamps {
-            let mut looking = request_of(gateway, head, OpClass::Read)?;
+            let mut looking = request_to_read(gateway, head, OpClass::Read)?;
             (looking.method, looking.target) = ("GET".to_owned(), swamp_path(&name));
             // What it answers does not matter.
             drop(gateway.hydra.forward(&name, looking).await);
@@ -106,8 +111,8 @@ fn elsewhere(split: &Split, said: &[Said]) -> Vec<(SwampName, Vec<(usize, usize)
 
 /// The operations, with the same refusals as a server has.
 fn read(bytes: &Bytes) -> Result<Vec<OpBody>, Error> {
-    let body: BatchBody = serde_json::from_slice(bytes)
-        .map_err(|error| Error::new(ErrorCode::InvalidBody, format!("the batch cannot be read: {error}")))?;
+    let form = r#"{"ops":[{"op":"put","swamp":"a/b/c","key":"k","value":1}]}"#;
+    let body: BatchBody = read_object(bytes, "the batch", form)?;
     if body.atomic {
         return Err(Error::new(
             ErrorCode::InvalidBody,
@@ -133,7 +138,7 @@ impl Group {
     fn request(&self, gateway: &Gateway, head: &Head) -> Result<ForwardRequest, Refusal> {
         let bytes = serde_json::to_vec(&serde_json::json!({ "ops": self.ops }))
             .map_err(|error| Error::new(ErrorCode::Internal, format!("the batch cannot be written: {error}")))?;
-        let mut request = request_of(gateway, head, class_of_batch(&bytes))?;
+        let mut request = request_to_read(gateway, head, class_of_batch(&bytes))?;
         request.body = whole(bytes.into());
         Ok(request)
     }

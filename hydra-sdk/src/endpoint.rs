@@ -16,8 +16,9 @@ pub(crate) use embedded::{Embedded, Scratch};
 pub(crate) use transfer::{ExportPart, Source};
 
 use crate::cluster::{CallOptions, Cluster};
+use crate::conflict::Conflict;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{RawFeed, Subscription, Waited};
+use crate::event::{RawFeed, Subscription, Topic, Waited};
 use crate::operation::{Done, Operation};
 use crate::treasure::{ListedSwamp, Page, SwampInfo, Treasure};
 
@@ -234,18 +235,26 @@ impl Endpoint {
         either!(self, name, to => to.lock_info(name, lock, options))
     }
 
-    /// One connection to the changes of a swamp; ends where it breaks.
-    pub(crate) async fn subscribe(
-        &self,
-        name: &SwampName,
-        wanted: &Subscription,
-        options: &CallOptions,
-    ) -> Result<RawFeed> {
+    /// One connection to what changes; ends where it breaks.
+    pub(crate) async fn subscribe(&self, topic: &Topic, wanted: &Subscription) -> Result<RawFeed> {
         match self {
-            Endpoint::Remote(to) => Arc::clone(to).subscribe(name, wanted, options).await,
-            Endpoint::Embedded(to) => to.subscribe(name, wanted).await,
+            Endpoint::Remote(to) => Arc::clone(to).subscribe(topic, wanted).await,
+            Endpoint::Embedded(to) => to.subscribe(topic, wanted).await,
         }
-        .map_err(|error| error.about(name.as_str()))
+        .map_err(|error| match topic {
+            Topic::Swamp(name, _) => error.about(name.as_str()),
+            Topic::Pattern(pattern, _) => error.about(pattern.to_string()),
+        })
+    }
+
+    /// The servers that may tell of changes; `None` for this process.
+    pub(crate) fn places(&self) -> Vec<Option<String>> {
+        match self {
+            Endpoint::Remote(cluster) => {
+                cluster.state().servers().iter().map(|server| Some(server.id().to_owned())).collect()
+            }
+            Endpoint::Embedded(_) => vec![None],
+        }
     }
 
     /// Waits until a treasure is another one than the version says, at most so long.
@@ -285,6 +294,10 @@ impl Endpoint {
 
     pub(crate) async fn info(&self, name: &SwampName, options: &CallOptions) -> Result<Option<SwampInfo>> {
         either!(self, name, to => to.info(name, options))
+    }
+
+    pub(crate) async fn conflicts(&self, name: &SwampName, options: &CallOptions) -> Result<Vec<Conflict>> {
+        either!(self, name, to => to.conflicts(name, options))
     }
 
     pub(crate) async fn flush(&self, name: &SwampName, options: &CallOptions) -> Result<()> {

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_core::Stream;
-use futures_util::stream::{self, StreamExt};
-use hydra_core::{EventId, FeedEvent, SwampName, Timestamp, Value, Version};
+use futures_util::stream::{self, SelectAll, StreamExt};
+use hydra_core::{EventId, FeedEvent, Pattern, SwampName, Timestamp, Value, Version};
 use serde::de::DeserializeOwned;
 
 use crate::client::Hydra;
@@ -23,6 +24,8 @@ pub struct Event<V> {
     /// Where to go on behind it, see [`Subscribe::since`](crate::Subscribe::since); `None` while a snapshot is not
     /// complete.
     pub id: Option<EventId>,
+    /// The swamp it happened in, where several are listened to; `None` when it is about a server's whole feed.
+    pub swamp: Option<SwampName>,
     /// When it was told, by the clock of the server.
     pub at: Timestamp,
     /// What happened.
@@ -58,7 +61,7 @@ pub enum EventKind<V> {
     },
     /// The swamp was destroyed: it holds nothing now.
     Destroy,
-    /// What came before counts no more: forget it. A snapshot follows.
+    /// What came before counts no more: forget it. A snapshot follows, unless the feed is one of a pattern.
     Reset {
         /// Why, in words.
         reason: String,
@@ -89,6 +92,14 @@ pub(crate) struct Subscription {
     pub(crate) old: bool,
 }
 
+/// What is listened to.
+#[derive(Debug, Clone)]
+pub(crate) enum Topic {
+    Swamp(SwampName, CallOptions),
+    /// What changes at a server, or in this process, in the swamps that match.
+    Pattern(Pattern, Option<String>),
+}
+
 /// The events of one connection.
 pub(crate) type RawFeed = Pin<Box<dyn Stream<Item = Result<Event<Value>>> + Send>>;
 
@@ -114,7 +125,7 @@ impl Event<Value> {
             hydra_core::EventKind::Live => EventKind::Live,
             _ => return None,
         };
-        Some(Event { id: event.id, at: event.at, kind })
+        Some(Event { id: event.id, swamp: event.swamp, at: event.at, kind })
     }
 
     fn decode<V: DeserializeOwned>(self) -> Result<Event<V>> {
@@ -129,7 +140,7 @@ impl Event<Value> {
             EventKind::Reset { reason } => EventKind::Reset { reason },
             EventKind::Live => EventKind::Live,
         };
-        Ok(Event { id: self.id, at: self.at, kind })
+        Ok(Event { id: self.id, swamp: self.swamp, at: self.at, kind })
     }
 }
 
@@ -153,19 +164,17 @@ pub struct EventStream<V>(Pin<Box<dyn Stream<Item = Result<Event<V>>> + Send>>);
 
 impl<V: DeserializeOwned + Send + 'static> EventStream<V> {
     pub(crate) fn new(hydra: Hydra, name: SwampName, wanted: Subscription, options: CallOptions) -> EventStream<V> {
-        let following = Following {
-            hydra,
-            name,
-            wanted,
-            options,
-            feed: None,
-            delays: Delays::new(),
-            has_begun: false,
-            is_over: false,
-        };
-        let events = stream::unfold(following, |mut following| async move {
-            let event = following.next().await?;
-            Some((event.and_then(Event::decode), following))
+        let events = Following::new(hydra, Topic::Swamp(name, options), wanted).stream();
+        EventStream(Box::pin(events.map(|event| event.and_then(Event::decode))))
+    }
+
+    /// The events of every server.
+    pub(crate) fn of_many(hydra: Hydra, pattern: Pattern, wanted: Subscription) -> EventStream<V> {
+        let everywhere =
+            Everywhere { hydra, pattern, wanted, heard: Vec::new(), feeds: SelectAll::new(), is_over: false };
+        let events = stream::unfold(everywhere, |mut everywhere| async move {
+            let event = everywhere.next().await?;
+            Some((event.and_then(Event::decode), everywhere))
         });
         EventStream(Box::pin(events))
     }
@@ -188,9 +197,8 @@ impl<V> fmt::Debug for EventStream<V> {
 /// A subscription over one connection after the other.
 struct Following {
     hydra: Hydra,
-    name: SwampName,
+    topic: Topic,
     wanted: Subscription,
-    options: CallOptions,
     feed: Option<RawFeed>,
     delays: Delays,
     /// Events were told, and none of them is a place to go on from.
@@ -199,10 +207,21 @@ struct Following {
 }
 
 impl Following {
+    fn new(hydra: Hydra, topic: Topic, wanted: Subscription) -> Following {
+        Following { hydra, topic, wanted, feed: None, delays: Delays::new(), has_begun: false, is_over: false }
+    }
+
+    fn stream(self) -> impl Stream<Item = Result<Event<Value>>> + Send {
+        stream::unfold(self, |mut following| async move { Some((following.next().await?, following)) })
+    }
+
     async fn next(&mut self) -> Option<Result<Event<Value>>> {
         while !self.is_over {
             let Some(feed) = &mut self.feed else {
-                match self.hydra.endpoint().subscribe(&self.name, &self.wanted, &self.options).await {
+                if self.is_gone() {
+                    return None;
+                }
+                match self.hydra.endpoint().subscribe(&self.topic, &self.wanted).await {
                     Ok(feed) => self.feed = Some(feed),
                     Err(error) if self.may_try_again(&error) => tokio::time::sleep(self.delays.next()).await,
                     Err(error) => return Some(Err(self.end(error))),
@@ -210,7 +229,7 @@ impl Following {
                 if self.feed.is_some() && std::mem::take(&mut self.has_begun) {
                     // Its snapshot comes a second time, without what was removed meanwhile.
                     let kind = EventKind::Reset { reason: "the connection broke within the snapshot".to_owned() };
-                    return Some(Ok(Event { id: None, at: Timestamp::now(), kind }));
+                    return Some(Ok(Event { id: None, swamp: None, at: Timestamp::now(), kind }));
                 }
                 continue;
             };
@@ -231,6 +250,11 @@ impl Following {
         None
     }
 
+    /// Whether the server is in the map no more.
+    fn is_gone(&self) -> bool {
+        matches!(&self.topic, Topic::Pattern(_, server) if !self.hydra.endpoint().places().contains(server))
+    }
+
     /// An engine in this process that refuses is closed; a server may come back.
     fn may_try_again(&self, error: &Error) -> bool {
         error.is_retryable() && matches!(self.hydra.endpoint(), Endpoint::Remote(_))
@@ -240,5 +264,53 @@ impl Following {
         self.is_over = true;
         self.feed = None;
         error
+    }
+}
+
+/// How often a look at the map tells of new servers, while somebody listens.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The feeds of a pattern, one of every server.
+struct Everywhere {
+    hydra: Hydra,
+    pattern: Pattern,
+    wanted: Subscription,
+    /// The servers that are listened to.
+    heard: Vec<Option<String>>,
+    feeds: SelectAll<RawFeed>,
+    is_over: bool,
+}
+
+impl Everywhere {
+    async fn next(&mut self) -> Option<Result<Event<Value>>> {
+        while !self.is_over {
+            self.listen();
+            if self.feeds.is_empty() {
+                tokio::time::sleep(LOOK).await;
+                continue;
+            }
+            match tokio::time::timeout(LOOK, self.feeds.next()).await {
+                Ok(Some(Ok(event))) => return Some(Ok(event)),
+                Ok(Some(Err(error))) => {
+                    self.is_over = true;
+                    return Some(Err(error));
+                }
+                Ok(None) | Err(_) => {}
+            }
+        }
+        None
+    }
+
+    /// Listens to the servers that the map has by now.
+    fn listen(&mut self) {
+        let places = self.hydra.endpoint().places();
+        self.heard.retain(|server| places.contains(server));
+        for server in places {
+            if !self.heard.contains(&server) {
+                let topic = Topic::Pattern(self.pattern.clone(), server.clone());
+                self.feeds.push(Box::pin(Following::new(self.hydra.clone(), topic, self.wanted.clone()).stream()));
+                self.heard.push(server);
+            }
+        }
     }
 }

@@ -34,6 +34,7 @@ mod breaker;
 mod budget;
 mod client;
 mod cluster;
+mod conflict;
 mod connect;
 mod delay;
 mod endpoint;
@@ -43,6 +44,7 @@ mod failback;
 mod failover;
 mod filter;
 mod forward;
+mod headers;
 mod health;
 mod hint;
 mod map;
@@ -53,6 +55,7 @@ mod probe;
 mod request;
 mod server;
 mod settings;
+mod subscribe_many;
 mod swamp;
 mod swamps;
 mod transfer;
@@ -61,12 +64,14 @@ mod watch;
 
 pub use access::Access;
 pub use client::{Hydra, Location, Redirect};
+pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use connect::HydraBuilder;
 pub use error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 pub use event::{Event, EventKind, EventStream, Waited};
-pub use failback::{Settlement, Staying};
+pub use failback::{Returning, Settlement, Staying};
 pub use filter::Filter;
 pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody};
+pub use headers::Headers;
 pub use health::ServerState;
 pub use hydra_core::{
     Applied, Compression, CopyState, ErrorCode, EventId, Expired, FolderCount, FolderId, FolderSet, LockInfo, Number,
@@ -76,6 +81,7 @@ pub use map::{ClientMap, Finding, FolderMove, MapBuilder, MapError, MapServer, P
 pub use notice::ClientEvent;
 pub use operation::Done;
 pub use settings::{Failback, Fallback, FallbackMode, OpClass, ReadFrom, Settings};
+pub use subscribe_many::SubscribeMany;
 pub use swamp::{
     Amount, Batch, BatchAcross, Delete, Increment, List, LockCall, LockGuard, Patch, Push, Put, ShiftCall, Subscribe,
     Swamp, Taken, Write,

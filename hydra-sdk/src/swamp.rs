@@ -26,6 +26,7 @@ pub use write::{Amount, Delete, Increment, Patch, Push, Put, Write};
 
 use crate::client::Hydra;
 use crate::cluster::CallOptions;
+use crate::conflict::Conflict;
 use crate::delay::Delays;
 use crate::endpoint::Reading;
 use crate::error::{Error, ErrorKind, Result};
@@ -159,6 +160,27 @@ impl<V> Swamp<V> {
     /// When no server answered.
     pub async fn info(&self) -> Result<Option<SwampInfo>> {
         self.hydra.endpoint().info(&self.name, &self.options).await
+    }
+
+    /// Writes that lost against others which had not seen them, the newest first: what two servers wrote to one key
+    /// while neither knew of the other. They are kept for 7 days, the 1 000 newest of a swamp.
+    ///
+    /// ```
+    /// # async fn example(alice: hydra_sdk::Swamp) -> hydra_sdk::Result<()> {
+    /// use hydra_sdk::LostContent;
+    ///
+    /// for conflict in alice.conflicts().await? {
+    ///     if let LostContent::Value(value) = &conflict.lost.content {
+    ///         println!("{}: {value:?} of {:?} does not show", conflict.key, conflict.lost.server);
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When no server answered.
+    pub async fn conflicts(&self) -> Result<Vec<Conflict>> {
+        self.hydra.endpoint().conflicts(&self.name, &self.options).await
     }
 
     /// Everything acknowledged so far is on disk when this is done, whatever the write interval.

@@ -1,11 +1,15 @@
 //! Request bodies: bounded before and while they are read, and dropped politely when they are refused.
 
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use bytes::{Bytes, BytesMut};
+use futures_util::future::poll_immediate;
 use http_body_util::BodyExt;
+use hydra_core::wire::Gunzip;
 use hydra_core::{Error, ErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -62,13 +66,20 @@ impl BodyMemory {
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     body: Body,
+    /// Takes apart what comes, where it is gzip.
+    gunzip: Option<Box<Gunzip>>,
     /// Returned when the request is over.
     held: Option<OwnedSemaphorePermit>,
 }
 
 impl RequestBody {
     pub(crate) fn new(body: Body) -> RequestBody {
-        RequestBody { body, held: None }
+        RequestBody { body, gunzip: None, held: None }
+    }
+
+    /// What comes is gzip: from here on [`RequestBody::next`] answers what is in it.
+    pub(crate) fn is_gzip(&mut self) {
+        self.gunzip = Some(Box::default());
     }
 
     /// Reads the whole body. A length that is announced and too large is refused before anything is read.
@@ -97,22 +108,26 @@ impl RequestBody {
         }
     }
 
-    /// The next piece of data, nothing at the end; trailers are skipped.
+    /// The next piece of data, nothing at the end. Whoever stops waiting for it loses nothing.
     ///
     /// # Errors
     /// `invalid-body` when the body breaks off or pauses too long.
     pub(crate) async fn next(&mut self, pause: Duration) -> Result<Option<Bytes>, Error> {
-        let refuse = |why: String| Error::new(ErrorCode::InvalidBody, why);
+        let Some(gunzip) = &mut self.gunzip else { return next_of(&mut self.body, pause).await };
         loop {
-            let frame = tokio::time::timeout(pause, self.body.frame()).await;
-            match frame.map_err(|_| refuse(format!("the body paused for more than {} s", pause.as_secs())))? {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(refuse(format!("the body broke off: {error}"))),
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        return Ok(Some(data));
-                    }
-                }
+            let came = if gunzip.has_more() {
+                // A few bytes may stand for very many: others have their turn in between.
+                tokio::task::yield_now().await;
+                gunzip.step()?
+            } else if let Some(piece) = next_of(&mut self.body, pause).await? {
+                gunzip.push(&piece);
+                continue;
+            } else {
+                let rest = gunzip.end()?;
+                return Ok((!rest.is_empty()).then(|| rest.into()));
+            };
+            if !came.is_empty() {
+                return Ok(Some(came.into()));
             }
         }
     }
@@ -137,4 +152,48 @@ impl RequestBody {
             let _ = tokio::time::timeout(DISCARD_TIME, drained).await;
         });
     }
+}
+
+/// The next piece of data as it came, nothing at the end; trailers are skipped.
+async fn next_of(body: &mut Body, pause: Duration) -> Result<Option<Bytes>, Error> {
+    let refuse = |why: String| Error::new(ErrorCode::InvalidBody, why);
+    loop {
+        match within(pause, body.frame()).await {
+            None => return Err(refuse(format!("the body paused for more than {} s", pause.as_secs()))),
+            Some(None) => return Ok(None),
+            Some(Some(Err(error))) => return Err(refuse(format!("the body broke off: {error}"))),
+            Some(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
+
+/// What comes within `pause`. hyper hands a body over only once it was asked for, in the next turn of the connection;
+/// nearly all of them have come by then. A timer, which all threads share, is for the others.
+async fn within<F: Future + Unpin>(pause: Duration, mut coming: F) -> Option<F::Output> {
+    if let Some(come) = poll_immediate(&mut coming).await {
+        return Some(come);
+    }
+    next_turn().await;
+    if let Some(come) = poll_immediate(&mut coming).await {
+        return Some(come);
+    }
+    tokio::time::timeout(pause, coming).await.ok()
+}
+
+/// Ends when the task of this future runs the next time, which is soon.
+async fn next_turn() {
+    let mut has_come = false;
+    poll_fn(|context| {
+        if has_come {
+            return Poll::Ready(());
+        }
+        has_come = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::StatusCode;
+use http::header::VARY;
 use hydra_core::wire::{ListedSwampBody, SwampsBody};
 use hydra_core::{Engine, Error, FolderSet, ListedSwamp, SwampsQuery};
 
@@ -50,7 +51,9 @@ pub(crate) async fn list(call: &mut Call, sanctuary: Option<String>, realm: Opti
     // last one.
     let shown = page.swamps.iter().filter(|listed| access.covers(&listed.name));
     let swamps = shown.map(|listed| body(listed, info)).collect();
-    answer::json(StatusCode::OK, &SwampsBody { swamps, next_cursor: page.next })
+    let mut response = answer::json(StatusCode::OK, &SwampsBody { swamps, next_cursor: page.next })?;
+    response.headers_mut().insert(VARY, answer::BY_ACCEPT);
+    Ok(response)
 }
 
 /// The folders, which this server all has to answer for: a list without those that moved would look like all there is.

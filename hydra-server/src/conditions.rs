@@ -1,22 +1,23 @@
 //! Request headers that change what a request means: conditions, idempotency keys, preferences. Pure.
 
 use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderName, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
-use hydra_core::wire::header;
+use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_RANGE, HeaderName, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
+use hydra_core::wire::{header, is_gzip_body};
 use hydra_core::{Condition, Error, ErrorCode, Version};
 
 use crate::answer;
 use crate::route::shown;
 
 /// The longest idempotency key, in bytes.
-const MAX_IDEMPOTENCY_KEY: usize = 255;
+pub(crate) const MAX_IDEMPOTENCY_KEY: usize = 255;
 
 /// The entity tags of `If-Match` or `If-None-Match`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Tags {
     /// `*`: whatever the version.
     Any,
-    /// The tags that can be versions. Weak and foreign tags match nothing and are left out.
+    /// The tags that can be versions. Foreign tags match nothing and are left out, and so do weak ones, but where
+    /// `If-None-Match` asks whether a copy is still fresh: a proxy that packs answers makes their tags weak.
     Versions(Vec<Version>),
 }
 
@@ -26,23 +27,27 @@ impl Tags {
     /// # Errors
     /// `invalid-header` when the header is not text, is empty, or has `*` beside tags.
     pub(crate) fn read(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Error> {
+        let mut lines = headers.get_all(name).iter().peekable();
+        if lines.peek().is_none() {
+            return Ok(None);
+        }
         let mut any = false;
         let mut pieces = 0;
         let mut versions = Vec::new();
-        for line in headers.get_all(name) {
+        for line in lines {
             let line = line.to_str().map_err(|_| invalid(name.as_str(), "is not printable ASCII"))?;
             for piece in line.split(',').map(str::trim).filter(|piece| !piece.is_empty()) {
                 pieces += 1;
                 any |= piece == "*";
-                versions.extend(version_of(piece));
+                let weak = piece.strip_prefix("W/").filter(|_| *name == IF_NONE_MATCH);
+                versions.extend(version_of(weak.unwrap_or(piece)));
             }
         }
-        match (headers.contains_key(name), pieces, any) {
-            (false, ..) => Ok(None),
-            (true, 0, _) => Err(invalid(name.as_str(), "is empty; send an ETag of an earlier answer, or *")),
-            (true, 1, true) => Ok(Some(Tags::Any)),
-            (true, _, true) => Err(invalid(name.as_str(), "has * beside other tags")),
-            (true, _, false) => Ok(Some(Tags::Versions(versions))),
+        match (pieces, any) {
+            (0, _) => Err(invalid(name.as_str(), "is empty; send an ETag of an earlier answer, or *")),
+            (1, true) => Ok(Some(Tags::Any)),
+            (_, true) => Err(invalid(name.as_str(), "has * beside other tags")),
+            (_, false) => Ok(Some(Tags::Versions(versions))),
         }
     }
 
@@ -101,16 +106,22 @@ pub(crate) fn no_conditions(headers: &HeaderMap) -> Result<(), Error> {
 /// # Errors
 /// `unsupported-media-type` or `invalid-header`.
 pub(crate) fn plain_body(headers: &HeaderMap) -> Result<(), Error> {
+    if body_encoding(headers)? {
+        let detail = "Content-Encoding gzip is not supported here; send the bytes as they are";
+        return Err(Error::new(ErrorCode::UnsupportedMediaType, detail));
+    }
+    Ok(())
+}
+
+/// Whether the body is gzip, for requests that take it so: imports.
+///
+/// # Errors
+/// `unsupported-media-type` for another encoding; `invalid-header` for a part of a body.
+pub(crate) fn body_encoding(headers: &HeaderMap) -> Result<bool, Error> {
     if headers.contains_key(CONTENT_RANGE) {
         return Err(invalid("Content-Range", "is not supported; send the whole value"));
     }
-    match headers.get(CONTENT_ENCODING) {
-        Some(encoding) if encoding != "identity" => Err(Error::new(
-            ErrorCode::UnsupportedMediaType,
-            format!("Content-Encoding {encoding:?} is not supported; send the bytes as they are"),
-        )),
-        _ => Ok(()),
-    }
+    single(headers, &CONTENT_ENCODING)?.map_or(Ok(false), is_gzip_body)
 }
 
 /// The idempotency key of a write, if one was sent.
@@ -139,6 +150,13 @@ pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Op
         return Err(invalid(name.as_str(), "came more than once"));
     }
     first.to_str().map(Some).map_err(|_| invalid(name.as_str(), "is not printable ASCII"))
+}
+
+/// Whether the client asks for this media type by name.
+pub(crate) fn accepts(headers: &HeaderMap, media: &str) -> bool {
+    let lines = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    let mut kinds = lines.flat_map(|line| line.split(',')).filter_map(|kind| kind.split(';').next());
+    kinds.any(|kind| kind.trim().eq_ignore_ascii_case(media))
 }
 
 /// How much of an answer to a write the client prefers (`Prefer: return=…`).
@@ -211,6 +229,26 @@ mod tests {
         assert_eq!(both, Condition::Version(vec![version(A), version(B)]));
         let weak = write_condition(&headers(&[(IF_MATCH, &format!("W/\"{A}\""))])).expect("weak");
         assert_eq!(weak, Condition::Version(Vec::new()));
+    }
+
+    #[test]
+    fn a_weak_tag_is_good_enough_for_a_copy_and_not_for_a_write() {
+        let weak = format!("\"x\", W/\"{A}\"");
+        let read = |name: HeaderName| {
+            Tags::read(&headers(&[(name.clone(), weak.as_str())]), &name).expect("reads").expect("sent")
+        };
+        assert!(read(IF_NONE_MATCH).matches(&version(A)) && !read(IF_NONE_MATCH).matches(&version(B)));
+        assert!(!read(IF_MATCH).matches(&version(A)));
+    }
+
+    #[test]
+    fn a_media_type_is_asked_for_by_its_name() {
+        for line in ["application/x-ndjson", "text/html, Application/X-NDJSON;q=0.5"] {
+            assert!(accepts(&headers(&[(ACCEPT, line)]), "application/x-ndjson"), "{line}");
+        }
+        for line in ["*/*", "application/json", "application/x-ndjsonx", ""] {
+            assert!(!accepts(&headers(&[(ACCEPT, line)]), "application/x-ndjson"), "{line}");
+        }
     }
 
     #[test]

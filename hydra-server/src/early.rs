@@ -3,11 +3,16 @@
 //! hyper refuses those itself, with an empty body, before any of our code runs. Clients decide by
 //! `Hydra-Applied` and the code of a problem, so they get both here as well.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use hydra_core::wire::{PROBLEM_JSON, Problem, header};
 use hydra_core::{Error, ErrorCode};
 
 /// The longest answer that hyper makes by itself, with room to spare.
 const LONGEST: usize = 256;
+
+/// How many were refused so far, for their ids: no request can have sent one.
+static REFUSED: AtomicU64 = AtomicU64::new(0);
 
 /// What to send in place of `bytes`, when they are an answer that hyper made itself.
 pub(crate) fn instead_of(bytes: &[u8], server: &str) -> Option<Vec<u8>> {
@@ -31,15 +36,18 @@ pub(crate) fn instead_of(bytes: &[u8], server: &str) -> Option<Vec<u8>> {
 fn refusal(error: &Error, server: &str) -> Vec<u8> {
     let mut problem = Problem::of(error);
     problem.server = Some(server.to_owned());
+    let id = format!("refused-{:x}-{:x}", std::process::id(), REFUSED.fetch_add(1, Ordering::Relaxed));
+    problem.instance = Some(id.clone());
     let status = http::StatusCode::from_u16(problem.status).unwrap_or(http::StatusCode::BAD_REQUEST);
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\ncache-control: no-store\r\n\
-         {}: {}\r\n{}: {server}\r\nconnection: close\r\n\r\n",
+         {}: {}\r\n{}: {server}\r\n{}: {id}\r\nconnection: close\r\n\r\n",
         body.len(),
         header::APPLIED,
         error.applied().as_str(),
         header::SERVER,
+        header::REQUEST_ID,
     );
     [head, body].concat().into_bytes()
 }

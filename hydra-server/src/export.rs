@@ -13,6 +13,7 @@ use hydra_core::{Error, ErrorCode, Expired, Export, ExportPart, FolderSet, Patte
 use crate::answer::{self, Response};
 use crate::app::{Call, blocking};
 use crate::auth::{Need, Scope};
+use crate::encoding::Pieces;
 use crate::query::{Query, invalid};
 use crate::render::{Include, write_string, write_treasure};
 use crate::route::shown;
@@ -77,6 +78,7 @@ fn stream_of(call: &Call, export: Export, with_swamp: bool) -> Response {
     let mut response = Response::new(Body::from_stream(pieces));
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(http::header::CONTENT_TYPE, answer::NDJSON);
+    response.extensions_mut().insert(Pieces);
     response
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::Stream;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use hydra_core::duration::{format_duration, parse_duration};
 use hydra_core::wire::{EVENT_STREAM, NDJSON};
@@ -23,6 +23,7 @@ use crate::auth::{Need, Scope};
 use crate::conditions::{self, single};
 use crate::config::{DEFAULT_HEARTBEAT, HEARTBEATS, MAX_FEED_SWAMPS};
 use crate::event::{Format, Shape};
+use crate::ndjson;
 use crate::query::{Query, invalid};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -156,9 +157,7 @@ impl Wanted {
 
 /// Lines where they are asked for, else server-sent events.
 fn accepted(headers: &HeaderMap) -> Format {
-    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let mut kinds = accept.split(',').map(|kind| kind.split(';').next().unwrap_or_default().trim());
-    if kinds.any(|kind| kind.eq_ignore_ascii_case(NDJSON)) { Format::Lines } else { Format::Sse }
+    if ndjson::is_wanted(headers) { Format::Lines } else { Format::Sse }
 }
 
 fn heartbeat(query: &Query<'_>) -> Result<Duration, Error> {

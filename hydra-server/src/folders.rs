@@ -1,17 +1,22 @@
 //! Folders of this server, and where a name lives: `/v1/folders`, `/v1/resolve`, `/v1/flush`.
 
 use http::StatusCode;
-use hydra_core::wire::{FolderBody, FoldersBody, ResolveBody};
+use hydra_core::wire::{FolderBody, FoldersBody, ResolveBody, folder_state};
 use hydra_core::{Engine, Error, ErrorCode, FolderId, FolderSet, SwampName, swamp_dir};
 
 use crate::answer::{self, Response};
 use crate::app::{Call, blocking};
 use crate::query::Query;
 
-/// What this server is to each folder; with `?sizes` also how much is in them, which walks them.
+/// What this server is to each folder, or to those of one state; with `?sizes` also how much is in them, which walks them.
 pub(crate) async fn list(call: &mut Call, wanted: Option<FolderSet>) -> Result<Response, Error> {
-    let sizes = Query::parse(call.head.uri.query(), &["sizes"])?.flag("sizes")?;
+    let parameters = call.head.uri.query().map(str::to_owned);
+    let query = Query::parse(parameters.as_deref(), &["sizes", "state"])?;
+    let (sizes, state) = (query.flag("sizes")?, folder_state(&query)?);
     let wanted = existing(call, wanted)?;
+    let is_wanted =
+        |folder: &FolderId| state.is_none_or(|state| call.app.engine.folder_state(*folder).as_str() == state);
+    let wanted: FolderSet = wanted.iter().filter(is_wanted).collect();
     let engine = call.app.engine.clone();
     let describe = move || wanted.iter().map(|folder| describe(&engine, folder, sizes)).collect::<Result<Vec<_>, _>>();
     let folders = if sizes { blocking(describe).await? } else { describe()? };

@@ -26,7 +26,7 @@ use crate::answer::{self, Response};
 use crate::app::{App, Call, by_size, hydrate, unexpected};
 use crate::auth::{Access, Need, Scope};
 use crate::body::RequestBody;
-use crate::conditions::{no_conditions, plain_body};
+use crate::conditions::{body_encoding, no_conditions};
 use crate::query::{Query, invalid};
 use crate::route::shown;
 
@@ -58,9 +58,12 @@ async fn import(call: &mut Call, into: Option<SwampName>) -> Result<Response, Er
     let mode = mode(&query)?;
     let sync = query.flag("sync")?;
     no_conditions(&call.head.headers)?;
-    plain_body(&call.head.headers)?;
+    let is_gzip = body_encoding(&call.head.headers)?;
     let falls_back = call.falls_back()?.map(str::to_owned);
     let mut reader = Reader::new(call, into.clone(), mode);
+    if is_gzip {
+        reader.body.is_gzip();
+    }
     let access = call.access.clone();
     let mut writer = Writer {
         access,
@@ -429,7 +432,7 @@ async fn write_group(app: &App, name: &SwampName, ops: Vec<Op>, sync: bool) -> R
             true => {
                 let swamp = match app.engine.resident(name) {
                     Some(swamp) => Ok(swamp),
-                    None => hydrate(&app.engine, name).await,
+                    None => hydrate(&app.engine, name, None).await,
                 };
                 match swamp {
                     Ok(swamp) => swamp.write(Batch { ops: ops.clone(), sync, ..Batch::default() }).await,

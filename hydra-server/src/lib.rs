@@ -4,8 +4,8 @@
 //! [`Server`] starts one in this process on a free port, for tests and examples.
 //!
 //! A request goes one way: `serve` (the connection) → `app` (what holds for every request) → `route` (what
-//! the path means) → `auth` (who may) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders`, `import`, `export`, `archive` or
-//! `service` → the engine.
+//! the path means) → `auth` (who may) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders`,
+//! `import`, `export`, `archive` or `service` → the engine. On the way back `encoding` makes long answers shorter.
 
 mod across;
 mod activity;
@@ -20,6 +20,7 @@ mod conditions;
 pub mod config;
 mod conflicts;
 mod early;
+mod encoding;
 mod event;
 mod export;
 mod feeds;

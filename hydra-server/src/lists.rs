@@ -3,7 +3,7 @@
 mod wanted;
 
 use bytes::Bytes;
-use http::header::LINK;
+use http::header::{LINK, VARY};
 use http::{HeaderValue, StatusCode};
 use hydra_core::{Engine, Error, ErrorCode, Swamp, SwampName, Treasure};
 
@@ -78,6 +78,7 @@ async fn carry_out(call: &mut Call, name: &SwampName, wanted: Wanted, path: Opti
     let is_quick = query.limit <= QUICK_PAGE && query.filter.is_none() && swamp.is_ordered(&query.order);
     let (text, next) = if is_quick { page(&swamp, &wanted)? } else { blocking(move || page(&swamp, &wanted)).await? };
     let mut response = answer::body(StatusCode::OK, answer::JSON, text);
+    response.headers_mut().insert(VARY, answer::BY_ACCEPT);
     if let Some(link) = next.zip(path).and_then(|(cursor, path)| next_link(&path, &cursor)) {
         response.headers_mut().insert(LINK, link);
     }

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderValue};
-use hydra_core::wire::{LockBody, LockedBody, RenewBody, header};
+use hydra_core::wire::{LockBody, LockedBody, RenewBody, header, read_object};
 use hydra_core::{Durability, Error, ErrorCode, Lock, LockRequest, SwampName};
 use serde::de::DeserializeOwned;
 
@@ -35,6 +35,7 @@ pub(crate) async fn acquire(call: &mut Call, name: &SwampName, lock: &str) -> Re
     let LockBody { ttl, wait, owner } = read(&bytes, r#"{"ttl":"10s","wait":"5s","owner":"w1"}"#)?;
     let mut request = LockRequest::new(ttl);
     (request.wait, request.owner, request.idempotency) = (wait, owner, call.idempotency(&bytes)?);
+    request.deadline = call.deadline;
     // Whoever waits needs room, as with any long poll.
     let _room = if wait.is_zero() { None } else { Some(call.app.streams.enter()?) };
     let granted = call.app.engine.lock(name, lock, request).await?;
@@ -76,10 +77,7 @@ fn token(headers: &HeaderMap) -> Result<&str, Error> {
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8], example: &str) -> Result<T, Error> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        Error::new(ErrorCode::InvalidBody, format!("what is asked of the lock cannot be read: {error}"))
-            .with_hint(format!("write {example}"))
-    })
+    read_object(bytes, "what is asked of the lock", example)
 }
 
 fn held(lock: Lock) -> LockedBody {

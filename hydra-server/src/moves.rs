@@ -13,7 +13,7 @@ use http::{HeaderValue, StatusCode};
 use hydra_core::wire::{
     AbortBody, ActivateBody, CleanBody, CleanedBody, CommitBody, FenceBody, ImportFolderBody, LackedBody, LacksBody,
     MAX_PIECES, ManifestBody, MovedBody, PieceBody, PiecesBody, PromoteBody, PromotedBody, SealBody, SealedBody,
-    UnderSealBody, UnfenceBody,
+    UnderSealBody, UnfenceBody, read_object,
 };
 use hydra_core::{Engine, Error, ErrorCode, FolderId, FolderSet, FolderState, Manifest, Sealed};
 use serde::de::DeserializeOwned;
@@ -205,10 +205,7 @@ impl Sending {
 /// Reads a body; an empty one is an empty object.
 pub(crate) fn read<T: DeserializeOwned>(body: &[u8], form: &str) -> Result<T, Error> {
     let body = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| {
-        Error::new(ErrorCode::InvalidBody, format!("the body cannot be read: {error}"))
-            .with_hint(format!("write {form}"))
-    })
+    read_object(body, "the body", form)
 }
 
 fn invalid(member: &str, why: &str) -> Error {

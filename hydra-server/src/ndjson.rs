@@ -5,12 +5,14 @@ use std::future::Future;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{CONTENT_TYPE, VARY};
 use http::{HeaderMap, HeaderValue};
 use hydra_core::Error;
 use hydra_core::wire::NDJSON;
 
-use crate::answer::Response;
+use crate::answer::{self, Response};
+use crate::conditions::accepts;
+use crate::encoding::Pieces;
 
 /// Lines are sent when they are so many bytes together.
 pub(crate) const PIECE_BYTES: usize = 256 << 10;
@@ -20,11 +22,7 @@ pub(crate) type Piece<S> = Option<(Bytes, S)>;
 
 /// Whether the client asks for lines.
 pub(crate) fn is_wanted(headers: &HeaderMap) -> bool {
-    let kinds = headers.get_all(ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
-    kinds
-        .flat_map(|value| value.split(','))
-        .filter_map(|kind| kind.split(';').next())
-        .any(|kind| kind.trim().eq_ignore_ascii_case(NDJSON))
+    accepts(headers, NDJSON)
 }
 
 /// An answer that is made piece by piece, each when the one before was sent. The first is made before anything is
@@ -48,21 +46,7 @@ where
     };
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(NDJSON));
+    response.headers_mut().insert(VARY, answer::BY_ACCEPT);
+    response.extensions_mut().insert(Pieces);
     Ok(response)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_made_for_those_who_ask_for_them() {
-        let headers = |accept: &'static str| [(ACCEPT, HeaderValue::from_static(accept))].into_iter().collect();
-        for accept in ["application/x-ndjson", "text/html, Application/X-NDJSON;q=0.5"] {
-            assert!(is_wanted(&headers(accept)), "{accept}");
-        }
-        for accept in ["*/*", "application/json", "application/x-ndjsonx"] {
-            assert!(!is_wanted(&headers(accept)), "{accept}");
-        }
-    }
 }

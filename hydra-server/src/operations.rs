@@ -1,7 +1,7 @@
 //! The operations of a batch: read from their bodies, and what became of them written back.
 
 use bytes::Bytes;
-use hydra_core::wire::{BatchBody, OpBody, OpResultBody, TreasureBody};
+use hydra_core::wire::{BatchBody, OpBody, OpResultBody, TreasureBody, read_object};
 use hydra_core::{Condition, Error, ErrorCode, Increment, MAX_BATCH_OPS, Op, OpResult, Patch, Treasure, check_key};
 use serde_json::value::RawValue;
 
@@ -23,10 +23,8 @@ pub(crate) const MAX_READ_BYTES: usize = 64 << 20;
 /// # Errors
 /// `invalid-body`; `batch-too-large`.
 pub(crate) fn read_batch(bytes: &Bytes) -> Result<BatchBody, Error> {
-    let body: BatchBody = serde_json::from_slice(bytes).map_err(|error| {
-        Error::new(ErrorCode::InvalidBody, format!("the batch cannot be read: {error}"))
-            .with_hint(r#"write {"ops":[{"op":"put","key":"k","value":1},{"op":"get","key":"k"}]}"#)
-    })?;
+    let form = r#"{"ops":[{"op":"put","key":"k","value":1},{"op":"get","key":"k"}]}"#;
+    let body: BatchBody = read_object(bytes, "the batch", form)?;
     if body.ops.len() > MAX_BATCH_OPS {
         let detail = format!("the batch has {} operations; {MAX_BATCH_OPS} are allowed", body.ops.len());
         return Err(Error::new(ErrorCode::BatchTooLarge, detail));

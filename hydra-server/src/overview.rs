@@ -9,9 +9,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
-use http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
-};
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
 use hydra_core::wire::{EVENT_STREAM, STATUS_PAGE, STATUS_PAGE_POLICY, StatusBody, StatusMoveBody, StatusServerBody};
 use hydra_core::{Engine, Error, FolderId, FolderSet, FolderState};
@@ -19,6 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::answer::{self, Response};
 use crate::app::{App, Call, blocking};
+use crate::conditions::accepts;
 use crate::query::Query;
 use crate::service::VERSION;
 
@@ -46,9 +45,8 @@ pub(crate) fn page(call: &mut Call) -> Result<Response, Error> {
 /// The state as JSON; as events, one every two seconds, where they are asked for.
 pub(crate) async fn status(call: &mut Call) -> Result<Response, Error> {
     Query::parse(call.head.uri.query(), &[])?;
-    let accept = call.head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let first = look(&call.app, None);
-    if !accept.split(',').any(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == EVENT_STREAM)) {
+    if !accepts(&call.head.headers, EVENT_STREAM) {
         return answer::json(StatusCode::OK, &first);
     }
     let app = Arc::clone(&call.app);
@@ -144,6 +142,7 @@ fn look(app: &App, sizes: Option<Vec<(FolderId, u64)>>) -> StatusBody {
         routes: Vec::new(),
         moves,
         stays: Vec::new(),
+        learned: Vec::new(),
         load: app.metrics.load(),
         sizes,
     }

@@ -1,7 +1,7 @@
 //! Policies by pattern: `/v1/policies`.
 
 use http::StatusCode;
-use hydra_core::wire::{PoliciesBody, PolicyBody};
+use hydra_core::wire::{PoliciesBody, PolicyBody, read_object};
 use hydra_core::{Error, ErrorCode, Pattern, Policy};
 
 use crate::answer::{self, Response};
@@ -34,8 +34,7 @@ pub(crate) async fn put(call: &mut Call, pattern: Pattern) -> Result<Response, E
     check(call)?;
     plain_body(&call.head.headers)?;
     let bytes = call.read_body(POLICY_LIMIT).await?;
-    let policy: Policy = serde_json::from_slice(&bytes)
-        .map_err(|error| Error::new(ErrorCode::InvalidBody, format!("the policy cannot be read: {error}")))?;
+    let policy: Policy = read_object(&bytes, "the policy", r#"{"writeInterval":"0s"}"#)?;
     policy.check()?;
     let engine = call.app.engine.clone();
     let body = PolicyBody { pattern: pattern.clone(), policy: policy.clone() };

@@ -33,6 +33,9 @@ pub(crate) enum Route {
     Batch(SwampName),
     BatchAcross,
     FlushSwamp(SwampName),
+    CompactSwamp(SwampName),
+    LoadSwamp(SwampName),
+    EvictSwamp(SwampName),
     SwampPolicy(SwampName),
     Conflicts(SwampName),
     Shift(SwampName),
@@ -54,6 +57,8 @@ pub(crate) enum Route {
     Takeover(FolderId),
     Holds(FolderId),
     Settle(FolderId),
+    SealTakeover(FolderId),
+    UnsealTakeover(FolderId),
     HoldFolder(FolderId),
     CollectFolder(FolderSet),
     CompactFolder(FolderSet),
@@ -160,7 +165,9 @@ impl Route {
             Route::Lock(..) => "GET, HEAD, POST, PUT, DELETE",
             Route::Batch(_) | Route::BatchAcross | Route::Shift(_) => "POST",
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
+            Route::CompactSwamp(_) | Route::LoadSwamp(_) | Route::EvictSwamp(_) => "POST",
             Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
+            Route::SealTakeover(_) | Route::UnsealTakeover(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
             Route::Import(_) | Route::ImportAll => "POST",
             Route::Archive(_) => "GET, HEAD, PUT",
@@ -172,7 +179,7 @@ impl Route {
 
     /// Whether the method is one of [`Route::allow`].
     pub(crate) fn allows(&self, method: &Method) -> bool {
-        self.allow().split(", ").any(|allowed| allowed == method.as_str())
+        self.allow().split(',').any(|allowed| allowed.trim_start() == method.as_str())
     }
 
     /// The swamp the request is about.
@@ -184,6 +191,9 @@ impl Route {
             | Route::Swamp(name)
             | Route::Batch(name)
             | Route::FlushSwamp(name)
+            | Route::CompactSwamp(name)
+            | Route::LoadSwamp(name)
+            | Route::EvictSwamp(name)
             | Route::SwampPolicy(name)
             | Route::Conflicts(name)
             | Route::Shift(name)
@@ -229,10 +239,12 @@ impl Route {
             Route::Resolve(_) => Label::Resolve,
             Route::Folders | Route::Folder(_) | Route::MarkCopied(_) => Label::Folders,
             Route::Takeover(_) | Route::Holds(_) | Route::Settle(_) => Label::Takeover,
+            Route::SealTakeover(_) | Route::UnsealTakeover(_) => Label::Takeover,
             Route::Move(..) => Label::Move,
             Route::HoldFolder(_) | Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => {
                 Label::Upkeep
             }
+            Route::CompactSwamp(_) | Route::LoadSwamp(_) | Route::EvictSwamp(_) => Label::Upkeep,
             Route::Export(_) | Route::Import(_) | Route::ExportAll | Route::ImportAll | Route::Archive(_) => {
                 Label::Transfer
             }
@@ -296,6 +308,9 @@ fn swamps(rest: &str, path: &str) -> Result<Route, Error> {
         Some("batch") => Ok(Route::Batch(name)),
         Some("query") => Ok(Route::Query(name)),
         Some("flush") => Ok(Route::FlushSwamp(name)),
+        Some("compact") => Ok(Route::CompactSwamp(name)),
+        Some("load") => Ok(Route::LoadSwamp(name)),
+        Some("evict") => Ok(Route::EvictSwamp(name)),
         Some("policy") => Ok(Route::SwampPolicy(name)),
         Some("conflicts") => Ok(Route::Conflicts(name)),
         Some("export") => Ok(Route::Export(name)),
@@ -338,6 +353,8 @@ fn folder_verb(set: &str, verb: [Option<&str>; 3], path: &str) -> Result<Route, 
         [Some("verify"), None, _] => folders(set).map(Route::VerifyFolder),
         [Some("takeover"), None, _] => folder(set).map(Route::Takeover),
         [Some("takeover"), Some("settle"), None] => folder(set).map(Route::Settle),
+        [Some("takeover"), Some("seal"), None] => folder(set).map(Route::SealTakeover),
+        [Some("takeover"), Some("unseal"), None] => folder(set).map(Route::UnsealTakeover),
         [Some("holds"), None, _] => folder(set).map(Route::Holds),
         [Some("archive"), None, _] => folder(set).map(Route::Archive),
         [Some(verb), None, _] => match MoveVerb::parse(verb) {
@@ -521,7 +538,17 @@ mod tests {
         for path in ["/v1/swamps/a/b/c/conflicts", "/v1/swamps/a/b/c/events", "/v1/events"] {
             Route::parse(path).expect(path);
         }
-        for path in ["/takeover", "/takeover/settle", "/holds", "/hold", "/gc", "/compact", "/verify"] {
+        for path in [
+            "/takeover",
+            "/takeover/settle",
+            "/takeover/seal",
+            "/takeover/unseal",
+            "/holds",
+            "/hold",
+            "/gc",
+            "/compact",
+            "/verify",
+        ] {
             Route::parse(&format!("/v1/folders/7{path}")).expect(path);
         }
         for path in

@@ -1,16 +1,24 @@
 //! The paths that are about the server itself: `/`, `/health`, `/ready`, `/version`, `/metrics`, `/v1/probe`.
 
+use http::header::VARY;
 use http::{HeaderValue, Method, StatusCode};
 use hydra_core::wire::{ProbeBody, ProblemPage};
-use hydra_core::{Error, ErrorCode, MAX_BATCH_OPS, MAX_KEY_BYTES, MAX_PART_BYTES, MAX_VALUE_BYTES};
-use serde_json::json;
+use hydra_core::{
+    Error, ErrorCode, MAX_BATCH_BYTES, MAX_BATCH_OPS, MAX_FILTER_DEPTH, MAX_FILTER_TESTS, MAX_FILTER_VALUES,
+    MAX_IMPORT_ERRORS, MAX_IMPORT_LINE_BYTES, MAX_KEY_BYTES, MAX_LEASE, MAX_LOCK_NAME_BYTES, MAX_LOCK_TTL,
+    MAX_OWNER_BYTES, MAX_PART_BYTES, MAX_PATCH_OPS, MAX_POINTER_BYTES, MAX_SHIFT, MAX_SHIFT_BYTES, MAX_VALUE_BYTES,
+    Policy,
+};
+use serde_json::{Map, Value, json};
 
 use crate::answer::{self, Response};
 use crate::app::{Call, blocking};
+use crate::conditions::{MAX_IDEMPOTENCY_KEY, accepts};
 use crate::config::{
-    MAX_BATCH_BODY_BYTES, MAX_HEADER_BYTES, MAX_HOLDS_BODY_BYTES, MAX_LIST_LIMIT, MAX_SMALL_BODY_BYTES, MAX_URI_BYTES,
-    MAX_WAIT,
+    Config, MAX_BATCH_BODY_BYTES, MAX_FEED_SWAMPS, MAX_HEADER_BYTES, MAX_HOLDS_BODY_BYTES, MAX_LIST_LIMIT,
+    MAX_QUERY_BODY_BYTES, MAX_SMALL_BODY_BYTES, MAX_URI_BYTES, MAX_WAIT,
 };
+use crate::overview;
 use crate::query::Query;
 
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -22,8 +30,14 @@ pub(crate) const COMMIT: &str = match option_env!("HYDRA_COMMIT") {
     None => "unknown",
 };
 
-/// Who is there, and where to go on.
+/// Who is there, and where to go on: for people with a browser the status page.
 pub(crate) fn welcome(call: &mut Call) -> Result<Response, Error> {
+    let mut response = if accepts(&call.head.headers, "text/html") { overview::page(call)? } else { greeting(call)? };
+    response.headers_mut().insert(VARY, answer::BY_ACCEPT);
+    Ok(response)
+}
+
+fn greeting(call: &mut Call) -> Result<Response, Error> {
     Query::parse(call.head.uri.query(), &[])?;
     let engine = &call.app.engine;
     let body = json!({
@@ -91,29 +105,53 @@ pub(crate) fn version(call: &mut Call) -> Result<Response, Error> {
             "tls": config.tls.is_some(),
             "http2": true,
         },
-        "limits": {
-            "namePartBytes": MAX_PART_BYTES,
-            "keyBytes": MAX_KEY_BYTES,
-            "valueBytes": MAX_VALUE_BYTES,
-            "jsonDepth": hydra_core::json::MAX_DEPTH,
-            "listLimit": MAX_LIST_LIMIT,
-            "batchOps": MAX_BATCH_OPS,
-            "batchBytes": MAX_BATCH_BODY_BYTES,
-            "smallBodyBytes": MAX_SMALL_BODY_BYTES,
-            "holdsBodyBytes": MAX_HOLDS_BODY_BYTES,
-            "bodyMemoryBytes": config.max_body_memory,
-            "uriBytes": MAX_URI_BYTES,
-            "headerBytes": MAX_HEADER_BYTES,
-            "connections": config.max_connections,
-            "streams": config.streams(),
-            "waitSeconds": MAX_WAIT.as_secs(),
-            "headerTimeoutMs": config.header_timeout.as_millis() as u64,
-            "handshakeTimeoutMs": config.handshake_timeout.as_millis() as u64,
-            "bodyTimeoutMs": config.body_timeout.as_millis() as u64,
-            "idleTimeoutMs": config.idle_timeout.as_millis() as u64,
-        },
+        "limits": limits(config),
     });
     answer::json(StatusCode::OK, &body)
+}
+
+/// Every limit by its name.
+fn limits(config: &Config) -> Map<String, Value> {
+    let limits = [
+        ("namePartBytes", MAX_PART_BYTES as u64),
+        ("keyBytes", MAX_KEY_BYTES as u64),
+        ("valueBytes", MAX_VALUE_BYTES),
+        ("valueBytesByDefault", Policy::default().max_value_bytes),
+        ("jsonDepth", hydra_core::json::MAX_DEPTH as u64),
+        ("pointerBytes", MAX_POINTER_BYTES as u64),
+        ("patchOps", MAX_PATCH_OPS as u64),
+        ("listLimit", MAX_LIST_LIMIT as u64),
+        ("filterTests", MAX_FILTER_TESTS as u64),
+        ("filterDepth", MAX_FILTER_DEPTH as u64),
+        ("filterValues", MAX_FILTER_VALUES as u64),
+        ("queryBodyBytes", MAX_QUERY_BODY_BYTES),
+        ("batchOps", MAX_BATCH_OPS as u64),
+        ("batchBytes", MAX_BATCH_BODY_BYTES),
+        ("atomicBatchBytes", MAX_BATCH_BYTES as u64),
+        ("shiftTreasures", MAX_SHIFT as u64),
+        ("shiftBytes", MAX_SHIFT_BYTES as u64),
+        ("leaseSeconds", MAX_LEASE.as_secs()),
+        ("lockNameBytes", MAX_LOCK_NAME_BYTES as u64),
+        ("lockOwnerBytes", MAX_OWNER_BYTES as u64),
+        ("lockSeconds", MAX_LOCK_TTL.as_secs()),
+        ("feedSwamps", MAX_FEED_SWAMPS as u64),
+        ("importLineBytes", MAX_IMPORT_LINE_BYTES as u64),
+        ("importErrors", MAX_IMPORT_ERRORS as u64),
+        ("idempotencyKeyBytes", MAX_IDEMPOTENCY_KEY as u64),
+        ("smallBodyBytes", MAX_SMALL_BODY_BYTES),
+        ("holdsBodyBytes", MAX_HOLDS_BODY_BYTES),
+        ("bodyMemoryBytes", config.max_body_memory),
+        ("uriBytes", MAX_URI_BYTES as u64),
+        ("headerBytes", MAX_HEADER_BYTES as u64),
+        ("connections", config.max_connections as u64),
+        ("streams", config.streams() as u64),
+        ("waitSeconds", MAX_WAIT.as_secs()),
+        ("headerTimeoutMs", config.header_timeout.as_millis() as u64),
+        ("handshakeTimeoutMs", config.handshake_timeout.as_millis() as u64),
+        ("bodyTimeoutMs", config.body_timeout.as_millis() as u64),
+        ("idleTimeoutMs", config.idle_timeout.as_millis() as u64),
+    ];
+    limits.into_iter().map(|(name, limit)| (name.to_owned(), Value::from(limit))).collect()
 }
 
 /// Numbers for Prometheus.

@@ -2,11 +2,12 @@
 
 use http::StatusCode;
 use hydra_core::wire::SwampInfoBody;
-use hydra_core::{Error, ErrorCode, Pattern, Policy, SwampInfo, SwampName};
+use hydra_core::{Error, ErrorCode, Pattern, Policy, Swamp, SwampInfo, SwampName};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::answer::{self, Response};
-use crate::app::Call;
+use crate::app::{Call, blocking};
 use crate::conditions::{idempotency_key, no_conditions};
 use crate::query::Query;
 
@@ -52,14 +53,44 @@ pub(crate) async fn destroy(call: &mut Call, name: &SwampName) -> Result<Respons
 
 /// Answers when everything acknowledged so far is on disk.
 pub(crate) async fn flush(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
+    existing(call, name).await?.flush().await?;
+    call.mark_synced();
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}
+
+/// Writes a snapshot in place of many files; answers whether there was anything to gain.
+pub(crate) async fn compact(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
+    let compacted = existing(call, name).await?.compact().await?;
+    answer::json(StatusCode::OK, &json!({ "compacted": compacted }))
+}
+
+/// Reads the swamp into memory before somebody needs it.
+pub(crate) async fn load(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
+    drop(existing(call, name).await?);
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}
+
+/// Drops the swamp from memory; answers whether it is gone. It stays while somebody uses it.
+pub(crate) async fn evict(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
+    check_head(call)?;
+    let (engine, name) = (call.app.engine.clone(), name.clone());
+    let evicted = blocking(move || engine.evict(&name)).await?;
+    answer::json(StatusCode::OK, &json!({ "evicted": evicted }))
+}
+
+fn check_head(call: &Call) -> Result<(), Error> {
     Query::parse(call.head.uri.query(), &[])?;
+    no_conditions(&call.head.headers)
+}
+
+/// The swamp, hydrated where need be.
+async fn existing(call: &mut Call, name: &SwampName) -> Result<Swamp, Error> {
+    check_head(call)?;
     let swamp = call.swamp(name).await?;
     if swamp.info()?.is_none() {
         return Err(no_swamp(name));
     }
-    swamp.flush().await?;
-    call.mark_synced();
-    Ok(answer::empty(StatusCode::NO_CONTENT))
+    Ok(swamp)
 }
 
 /// A policy and the pattern it comes from: `GET /v1/swamps/{S}/policy`.

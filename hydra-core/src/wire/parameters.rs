@@ -78,6 +78,21 @@ impl<'a> Parameters<'a> {
     }
 }
 
+/// The parameter `state` of a list of folders.
+///
+/// # Errors
+/// `invalid-parameter` for what is no state.
+pub fn folder_state<'q>(query: &'q Parameters<'_>) -> Result<Option<&'q str>, Error> {
+    const STATES: [&str; 6] = ["owned", "standby", "fenced", "importing", "moved", "absent"];
+    match query.text("state") {
+        Some(state) if !STATES.contains(&state) => {
+            let why = format!("is {}; allowed are {}", quoted(state), STATES.join(", "));
+            Err(invalid_parameter("state", &why))
+        }
+        state => Ok(state),
+    }
+}
+
 /// An `invalid-parameter` about one parameter; `why` is what is wrong with it, as a predicate.
 #[must_use]
 pub fn invalid_parameter(name: &str, why: &str) -> Error {

@@ -1,8 +1,12 @@
 //! What passes through: values, conditions, names, large bodies, errors; what goes to every server.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use hydra_core::SwampName;
 use hydra_core::wire::{lock_path, swamp_path, treasure_path};
 use hydra_sdk::{Applied, Hydra, Policy, Swamp};
 use serde_json::json;
@@ -363,4 +367,84 @@ fn what_waits_passes_also_where_it_takes_longer_than_a_try() {
     assert_eq!(granted.status, 201, "{granted:?}");
     let token = granted.json()["token"].as_str().expect("a token").to_owned();
     assert_eq!(router.send("DELETE", &lock, &[("Hydra-Lock-Token", &token)], "").status, 204);
+}
+
+#[test]
+fn what_is_packed_passes_packed_and_what_the_router_reads_is_understood() {
+    let pair = Pair::start();
+    let (low, high) = (name_in("0-49", "a/b/c"), name_in("50-99", "a/b/d"));
+    let asked = ("Accept-Encoding", "gzip");
+    let long = format!("\"{}\"", "long ".repeat(1_000));
+    for name in [&low, &high] {
+        let path = treasure_path(name, "k");
+        let version = pair.send("PUT", &path, &[], &long).etag();
+        let packed = pair.send("GET", &path, &[asked], "");
+        assert_eq!((packed.header("content-encoding"), packed.etag()), (Some("gzip"), version), "{packed:?}");
+        assert_eq!(unpacked(&packed), long);
+        assert_eq!(pair.get(&path).text(), long);
+    }
+    // What the router puts together from several answers.
+    let reads: Vec<_> = [&low, &high].map(|name| json!({"op": "get", "swamp": name.to_string(), "key": "k"})).into();
+    let batch = pair.send("POST", "/v1/batch", &[asked], json!({ "ops": reads }).to_string());
+    assert_eq!((batch.status, &batch.json()["ok"]), (200, &json!(2)), "{batch:?}");
+    for n in 0..20 {
+        assert_eq!(pair.send("PUT", &format!("/v1/policies/many/p{n}/*"), &[asked], "{}").status, 201);
+    }
+    let policies = pair.send("GET", "/v1/policies", &[asked], "").json();
+    assert_eq!(policies["policies"].as_array().map(Vec::len), Some(20), "{policies}");
+
+    let packed = ("Content-Encoding", "gzip");
+    let line = |name: &SwampName| json!({"swamp": name.to_string(), "key": "i", "value": long}).to_string();
+    let imported = pair.send("POST", "/v1/import", &[packed], pack(&[line(&low), line(&high)].join("\n")));
+    assert!(imported.text().trim_end().ends_with("\"errors\":[]}}"), "{imported:?}");
+    assert_eq!(pair.get(&treasure_path(&high, "i")).status, 200);
+    let one = pack(&json!({"key": "j", "value": 1}).to_string());
+    let path = format!("{}/import", swamp_path(&high));
+    assert_eq!(pair.send("POST", &path, &[packed], &one).status, 200);
+    assert_eq!(pair.get(&treasure_path(&high, "j")).text(), "1");
+    for (path, encoding) in [("/v1/import", "zstd"), (path.as_str(), "zstd"), ("/v1/batch", "gzip")] {
+        let refused = pair.send("POST", path, &[("Content-Encoding", encoding)], &one);
+        assert_eq!((refused.status, refused.code().as_str()), (415, "unsupported-media-type"), "{path}");
+    }
+    let cut = pair.send("POST", "/v1/import", &[packed], &one[..one.len() - 1]);
+    assert_eq!((cut.status, cut.code().as_str()), (400, "invalid-body"), "{cut:?}");
+}
+
+fn pack(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(text.as_bytes()).expect("a vector takes everything");
+    encoder.finish().expect("a vector takes everything")
+}
+
+fn unpacked(answer: &Answer) -> String {
+    let mut text = String::new();
+    GzDecoder::new(answer.body.as_slice()).read_to_string(&mut text).expect("gzip");
+    text
+}
+
+#[test]
+fn the_contract_a_page_for_browsers_and_folders_by_state() {
+    let pair = Pair::start();
+    let contract = pair.get("/openapi.json");
+    assert_eq!((contract.status, &contract.json()["openapi"]), (200, &json!("3.1.0")));
+    let heads = ["GET", "HEAD"].map(|method| pair.send(method, "/v1/policies", &[], ""));
+    assert_eq!(heads[1].header("content-type"), heads[0].header("content-type"));
+    let page = pair.send("GET", "/", &[("Accept", "text/html,*/*;q=0.8")], "");
+    assert!(page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")), "{page:?}");
+    assert_eq!(pair.get("/").json()["docs"], "/openapi.json");
+    assert_eq!(pair.get("/?x=1").code(), "unknown-parameter");
+
+    let folders = |state: &str| pair.get(&format!("/v1/folders/40-59?state={state}")).json()["folders"].clone();
+    let owned = folders("owned");
+    assert_eq!(owned.as_array().map(Vec::len), Some(20), "{owned}");
+    assert!(owned.as_array().into_iter().flatten().all(|folder| folder["servers"].as_array().map(Vec::len) == Some(1)));
+    assert_eq!(folders("moved"), json!([]));
+    assert_eq!(folders("absent"), json!([]));
+    assert_eq!(pair.get("/v1/folders?state=gone").code(), "invalid-parameter");
+    // URLs take %2E%2E for a step; as a piece of a key it is none.
+    let stepped = "/v1/kv/a/b/c/k/%2E%2E/l";
+    assert_eq!(pair.send("PUT", stepped, &[], "1").status, 201);
+    assert_eq!(pair.get("/v1/kv/a/b/c/k%2F..%2Fl").text(), "1");
+    let conditional = pair.send("POST", "/v1/batch", &[("If-Match", "*")], "{\"ops\":[]}");
+    assert_eq!((conditional.status, conditional.code().as_str()), (400, "invalid-header"));
 }

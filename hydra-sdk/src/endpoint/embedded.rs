@@ -12,8 +12,9 @@ use hydra_core::{
 use super::across::Parts;
 use super::{Listing, Reading, SwampListing, WriteOptions};
 use crate::cluster::CallOptions;
+use crate::conflict::Conflict;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, RawFeed, Subscription, Waited};
+use crate::event::{Event, RawFeed, Subscription, Topic, Waited};
 use crate::operation::{Done, Operation};
 use crate::treasure::{Cursor, ListedSwamp, Page, SwampInfo, Treasure, Written};
 
@@ -121,14 +122,20 @@ impl Embedded {
         Ok(results.into_iter().map(done).collect())
     }
 
-    pub(super) async fn subscribe(&self, name: &SwampName, wanted: &Subscription) -> Result<RawFeed> {
+    pub(super) async fn subscribe(&self, topic: &Topic, wanted: &Subscription) -> Result<RawFeed> {
         let mut options = FeedOptions::default();
         (options.since, options.snapshot) = (wanted.since, wanted.snapshot);
         (options.prefix, options.old) = (wanted.prefix.clone(), wanted.old);
-        let mut feed = self.swamp(name).await?.subscribe(&options)?;
+        let (mut feed, names_swamps) = match topic {
+            Topic::Swamp(name, _) => (self.swamp(name).await?.subscribe(&options)?, false),
+            Topic::Pattern(pattern, _) => (self.engine.subscribe_pattern(pattern, &options)?, true),
+        };
         let keys_only = wanted.keys_only;
         let events = stream::poll_fn(move |context| feed.poll_next(context));
-        let events = events.map(move |event| Event::of(event, keys_only));
+        let events = events.map(move |event| {
+            let swamp = event.swamp.clone().filter(|_| names_swamps);
+            Some(Event { swamp, ..Event::of(event, keys_only)? })
+        });
         Ok(Box::pin(
             events.take_while(|event| std::future::ready(event.is_some())).filter_map(std::future::ready).map(Ok),
         ))
@@ -185,6 +192,11 @@ impl Embedded {
         let swamp = self.swamp(name).await?;
         let name = name.clone();
         blocking(move || Ok(swamp.info()?.map(|info| info_of(name, info)))).await
+    }
+
+    pub(super) async fn conflicts(&self, name: &SwampName, _: &CallOptions) -> Result<Vec<Conflict>> {
+        let swamp = self.swamp(name).await?;
+        blocking(move || Ok(swamp.conflicts().into_iter().filter_map(Conflict::of).collect())).await
     }
 
     pub(super) async fn flush(&self, name: &SwampName, _: &CallOptions) -> Result<()> {

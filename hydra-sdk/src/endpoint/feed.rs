@@ -12,7 +12,7 @@ use reqwest::Method;
 use super::remote::{Found, from_body, treasure_of, unreadable};
 use crate::cluster::{CallOptions, Cluster};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, EventKind, RawFeed, Subscription, Waited};
+use crate::event::{Event, EventKind, RawFeed, Subscription, Topic, Waited};
 use crate::failover::Answered;
 use crate::outcome::{Answer, AnswerBody};
 use crate::request::{Request, with_query};
@@ -30,12 +30,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(50);
 const LONGEST_LINE: usize = 80 << 20;
 
 impl Cluster {
-    pub(super) async fn subscribe(
-        self: Arc<Self>,
-        name: &SwampName,
-        wanted: &Subscription,
-        options: &CallOptions,
-    ) -> Result<RawFeed> {
+    pub(super) async fn subscribe(self: Arc<Self>, topic: &Topic, wanted: &Subscription) -> Result<RawFeed> {
         let switch = |name, is_on: bool| is_on.then(|| (name, "true".to_owned()));
         let mut query: Vec<(&str, String)> = Vec::new();
         query.extend(wanted.since.map(|since| ("since", since.to_string())));
@@ -43,18 +38,31 @@ impl Cluster {
         query.extend(switch("snapshot", wanted.snapshot));
         query.extend(switch("keys_only", wanted.keys_only));
         query.extend(switch("old", wanted.old));
-        let request = Request::new(OpClass::Read, Method::GET, with_query(events_path(name), &query));
+        let path = match topic {
+            Topic::Swamp(name, _) => events_path(name),
+            Topic::Pattern(pattern, _) => {
+                query.push(("pattern", pattern.to_string()));
+                "/v1/events".to_owned()
+            }
+        };
+        let request = Request::new(OpClass::Read, Method::GET, with_query(path, &query));
         let request = Request { collect: false, ..request.header("accept", NDJSON) };
-        // A copy tells only what is copied, so it is listened to only while the primary is away.
-        let options = CallOptions { primary_first: true, ..options.clone() };
-        let Answered { answer, server, .. } = self.call(name, &request, &options).await?;
+        let (answer, asked) = match topic {
+            Topic::Swamp(name, options) => {
+                // A copy tells only what is copied, so it is listened to only while the primary is away.
+                let options = CallOptions { primary_first: true, ..options.clone() };
+                let Answered { answer, server, .. } = self.call(name, &request, &options).await?;
+                (answer, Some((name.clone(), server)))
+            }
+            Topic::Pattern(_, server) => (self.ask_known(server.as_deref().unwrap_or_default(), &request).await?, None),
+        };
         let is_stale = answer.is_stale();
         let response = match answer.body {
             AnswerBody::Open(response) if answer.status == 200 => response,
             _ => return Err(refused(answer).await),
         };
         let lines = Lines { bytes: response.bytes_stream().boxed(), buffer: Vec::new(), searched: 0 };
-        let reading = Reading { cluster: self, name: name.clone(), server, lines, is_stale };
+        let reading = Reading { cluster: self, asked, lines, is_stale };
         Ok(Box::pin(stream::unfold(Some(reading), |reading| async move {
             let mut reading = reading?;
             match reading.next().await? {
@@ -109,8 +117,8 @@ async fn refused(answer: Answer) -> Error {
 /// A feed under way.
 struct Reading {
     cluster: Arc<Cluster>,
-    name: SwampName,
-    server: Arc<Server>,
+    /// Where the feed is of one swamp: that, and who was asked.
+    asked: Option<(SwampName, Arc<Server>)>,
     lines: Lines,
     is_stale: bool,
 }
@@ -124,7 +132,7 @@ impl Reading {
                 Err(error) => return Some(Err(error)),
             };
             if line.is_empty() {
-                if self.cluster.primary_is_back(&self.name, &self.server) {
+                if self.asked.as_ref().is_some_and(|(name, server)| self.cluster.primary_is_back(name, server)) {
                     return None;
                 }
                 continue;
@@ -171,7 +179,8 @@ fn event_of(body: EventBody, is_stale: bool) -> Result<Option<Event<Value>>> {
         "live" => EventKind::Live,
         _ => return Ok(None),
     };
-    Ok(Some(Event { id, at: body.at, kind }))
+    let swamp = body.swamp.map(|name| name.parse()).transpose().map_err(Error::from)?;
+    Ok(Some(Event { id, swamp, at: body.at, kind }))
 }
 
 /// A treasure of an event; without a value where only keys were asked for.

@@ -1,9 +1,9 @@
 //! A data set on servers: each operation as a request, each answer read back.
 
 use hydra_core::wire::{
-    BatchBody, BatchResultBody, IncrementedBody, JSON_PATCH_JSON, ListBody, ListedSwampBody, MERGE_PATCH_JSON,
-    OpResultBody, PoliciesBody, QueryBody, SwampInfoBody, SwampsBody, TreasureBody, WrittenBody, header, list_path,
-    policy_path, swamp_path, swamps_path, treasure_path,
+    BatchBody, BatchResultBody, ConflictsBody, IncrementedBody, JSON_PATCH_JSON, ListBody, ListedSwampBody,
+    MERGE_PATCH_JSON, OpResultBody, PoliciesBody, QueryBody, SwampInfoBody, SwampsBody, TreasureBody, WrittenBody,
+    header, list_path, policy_path, swamp_path, swamps_path, treasure_path,
 };
 use hydra_core::{
     Applied, Condition, CopyState, ErrorCode, Expired, ListQuery, Order, Pattern, Policy, SwampName, Timestamp, Value,
@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use super::{Listing, Part, Reading, SwampListing, WriteOptions};
 use crate::binary;
 use crate::cluster::{CallOptions, Cluster};
+use crate::conflict::Conflict;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failover::Answered;
 use crate::operation::{Change, Done, Expiry, Operation, class_of};
@@ -172,6 +173,13 @@ impl Cluster {
             Found::Nothing => Ok(None),
             Found::Something => Ok(Some(info_of(name, read(&answer)?))),
         }
+    }
+
+    pub(super) async fn conflicts(&self, name: &SwampName, options: &CallOptions) -> Result<Vec<Conflict>> {
+        let request = Request::new(OpClass::Read, Method::GET, format!("{}/conflicts", swamp_path(name)));
+        let options = CallOptions { is_bulk: true, ..options.clone() };
+        let Answered { answer, .. } = self.call(name, &request, &options).await?;
+        read::<ConflictsBody>(&answer)?.conflicts.into_iter().map(Conflict::of_body).collect()
     }
 
     /// Only the primary is asked: a fallback has other writes to flush.

@@ -117,13 +117,15 @@ impl<'r> Need<'r> {
             Route::Shift(name) => (WRITE, Place::Swamp(name)),
             Route::Lock(name, _) => (by_method, Place::Swamp(name)),
             Route::SwampPolicy(name) | Route::Conflicts(name) | Route::Events(name) => (READ, Place::Swamp(name)),
-            Route::FlushSwamp(name) => (ADMIN, Place::Swamp(name)),
+            Route::FlushSwamp(name) | Route::CompactSwamp(name) | Route::LoadSwamp(name) | Route::EvictSwamp(name) => {
+                (ADMIN, Place::Swamp(name))
+            }
             Route::Policies => (READ, Place::Nowhere),
             Route::Policy(pattern) if by_method == READ => (READ, Place::Pattern(pattern)),
             Route::Policy(pattern) => (ADMIN, Place::Pattern(pattern)),
             // Clients ask and settle when they return to a primary. A listing names swamps of everybody.
             Route::Takeover(_) | Route::Holds(_) => (READ, Place::Everywhere),
-            Route::Settle(_) => (WRITE, Place::Everywhere),
+            Route::Settle(_) | Route::SealTakeover(_) | Route::UnsealTakeover(_) => (WRITE, Place::Everywhere),
             Route::Folders | Route::Folder(_) | Route::FlushFolder(_) | Route::FlushAll | Route::MarkCopied(_) => {
                 (ADMIN, Place::Everywhere)
             }

@@ -1,7 +1,7 @@
 //! What a list is asked for: the same members as parameters of a URL and in the body of a query. Pure.
 
-use hydra_core::wire::QueryBody;
-use hydra_core::{Error, ErrorCode, Expired, Filter, ListQuery, check_key};
+use hydra_core::wire::{QueryBody, read_object};
+use hydra_core::{Error, Expired, Filter, ListQuery, check_key};
 
 use crate::config::{DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT};
 use crate::query::{Query, invalid};
@@ -67,15 +67,8 @@ impl Wanted {
         if bytes.trim_ascii().is_empty() {
             return Wanted::new(QueryBody::default(), None);
         }
-        let refuse = |why: &str| {
-            Error::new(ErrorCode::InvalidBody, format!("the query cannot be read: {why}"))
-                .with_hint(r#"write {"where":{"path":"/n","op":">=","value":3},"order":"updated","limit":20}"#)
-        };
-        // An array of members in their order would be read as well.
-        if !bytes.trim_ascii_start().starts_with(b"{") {
-            return Err(refuse("it is no object"));
-        }
-        let mut body: QueryBody = serde_json::from_slice(bytes).map_err(|error| refuse(&error.to_string()))?;
+        let form = r#"{"where":{"path":"/n","op":">=","value":3},"order":"updated","limit":20}"#;
+        let mut body: QueryBody = read_object(bytes, "the query", form)?;
         let filter = body.filter.take().map(|filter| Filter::from_json(filter.get(), "where")).transpose()?;
         Wanted::new(body, filter)
     }
@@ -155,6 +148,8 @@ fn just_these(keys: Vec<String>, query: &ListQuery, is_limited: bool) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use hydra_core::ErrorCode;
+
     use super::*;
 
     #[test]

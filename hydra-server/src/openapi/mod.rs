@@ -31,6 +31,9 @@ const BLOCKS: &[&str] = &[
     include_str!("blocks/swamp.json"),
     include_str!("blocks/swamp-batch.json"),
     include_str!("blocks/swamp-flush.json"),
+    include_str!("blocks/swamp-compact.json"),
+    include_str!("blocks/swamp-load.json"),
+    include_str!("blocks/swamp-evict.json"),
     include_str!("blocks/swamp-policy.json"),
     include_str!("blocks/swamp-conflicts.json"),
     include_str!("blocks/swamp-export.json"),
@@ -58,6 +61,8 @@ const BLOCKS: &[&str] = &[
     include_str!("blocks/folder-takeover.json"),
     include_str!("blocks/folder-holds.json"),
     include_str!("blocks/folder-settle.json"),
+    include_str!("blocks/folder-takeover-seal.json"),
+    include_str!("blocks/folder-takeover-unseal.json"),
     include_str!("blocks/folder-fence.json"),
     include_str!("blocks/folder-unfence.json"),
     include_str!("blocks/folder-import.json"),
@@ -103,6 +108,7 @@ const WRITES_SWAMP: &[&str] = &[
     "idempotency-reuse",
     "swamp-read-only",
     "folder-sealed",
+    "folder-returned",
     "disk-full",
     "overloaded",
 ];
@@ -129,7 +135,8 @@ fn document_of(blocks: &[&str]) -> Value {
             "summary": "Small named swamps of JSON treasures over HTTP.",
             "description": "Every error is application/problem+json with a stable code; Hydra-Applied says whether \
                 anything was done. Unknown parameters and members are refused. x-scopes are what a token needs; \
-                servers without tokens let everybody do everything.",
+                servers without tokens let everybody do everything. Texts of more than 1 KiB are packed with gzip for \
+                clients that send Accept-Encoding, but for feeds and the answers to imports.",
             "license": {"name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0"},
         },
         "servers": [{"url": "/", "description": "the server this came from"}],

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hydra_sdk::{Hydra as Client, LostContent, Value};
 use hydra_server::Config;
 use serde_json::json;
 
-use crate::support::Hydra;
+use crate::support::{Hydra, block_on};
 
 const SWAMP: &str = "a/b/c";
 
@@ -86,6 +87,15 @@ fn what_lost_is_listed_with_what_it_lost_against() {
         assert_eq!(binary["lost"]["value"], json!({"$binary": "AQID", "contentType": "image/png"}), "{binary}");
         let body: hydra_core::wire::ConflictsBody = serde_json::from_slice(&answer.body).expect("the wire's own form");
         assert_eq!((body.conflicts.len(), body.truncated), (2, false));
+
+        let told = block_on(async {
+            let client = Client::connect(format!("http://{}", server.target.0)).await.expect("connected");
+            client.swamp::<serde_json::Value>(SWAMP).expect("a name").conflicts().await.expect("listed")
+        });
+        let of = |key: &str| told.iter().find(|conflict| conflict.key == key).expect("listed");
+        assert_eq!(of("k").lost.content, LostContent::Value(Value::json(r#"{"by":"s1"}"#).expect("JSON")));
+        assert_eq!((of("k").lost.server.as_deref(), of("k").won.server.as_str()), (Some("s1"), "s2"));
+        assert_eq!(of("b").lost.content, LostContent::Value(Value::binary("image/png", [1, 2, 3]).expect("bytes")));
     }
     assert_eq!(one.get(&format!("{conflicts}?all")).status, 400);
     assert_eq!(one.post(&conflicts, "").header("allow"), Some("GET, HEAD"));

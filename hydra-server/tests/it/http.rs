@@ -564,7 +564,8 @@ fn the_service_paths_tell_who_is_there() {
     );
     assert_eq!(hydra.get("/health").json(), json!({"status":"ok"}));
     assert_eq!(hydra.get("/ready").json(), json!({"ready":true,"reasons":[],"warnings":[]}));
-    assert_eq!(hydra.get("/version").json()["limits"]["valueBytes"], 24 << 20);
+    let limits = hydra.get("/version").json()["limits"].clone();
+    assert_eq!((&limits["valueBytes"], &limits["valueBytesByDefault"]), (&json!(24 << 20), &json!(16 << 20)));
     let probe: ProbeBody = serde_json::from_slice(&hydra.get("/v1/probe").body).expect("a probe");
     assert_eq!((probe.server.as_str(), probe.owned.as_str(), probe.standby.as_str()), ("s1", "0-99", ""));
     assert_eq!((probe.pool.as_str(), probe.cluster.as_str(), probe.writable), ("default", "hydra", true));
@@ -669,4 +670,46 @@ fn http_2_is_spoken_on_the_same_port() {
         let head = client.head(&url).send().await.expect("an answer");
         assert_eq!(head.headers()["content-length"], "7");
     });
+}
+
+#[test]
+fn a_swamp_is_brought_into_memory_tidied_and_dropped_on_request() {
+    let hydra = Hydra::start();
+    let swamp = "/v1/swamps/a/b/c";
+    let verb = |verb: &str| hydra.post(&format!("{swamp}/{verb}"), "");
+    let listed = || hydra.get("/v1/swamps/a/b?include=info").json()["swamps"][0].clone();
+    assert_eq!(verb("load").code(), "swamp-not-found");
+    assert_eq!(verb("evict").json(), json!({"evicted": true}), "what is not there is not in memory");
+    for n in 0..5 {
+        assert_eq!(hydra.put(&format!("/v1/kv/a/b/c/k?sync&ttl={}h", n + 1), "1").status / 100, 2);
+        assert_eq!(verb("evict").json(), json!({"evicted": true}));
+        assert_eq!(listed()["loaded"], false);
+    }
+    assert_eq!(verb("load").status, 204);
+    assert_eq!((&listed()["loaded"], &listed()["count"]), (&json!(true), &json!(1)));
+    assert_eq!(verb("compact").json(), json!({"compacted": true}));
+    assert_eq!(verb("compact").json(), json!({"compacted": false}));
+    assert_eq!(verb("evict").json(), json!({"evicted": true}));
+    assert_eq!(hydra.get("/v1/kv/a/b/c/k").text(), "1");
+    // Buffered writes are on disk before it goes.
+    hydra.put("/v1/kv/a/b/c/buffered", "2");
+    assert_eq!(verb("evict").json(), json!({"evicted": true}));
+    assert_eq!(hydra.get("/v1/kv/a/b/c/buffered").text(), "2");
+    assert_eq!(hydra.get(&format!("{swamp}/evict")).header("allow"), Some("POST"));
+}
+
+#[test]
+fn a_browser_is_shown_the_page_and_everybody_else_told_in_json() {
+    let hydra = Hydra::start();
+    let page = hydra.send("GET", "/", &[("Accept", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8")], "");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert!(page.header("content-security-policy").is_some());
+    let told = hydra.send("GET", "/", &[("Accept", "*/*")], "");
+    assert_eq!((told.header("content-type"), told.header("vary")), (Some("application/json"), Some("accept")));
+    // What a cache keeps of a treasure depends on the form that was asked for, too.
+    hydra.put("/v1/kv/a/b/c/k", "\"x\"");
+    assert_eq!(hydra.get("/v1/kv/a/b/c/k").header("vary"), Some("accept"));
+    let version = hydra.get("/v1/kv/a/b/c/k").etag();
+    let unchanged = hydra.send("GET", "/v1/kv/a/b/c/k", &[("If-None-Match", &version)], "");
+    assert_eq!((unchanged.status, unchanged.header("vary")), (304, Some("accept")));
 }

@@ -206,7 +206,7 @@ fn what_a_server_answers_is_what_the_document_says() {
     contract.check("POST", &format!("{swamp}/batch"), &json, ops, 200);
     contract.check("POST", &format!("{swamp}/batch"), &json, "[]", 400);
     let atomic = r#"{"atomic":true,"ops":[{"op":"put","key":"name","value":1,"ifVersion":"0"}]}"#;
-    contract.check("POST", &format!("{swamp}/batch"), &json, atomic, 412);
+    contract.check("POST", &format!("{swamp}/batch"), &json, atomic, 409);
     contract.check("POST", &format!("{swamp}/batch"), &json, r#"{"atomic":true,"ops":[{"op":"jump","key":"c"}]}"#, 409);
 
     let lock = format!("{swamp}/locks/l");
@@ -236,6 +236,8 @@ fn what_a_server_answers_is_what_the_document_says() {
         contract.check(method, &format!("{swamp}/policy"), &[], "", 200);
         contract.check(method, &format!("{swamp}/conflicts"), &[], "", 200);
         contract.check(method, "/v1/folders?sizes", &[], "", 200);
+        contract.check(method, "/v1/folders?state=owned", &[], "", 200);
+        contract.check(method, "/v1/folders?state=gone", &[], "", 400);
         contract.check(method, "/v1/folders/50-74", &[], "", 200);
         contract.check(method, "/v1/folders/7/takeover", &[], "", 200);
     }
@@ -249,7 +251,12 @@ fn what_a_server_answers_is_what_the_document_says() {
     contract.check("DELETE", policy, &[], "", 204);
     contract.check("DELETE", policy, &[], "", 404);
 
-    contract.check("POST", &format!("{swamp}/flush"), &[], "", 204);
+    for (verb, status) in [("flush", 204), ("load", 204), ("compact", 200)] {
+        contract.check("POST", &format!("{swamp}/{verb}"), &[], "", status);
+        contract.check("POST", &format!("/v1/swamps/a/b/none/{verb}"), &[], "", 404);
+    }
+    contract.check("POST", &format!("{swamp}/evict"), &[], "", 200);
+    contract.check("POST", &format!("{swamp}/evict?now"), &[], "", 400);
     contract.check("POST", "/v1/flush", &[], "", 204);
     contract.check("POST", "/v1/folders/50-74/flush", &[], "", 204);
     contract.check("POST", "/v1/folders/7/hold?ttl=10s", &[], "", 200);
@@ -264,6 +271,8 @@ fn what_a_server_answers_is_what_the_document_says() {
     contract.check("POST", "/v1/folders/62/holds", &json, "{}", 400);
     let version = contract.check("GET", "/v1/folders/62/takeover", &[], "", 200).json()["version"].clone();
     contract.check("POST", "/v1/folders/62/takeover/settle", &json, &json!({"version": version}).to_string(), 204);
+    contract.check("POST", "/v1/folders/62/takeover/seal", &json, r#"{"leaseMs":100}"#, 409);
+    contract.check("POST", "/v1/folders/62/takeover/unseal", &json, r#"{"seal":"x"}"#, 409);
 
     let body = |value: serde_json::Value| value.to_string();
     let seal = contract.check("POST", "/v1/folders/7/seal", &json, &body(json!({"epoch": 8, "to": "s9"})), 200).json();
@@ -311,7 +320,8 @@ fn what_a_server_answers_is_what_the_document_says() {
     let line = r#"{"swamp":"users/profiles/alice","key":"imported","value":1}"#;
     for path in [&format!("{swamp}/import?sync"), "/v1/import?mode=create"] {
         contract.check("POST", path, &[], line, 200);
-        contract.check("POST", path, &[("Content-Encoding", "gzip")], line, 415);
+        contract.check("POST", path, &[("Content-Encoding", "gzip")], line, 400);
+        contract.check("POST", path, &[("Content-Encoding", "zstd")], line, 415);
     }
     contract.check("PUT", "/v1/folders/8/archive", &[], &"\0".repeat(1024), 200);
     contract.check("PUT", "/v1/folders/8/archive", &[], "no tar", 400);

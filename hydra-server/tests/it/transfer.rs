@@ -11,23 +11,8 @@ use crate::support::{Answer, Hydra, Process, Target};
 
 /// The lines of an answer.
 fn lines(answer: &Answer) -> Vec<Value> {
-    let body =
-        if answer.header("transfer-encoding") == Some("chunked") { dechunked(&answer.body) } else { answer.text() };
+    let body = String::from_utf8(answer.content()).expect("UTF-8");
     body.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).expect(line)).collect()
-}
-
-/// The body of a chunked answer; what broke off has no last chunk.
-fn dechunked(mut bytes: &[u8]) -> String {
-    let mut body = Vec::new();
-    loop {
-        let end = bytes.windows(2).position(|pair| pair == b"\r\n").expect("a length");
-        let length = usize::from_str_radix(std::str::from_utf8(&bytes[..end]).expect("ASCII"), 16).expect("a length");
-        if length == 0 {
-            return String::from_utf8(body).expect("UTF-8");
-        }
-        body.extend_from_slice(&bytes[end + 2..end + 2 + length]);
-        bytes = &bytes[end + 4 + length..];
-    }
 }
 
 fn done(answer: &Answer) -> Value {
@@ -107,7 +92,7 @@ fn what_is_exported_can_be_imported_elsewhere() {
     assert_eq!(keys(&hydra.get("/v1/swamps/a/b/c/export?after=number")), ["png", "text"].map(Value::from));
     assert_eq!(lines(&hydra.get("/v1/swamps/a/b/none/export")).len(), 0);
 
-    let text = dechunked(&exported.body);
+    let text = String::from_utf8(exported.content()).expect("UTF-8");
     let answer = hydra.post("/v1/swamps/x/y/z/import?sync", &text);
     assert_eq!(answer.header("hydra-durable"), Some("synced"));
     assert_eq!(done(&answer), json!({"lines":5,"written":5,"skipped":0,"failed":0,"durable":"synced","errors":[]}));

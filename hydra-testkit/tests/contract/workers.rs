@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt};
-use hydra_sdk::{ErrorKind, EventKind, Hydra, Swamp};
+use hydra_sdk::{ErrorCode, ErrorKind, EventKind, EventStream, Hydra, Swamp};
 use tokio::time::timeout;
 
 use crate::transport::{Kind, Transport};
@@ -198,6 +198,38 @@ async fn a_feed_tells_everything(transport: &mut Transport, may_restart: bool) {
     assert!(keys.contains("before") && keys.len() > 4, "{keys:?}");
 }
 
+/// A feed of a pattern tells what changes in every swamp of it, on whatever server, also in those that come later.
+async fn a_feed_of_many_names_its_swamps(hydra: &Hydra, kind: Kind) {
+    let mut events = hydra.subscribe::<u64>(&"work/many/*".parse().expect("a pattern")).stream();
+    let next = async |events: &mut EventStream<u64>| {
+        timeout(PATIENCE, events.next()).await.expect("told in time").expect("a feed has no end")
+    };
+    if kind == Kind::Router {
+        let refused = next(&mut events).await.expect_err("no server answers for all");
+        assert_eq!(refused.code(), Some(ErrorCode::InvalidParameter), "{refused}");
+        assert!(events.next().await.is_none(), "asking again would not change that");
+        return;
+    }
+    for _ in 0..if kind == Kind::Map { 3 } else { 1 } {
+        let begun = next(&mut events).await.expect("an event");
+        assert_eq!((begun.kind, begun.swamp), (EventKind::Live, None));
+    }
+    let mut expected = BTreeMap::new();
+    for n in 0..30 {
+        let swamp: Swamp<u64> = hydra.swamp(("work", "many", format!("s{n}").as_str())).expect("a name");
+        swamp.put("k", &n).await.expect("written");
+        hydra.swamp::<u64>(("work", "other", "s")).expect("a name").put("k", &n).await.expect("written");
+        expected.insert(swamp.name().to_string(), n);
+    }
+    let mut told = BTreeMap::new();
+    while told.len() < expected.len() {
+        let event = next(&mut events).await.expect("an event");
+        let EventKind::Put { treasure, .. } = event.kind else { panic!("{event:?}") };
+        told.insert(event.swamp.expect("a swamp").to_string(), treasure.value);
+    }
+    assert_eq!(told, expected);
+}
+
 async fn all(kind: Kind) {
     let mut transport = Transport::open(kind).await;
     let hydra = transport.hydra.clone();
@@ -206,6 +238,7 @@ async fn all(kind: Kind) {
     nothing_is_lost_between_many(&hydra).await;
     a_lock_has_one_holder_at_a_time(&hydra).await;
     pages_stay_true_under_writes(&hydra).await;
+    a_feed_of_many_names_its_swamps(&hydra, kind).await;
     // A directory that is closed ends the feeds of this process.
     a_feed_tells_everything(&mut transport, kind != Kind::Directory).await;
 }
