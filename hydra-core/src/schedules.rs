@@ -85,11 +85,14 @@ impl Foreign {
         Foreign { bytes: disk.read(&dir.join(&file)).expect("read"), file, first }
     }
 
-    /// Appends a part of it to the copy.
+    /// Appends a part of it to the copy, or copies it again: on a disk without times it is old enough to be collected.
     fn arrive(&self, disk: &RecordingDisk, dir: &Path, part: std::ops::Range<usize>) {
         let path = dir.join(&self.file);
-        let mut copy = if part.start == 0 { disk.create_new(&path) } else { disk.open_append(&path) }.expect("there");
-        copy.append(&self.bytes[part]).expect("written");
+        let (mut copy, bytes) = match disk.open_append(&path) {
+            Ok(copy) => (copy, &self.bytes[part]),
+            Err(_) => (disk.create_new(&path).expect("created"), &self.bytes[..part.end]),
+        };
+        copy.append(bytes).expect("written");
         copy.sync().expect("synced");
     }
 }
