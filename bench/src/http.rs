@@ -1,22 +1,27 @@
-//! HTTP GET and PUT against a bare axum handler of the same shape, and against webdis and etcd.
+//! Hydra over HTTP: GET and PUT beside a bare axum handler of the same shape and webdis, synced PUT beside etcd, and
+//! batches beside single requests.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::Context;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path as UrlPath, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::get;
 use hydra_core::{Engine, EngineOptions};
 use tokio::net::TcpListener;
 
-use crate::load::{self, Measured};
+use crate::contest::{Contest, Contestant, Table};
+use crate::load::{Connection, Load, Requests, Target};
 use crate::peers::Peer;
 
-pub(crate) const KEYS: u64 = 1_000;
+pub(crate) const KEYS: usize = 1_000;
+/// How many operations a batch has.
+const BATCH: usize = 1_000;
 
 /// A server in a process of its own; ended when dropped.
 pub(crate) struct Served {
@@ -33,6 +38,14 @@ impl Served {
         BufReader::new(stdout).read_line(&mut line)?;
         Ok(Served { child, address: line.trim().to_owned() })
     }
+
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        Target { address: self.address.clone(), processes: vec![self.process()] }
+    }
 }
 
 impl Drop for Served {
@@ -42,95 +55,110 @@ impl Drop for Served {
     }
 }
 
-/// The i-th PUT of a value of 100 bytes, on disk before it is answered if `query` says so.
-pub(crate) fn put(i: u64, query: &str) -> Vec<u8> {
-    let value = format!("\"{}\"", "x".repeat(98));
-    let key = i % KEYS;
-    format!(
-        "PUT /v1/kv/bench/http/swamp/key-{key:04}{query} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{value}",
-        value.len()
-    )
-    .into_bytes()
-}
-
-pub(crate) fn get_one(i: u64) -> Vec<u8> {
-    format!("GET /v1/kv/bench/http/swamp/key-{:04} HTTP/1.1\r\nHost: bench\r\n\r\n", i % KEYS).into_bytes()
-}
-
-pub(crate) fn run(connections: usize, seconds: u64) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Runtime::new()?;
-    println!("{connections} connections, {seconds} s each, client and servers on the same cores");
-    let mut rates = Vec::new();
-    for (name, command) in
-        [("bare axum", "serve-bare"), ("hydra", "serve-hydra"), ("bare axum", "serve-bare"), ("hydra", "serve-hydra")]
-    {
-        let served = Served::start(&[command])?;
-        runtime.block_on(async {
-            // Every key is there before it is read.
-            for i in 0..KEYS {
-                put_one(&served.address, put(i, "")).await?;
-            }
-            let puts = load::run(&served.address, connections, seconds, |i| put(i, "")).await?;
-            let gets = load::run(&served.address, connections, seconds, get_one).await?;
-            show(name, "PUT", &puts);
-            show(name, "GET", &gets);
-            rates.push((puts.per_second, gets.per_second));
-            anyhow::Ok(())
-        })?;
-    }
-    let best = |at: [usize; 2], of: fn(&(f64, f64)) -> f64| of(&rates[at[0]]).max(of(&rates[at[1]]));
-    let (puts, gets) = (best([1, 3], |r| r.0), best([1, 3], |r| r.1));
-    println!("PUT: {:.0} % of bare axum", 100.0 * puts / best([0, 2], |r| r.0));
-    println!("GET: {:.0} % of bare axum", 100.0 * gets / best([0, 2], |r| r.1));
-    let measure = |address: &str, request: fn(u64) -> Vec<u8>| {
-        runtime.block_on(load::run(address, connections, seconds, request))
+/// A PUT of each key, with values of 100 bytes that differ from round to round; on disk before it is answered if
+/// `query` says so.
+pub(crate) fn puts(query: &str) -> Requests {
+    let put = |n: usize| {
+        let (key, value) = (n % KEYS, format!("{:?}", format!("{n:08}{}", "x".repeat(90))));
+        format!(
+            "PUT /v1/kv/bench/http/swamp/key-{key:04}{query} HTTP/1.1\r\nHost: bench\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{value}",
+            value.len()
+        )
     };
-    match Peer::webdis()? {
-        Some(webdis) => {
-            let theirs = [measure(&webdis.address, webdis.put)?, measure(&webdis.address, webdis.get)?];
-            for ((what, ours), theirs) in [("PUT", puts), ("GET", gets)].into_iter().zip(&theirs) {
-                show("webdis", what, theirs);
-                println!("{what}: {:.2} x webdis", ours / theirs.per_second);
-            }
-        }
-        None => println!("webdis or redis-server is not installed: nothing to compare with"),
-    }
-    let served = Served::start(&["serve-hydra"])?;
-    let ours = measure(&served.address, |i| put(i, "?sync"))?;
-    show("hydra", "synced PUT", &ours);
-    drop(served);
-    match Peer::etcd()? {
-        Some(etcd) => {
-            let theirs = measure(&etcd.address, etcd.put)?;
-            show("etcd", "synced PUT", &theirs);
-            println!("synced PUT: {:.2} x etcd", ours.per_second / theirs.per_second);
-        }
-        None => println!("etcd is not installed: nothing to compare with"),
+    (0..3 * KEYS + 1).map(|n| put(n).into_bytes()).collect()
+}
+
+/// A GET of each key.
+pub(crate) fn gets() -> Requests {
+    let get = |key: usize| format!("GET /v1/kv/bench/http/swamp/key-{key:04} HTTP/1.1\r\nHost: bench\r\n\r\n");
+    (0..KEYS).map(|key| get(key).into_bytes()).collect()
+}
+
+/// The same PUTs, many in a request.
+fn batches() -> Requests {
+    let put = |n: usize| format!(r#"{{"op":"put","key":"key-{:04}","value":"{n:08}{}"}}"#, n % KEYS, "x".repeat(90));
+    let batch = |batch: usize| {
+        let ops: Vec<String> = (0..BATCH).map(|n| put(batch * BATCH + n)).collect();
+        let body = format!(r#"{{"ops":[{}]}}"#, ops.join(","));
+        let length = body.len();
+        format!(
+            "POST /v1/swamps/bench/http/swamp/batch HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    (0..64).map(|n| batch(n).into_bytes()).collect()
+}
+
+/// Sends all requests, one after the other.
+pub(crate) async fn send_all(address: &str, requests: &Requests) -> anyhow::Result<()> {
+    let mut connection = Connection::open(address).await?;
+    for request in requests.iter() {
+        connection.ask(request).await?;
     }
     Ok(())
 }
 
-pub(crate) fn show(name: &str, what: &str, measured: &Measured) {
-    println!("{name:>10} {what}: {:>7.0} /s, p50 {:?}, p99 {:?}", measured.per_second, measured.p50, measured.p99);
+/// Measures everything, prints it, and with `docs` writes the table there.
+pub(crate) fn run(load: Load, rounds: usize, docs: Option<&Path>) -> anyhow::Result<()> {
+    let contest = Contest::new(load, rounds)?;
+    println!("{}", contest.described());
+    let mut table = Table::new("Hydra");
+    let remarks = [one_by_one(&contest, &mut table)?, synced(&contest, &mut table)?].concat();
+    println!("{remarks}");
+    match docs {
+        Some(docs) => table.write(docs, "http", &format!("{}\n{remarks}", contest.described())),
+        None => Ok(()),
+    }
 }
 
-pub(crate) async fn put_one(address: &str, request: Vec<u8>) -> anyhow::Result<()> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(address).await?;
-    stream.write_all(&request).await?;
-    let mut answer = [0; 15];
-    stream.read_exact(&mut answer).await?;
-    anyhow::ensure!(answer.starts_with(b"HTTP/1.1 2"), "a put was refused");
-    Ok(())
+/// GET and PUT, and batches.
+fn one_by_one(contest: &Contest, table: &mut Table) -> anyhow::Result<String> {
+    let (hydra, bare) = (Served::start(&["serve-hydra"])?, Served::start(&["serve-bare"])?);
+    // Every key is there before it is read.
+    for served in [&hydra, &bare] {
+        contest.runtime.block_on(send_all(&served.address, &puts("")))?;
+    }
+    let webdis = Peer::webdis()?;
+    let contestants = |ours: Requests, theirs: fn(&Peer) -> Requests| {
+        let of = |name, target, requests: &Requests| Contestant { name, target, requests: Arc::clone(requests) };
+        let mut all = vec![of("Hydra", hydra.target(), &ours), of("bare axum", bare.target(), &ours)];
+        all.extend(webdis.as_ref().map(|webdis| of("webdis", webdis.target(), &theirs(webdis))));
+        all
+    };
+    let put = contest.run(contest.load, &contestants(puts(""), |peer| Arc::clone(&peer.puts)))?;
+    table.add("PUT", &put);
+    let got = contest.run(contest.load, &contestants(gets(), |peer| Arc::clone(&peer.gets)))?;
+    table.add("GET", &got);
+    let batched = Contestant { name: "Hydra", target: hydra.target(), requests: batches() };
+    let batched = contest.run(contest.load, &[batched])?;
+    table.line("PUT, 1 000 in a batch", &batched[0], BATCH as f64, "–");
+    let times = batched[0].against(&put[0], |many, one| many.per_second * BATCH as f64 / one.per_second);
+    let missing =
+        if webdis.is_none() { "webdis or redis-server is not installed: nothing to compare with.\n" } else { "" };
+    Ok(format!("In batches {times:.1}× as many values are put as one by one.\n{missing}"))
+}
+
+/// PUTs that are on disk before they are answered.
+fn synced(contest: &Contest, table: &mut Table) -> anyhow::Result<String> {
+    let (hydra, etcd) = (Served::start(&["serve-hydra"])?, Peer::etcd()?);
+    let mut contestants = vec![Contestant { name: "Hydra", target: hydra.target(), requests: puts("?sync") }];
+    contestants.extend(etcd.as_ref().map(|etcd| Contestant {
+        name: "etcd",
+        target: etcd.target(),
+        requests: Arc::clone(&etcd.puts),
+    }));
+    table.add("synced PUT", &contest.run(contest.load, &contestants)?);
+    Ok(if etcd.is_none() { "etcd is not installed: nothing to compare with.\n".to_owned() } else { String::new() })
 }
 
 /// The same shape without an engine: a path with four names, a body, an ETag, a map behind a lock.
 pub(crate) fn serve_bare() -> anyhow::Result<()> {
     type Map = Arc<std::sync::RwLock<std::collections::HashMap<String, Bytes>>>;
-    type Names = Path<(String, String, String, String)>;
+    type Names = UrlPath<(String, String, String, String)>;
     async fn put_bare(
         State(map): State<Map>,
-        Path(names): Names,
+        UrlPath(names): Names,
         body: Bytes,
     ) -> (StatusCode, HeaderMap, &'static str) {
         map.write().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(names.3, body);
@@ -139,7 +167,7 @@ pub(crate) fn serve_bare() -> anyhow::Result<()> {
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
         (StatusCode::OK, headers, r#"{"key":"key-0000","version":"0000000000000-0000000000000","created":false}"#)
     }
-    async fn get_bare(State(map): State<Map>, Path(names): Names) -> Result<(HeaderMap, Bytes), StatusCode> {
+    async fn get_bare(State(map): State<Map>, UrlPath(names): Names) -> Result<(HeaderMap, Bytes), StatusCode> {
         let value = map.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&names.3).cloned();
         let mut headers = HeaderMap::new();
         headers.insert(header::ETAG, header::HeaderValue::from_static("\"0000000000000-0000000000000\""));
@@ -156,13 +184,21 @@ pub(crate) fn serve_bare() -> anyhow::Result<()> {
     })
 }
 
-pub(crate) fn serve_hydra() -> anyhow::Result<()> {
+pub(crate) fn serve_hydra(streams: usize) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let engine = Engine::open(EngineOptions::new(dir.path()))?;
+    let mut options = EngineOptions::new(dir.path());
+    // Whom the router's map names.
+    options.server_id = Some("s1".to_owned());
+    let engine = Engine::open(options)?;
     tokio::runtime::Runtime::new()?.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         println!("{}", listener.local_addr()?);
-        hydra_server::run(listener, engine, hydra_server::Config::default(), std::future::pending()).await?;
+        let config = hydra_server::Config {
+            max_connections: streams.max(1_000) * 2,
+            max_streams: streams,
+            ..hydra_server::Config::default()
+        };
+        hydra_server::run(listener, engine, config, std::future::pending()).await?;
         anyhow::Ok(())
     })
 }

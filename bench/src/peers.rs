@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tempfile::TempDir;
 
-const KEYS: u64 = 1_000;
+use crate::http::KEYS;
+use crate::load::{Requests, Target};
 
 /// A server on a free port of this machine; gone when dropped.
 pub(crate) struct Peer {
-    pub(crate) address: String,
-    /// The i-th write of a value of 100 bytes.
-    pub(crate) put: fn(u64) -> Vec<u8>,
-    /// The i-th read.
-    pub(crate) get: fn(u64) -> Vec<u8>,
+    address: String,
+    /// A write of each key, with values of 100 bytes.
+    pub(crate) puts: Requests,
+    /// A read of each key.
+    pub(crate) gets: Requests,
     children: Vec<Child>,
     dir: TempDir,
 }
@@ -40,11 +41,11 @@ impl Peer {
         let (redis, http) = (free_port()?, free_port()?);
         let mut peer = Peer {
             address: format!("127.0.0.1:{http}"),
-            put: |i| {
-                let (key, value) = (i % KEYS, "x".repeat(100));
-                format!("PUT /SET/key-{key:04} HTTP/1.1\r\nHost: bench\r\nContent-Length: 100\r\n\r\n{value}").into()
-            },
-            get: |i| format!("GET /GET/key-{:04} HTTP/1.1\r\nHost: bench\r\n\r\n", i % KEYS).into(),
+            puts: requests(3 * KEYS + 1, |n| {
+                let (key, value) = (n % KEYS, format!("{n:08}{}", "x".repeat(92)));
+                format!("PUT /SET/key-{key:04} HTTP/1.1\r\nHost: bench\r\nContent-Length: 100\r\n\r\n{value}")
+            }),
+            gets: requests(KEYS, |key| format!("GET /GET/key-{key:04} HTTP/1.1\r\nHost: bench\r\n\r\n")),
             children: Vec::new(),
             dir,
         };
@@ -76,17 +77,17 @@ impl Peer {
         let (client, members) = (free_port()?, free_port()?);
         let (client_url, member_url) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{members}"));
         // Keys and values are base64 in its JSON: these texts are, and the value stands for 100 bytes.
-        fn request(path: &str, body: &str) -> Vec<u8> {
+        let request = |path: &str, body: &str| {
             let length = body.len();
-            format!("POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {length}\r\n\r\n{body}").into()
-        }
+            format!("POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {length}\r\n\r\n{body}")
+        };
         let mut peer = Peer {
             address: format!("127.0.0.1:{client}"),
-            put: |i| {
-                let value = "A".repeat(134);
-                request("/v3/kv/put", &format!(r#"{{"key":"key{:05}","value":"{value}=="}}"#, i % KEYS))
-            },
-            get: |i| request("/v3/kv/range", &format!(r#"{{"key":"key{:05}"}}"#, i % KEYS)),
+            puts: requests(3 * KEYS + 1, |n| {
+                let (key, value) = (n % KEYS, format!("{n:08}{}", "A".repeat(126)));
+                request("/v3/kv/put", &format!(r#"{{"key":"key{key:05}","value":"{value}=="}}"#))
+            }),
+            gets: requests(KEYS, |key| request("/v3/kv/range", &format!(r#"{{"key":"key{key:05}"}}"#))),
             children: Vec::new(),
             dir,
         };
@@ -106,6 +107,10 @@ impl Peer {
         Ok(Some(peer))
     }
 
+    pub(crate) fn target(&self) -> Target {
+        Target { address: self.address.clone(), processes: self.children.iter().map(Child::id).collect() }
+    }
+
     fn start(&mut self, program: &str, flags: &[&str]) -> anyhow::Result<()> {
         let mut command = Command::new(program);
         command.args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -113,6 +118,10 @@ impl Peer {
         self.children.push(child.with_context(|| format!("cannot start {program}"))?);
         Ok(())
     }
+}
+
+fn requests(count: usize, request: impl Fn(usize) -> String) -> Requests {
+    (0..count).map(|n| request(n).into_bytes()).collect()
 }
 
 fn is_installed(program: &str) -> bool {

@@ -1,5 +1,6 @@
 //! The router beside a proxy that does nothing but pass requests through, in front of the same server.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,55 +15,47 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::TcpListener;
 
-use crate::http::{KEYS, Served, get_one, put, put_one, show};
-use crate::load::{self, Measured};
+use crate::contest::{Contest, Contestant, Samples, Table};
+use crate::docs;
+use crate::http::{Served, gets, puts, send_all};
+use crate::load::{Load, Measured, Requests};
 
-/// Measures the server directly, behind the bare proxy and behind the router, by turns.
-pub(crate) fn run(connections: usize, seconds: u64) -> anyhow::Result<()> {
+/// Measures the server behind the router, behind the bare proxy and directly; prints it, and with `docs` writes the
+/// table there.
+pub(crate) fn run(load: Load, rounds: usize, docs: Option<&Path>) -> anyhow::Result<()> {
+    let contest = Contest::new(load, rounds)?;
+    println!("{}", contest.described());
     let server = Served::start(&["serve-hydra"])?;
-    let proxy = Served::start(&["serve-proxy", &server.address])?;
     let router = Served::start(&["serve-router", &server.address])?;
-    let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(async {
-        for key in 0..KEYS {
-            put_one(&server.address, put(key, "")).await?;
-        }
-        anyhow::Ok(())
-    })?;
-    let ways = [("direct", &server), ("bare proxy", &proxy), ("router", &router)];
-    let measure = |connections: usize| -> anyhow::Result<Vec<(Measured, Measured)>> {
-        println!("{connections} connections, {seconds} s each, client, proxies and server on the same cores");
-        let mut best: Vec<Option<(Measured, Measured)>> = vec![None, None, None];
-        // By turns, so that a slow moment of the machine meets all of them; the better of two counts.
-        for _ in 0..2 {
-            for (at, (_, served)) in ways.iter().enumerate() {
-                let puts = runtime.block_on(load::run(&served.address, connections, seconds, |i| put(i, "")))?;
-                let gets = runtime.block_on(load::run(&served.address, connections, seconds, get_one))?;
-                let is_better = best[at].as_ref().is_none_or(|(_, known)| known.per_second < gets.per_second);
-                if is_better {
-                    best[at] = Some((puts, gets));
-                }
-            }
-        }
-        let best: Vec<(Measured, Measured)> = best.into_iter().flatten().collect();
-        for ((name, _), (puts, gets)) in ways.iter().zip(&best) {
-            show(name, "PUT", puts);
-            show(name, "GET", gets);
-        }
-        Ok(best)
+    let proxy = Served::start(&["serve-proxy", &server.address])?;
+    contest.runtime.block_on(send_all(&server.address, &puts("")))?;
+    let ways = |requests: Requests| {
+        [("router", &router), ("bare proxy", &proxy), ("direct", &server)].map(|(name, served)| Contestant {
+            name,
+            target: served.target(),
+            requests: Arc::clone(&requests),
+        })
     };
-    let many = measure(connections)?;
-    let percent = |of: fn(&(Measured, Measured)) -> f64| 100.0 * of(&many[2]) / of(&many[1]);
-    println!("PUT: the router reaches {:.0} % of the bare proxy", percent(|way| way.0.per_second));
-    println!("GET: the router reaches {:.0} % of the bare proxy", percent(|way| way.1.per_second));
-    let one = measure(1)?;
-    let added = |way: usize| one[way].1.p50.saturating_sub(one[0].1.p50);
-    println!(
-        "added to the median GET of one connection: {:?} by the router, {:?} by the bare proxy",
-        added(2),
-        added(1)
+    let mut table = Table::new("the router");
+    table.add("PUT", &contest.run(load, &ways(puts("")))?);
+    table.add("GET", &contest.run(load, &ways(gets()))?);
+    let one = contest.run(Load { connections: 1, ..load }, &ways(gets()))?;
+    table.add("GET, one connection", &one);
+    let added = |way: &Samples| docs::micros(way.against(&one[2], added_to_median));
+    let remarks = format!(
+        "To the median of one connection the router adds {}, the bare proxy {}.",
+        added(&one[0]),
+        added(&one[1])
     );
-    Ok(())
+    println!("{remarks}");
+    match docs {
+        Some(docs) => table.write(docs, "router", &format!("{}\n{remarks}", contest.described())),
+        None => Ok(()),
+    }
+}
+
+fn added_to_median(way: &Measured, direct: &Measured) -> f64 {
+    way.p50.saturating_sub(direct.p50).as_secs_f64()
 }
 
 /// A proxy that only passes requests through.

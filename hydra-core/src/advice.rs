@@ -196,9 +196,14 @@ impl ErrorCode {
                 "Send the request to the owner that the answer names, or here again in a moment.",
             ),
             ErrorCode::FolderSealed => (
-                "The folder is about to move to another server. Its last files are being copied, and it takes no writes \
-                 meanwhile; reads go on.",
+                "The folder is about to move to another server, or to return to its owner. Its last files are being copied, \
+                 and it takes no writes meanwhile; reads go on.",
                 "Send the write again after Retry-After. A seal that nobody renews ends within a minute.",
+            ),
+            ErrorCode::FolderReturned => (
+                "The owner of the folder has everything that this server wrote in its place.",
+                "Send the write to the owner. If that cannot be reached, send it here again with \
+                 Hydra-Fallback-For: <owner's id>; tried",
             ),
             ErrorCode::FolderStateMismatch => (
                 "A step of a move came for a folder that is in another state than the step begins with.",

@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use crate::hashing::KeyHashing;
 use crate::hidden::is_hidden;
@@ -249,7 +249,7 @@ impl Channel {
     }
 
     /// Wakes everybody and counts what the ring takes.
-    fn wake(&self, mut inner: parking_lot::MutexGuard<'_, Inner>) {
+    fn wake(&self, mut inner: crate::sync::MutexGuard<'_, Inner>) {
         let wakers = std::mem::take(&mut inner.wakers);
         let bytes = inner.bytes;
         drop(inner);

@@ -14,10 +14,10 @@ use crate::engine::CopyState;
 use crate::error::{Applied, Error, ErrorCode, Result};
 use crate::format::frame::{Frame, FrameRef, Frames};
 use crate::format::record::{Record, StampCode, Write};
-use crate::hydrate::hydrate;
+use crate::hydrate::{hydrate, read_on};
 use crate::layout::{ChunkName, swamp_path};
 use crate::locks::LockOp;
-use crate::log::{AppendError, Log};
+use crate::log::{AppendError, Log, check_vector};
 use crate::policy::Policy;
 use crate::snapshot::{self, SnapshotContent};
 use crate::stamp::{Stamp, Timestamp};
@@ -163,7 +163,9 @@ impl Resident {
         let state = self.state.read();
         let mut carry = |(batch, promise): (Batch, Promise<Committed>)| {
             let mut payload = Vec::new();
-            let result = carry_out(scene, &state, stage, &batch, &mut payload);
+            // It may have waited for a disk that hung.
+            let in_time = batch.check_deadline();
+            let result = in_time.and_then(|()| carry_out(scene, &state, stage, &batch, &mut payload));
             let result =
                 result.map(|Carried { committed, frame }| (committed, frame.map(|head| Frame::of(payload, head))));
             CarriedWrite { result, promise }
@@ -203,6 +205,7 @@ impl Resident {
         let state = self.state.read();
         if state.copy != CopyState::Degraded {
             let shared = &self.shared;
+            check_vector(&state.vector)?;
             let capture = Capture::of(&state, &[], Timestamp::now());
             log.write_snapshot(shared, |log, name| {
                 let header = log.header(shared, name, policy, VersionVector::default());
@@ -343,6 +346,9 @@ impl Resident {
     /// Merges what others have written; what this process wrote is on disk by now. Where somebody removed files
     /// of this server, what they held is in memory only, and is written again before.
     fn read_again(&self, policy: &Policy) -> Result<()> {
+        if self.read_on()? {
+            return Ok(());
+        }
         let mut hydrated = hydrate(&self.shared, self.name(), self.folder())?;
         if self.knows_more_than(&hydrated.state) {
             let dir = swamp_path(&self.shared.root.path, self.folder(), self.name());
@@ -364,6 +370,26 @@ impl Resident {
         state.take_audience_of(before, Timestamp::now());
         self.account(&state, 0);
         Ok(())
+    }
+
+    /// Reads what the logs of others grew by, and only that; answers `false` when all has to be read again.
+    fn read_on(&self) -> Result<bool> {
+        let dir = swamp_path(&self.shared.root.path, self.folder(), self.name());
+        let mut log = self.log.lock();
+        let before = self.watch.lock().clone();
+        let tail_of = |name: &ChunkName| self.state.read().tails.find(name);
+        let Some((watch, files)) = read_on(&self.shared, &dir, &before, &log.own, tail_of)? else { return Ok(false) };
+        let grown = {
+            let state = self.state.read();
+            state.tails.grow(&state, &files)
+        };
+        let Some(growth) = grown else { return Ok(false) };
+        *self.watch.lock() = watch;
+        let mut state = self.state.write();
+        growth.count(&state.tails, &mut log.pile);
+        growth.publish(&mut state, Timestamp::now());
+        self.account(&state, 0);
+        Ok(true)
     }
 
     /// Whether records of this server are known here that a state read from the files lacks.
@@ -470,6 +496,7 @@ impl Resident {
     fn remove_all(&self, policy: &Policy) -> Result<()> {
         let shared = &self.shared;
         let vector = self.state.read().vector.clone();
+        check_vector(&vector)?;
         let all_gone = self.log.lock().remove_files(shared, |log, name| {
             let nothing = SnapshotContent {
                 writes: Vec::new(),

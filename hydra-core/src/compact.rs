@@ -17,7 +17,7 @@ use crate::hashing::KeyHashing;
 use crate::hidden::is_hidden;
 use crate::hydrate::with_files;
 use crate::layout::ChunkName;
-use crate::log::Pile;
+use crate::log::{Pile, check_vector};
 use crate::merge::{Chunk, KeyMemory};
 use crate::policy::{Compression, Policy};
 use crate::slot::Slot;
@@ -237,6 +237,7 @@ impl Resident {
         log.last_compaction = Some(LastCompaction { at: Instant::now(), failed: true });
         let mut state = self.state.write();
         check_whole(&state)?;
+        check_vector(&state.vector)?;
         state.purge_keys(retention.now);
         let left_out = retention.left_out(&state);
         if left_out.is_empty() && log.pile.files <= 1 && log.pile.logs == 0 {
@@ -265,6 +266,7 @@ impl Resident {
             )
         })?;
         let mut state = self.state.write();
+        state.tails.are_covered();
         left_out.iter().for_each(|slot| state.forget(slot));
         // What is written from now on does not name them, or it would wait for them once the older files are gone.
         retired.iter().for_each(|(incarnation, _)| state.vector.forget(incarnation));

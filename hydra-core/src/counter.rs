@@ -99,6 +99,11 @@ impl Counter {
         self.sums.iter().map(move |sum| last(&sum.part)).chain(self.late.iter().map(|add| add.stamp))
     }
 
+    /// Whether some increment is accounted for on its own: one that came loose, or a twin.
+    pub(crate) fn singles_out_some(&self) -> bool {
+        !self.late.is_empty() || !self.twins.is_empty()
+    }
+
     /// Whether this increment is among those counted.
     pub(crate) fn counts(&self, add: &SingleAdd) -> bool {
         let is_in = |sum: &Sum| {
@@ -153,6 +158,14 @@ impl Counter {
     /// The sums, for a snapshot.
     pub(crate) fn sums(&self) -> &[Sum] {
         &self.sums
+    }
+
+    /// The same counter with its parts in one order.
+    #[cfg(test)]
+    pub(crate) fn sorted(&self) -> Counter {
+        let mut sorted = self.clone();
+        sorted.sums.sort_unstable_by_key(|sum| (sum.base, sum.part.incarnation, sum.pointer.clone()));
+        sorted
     }
 
     /// The increments that stand alone, for a snapshot.

@@ -4,7 +4,7 @@
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -18,6 +18,11 @@ pub(crate) trait Disk: Debug + Send + Sync {
     fn open_append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     /// The whole content of a file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// The content of a file from a byte on; nothing when it is not longer.
+    fn read_from(&self, path: &Path, from: u64) -> io::Result<Vec<u8>> {
+        let from = usize::try_from(from).unwrap_or(usize::MAX);
+        self.read(path).map(|bytes| bytes.get(from..).unwrap_or_default().to_vec())
+    }
     /// The names in a directory; an empty list when there is none.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// What tells a file from every other, and its length.
@@ -138,6 +143,14 @@ impl Disk for RealDisk {
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         fs::read(path)
+    }
+
+    fn read_from(&self, path: &Path, from: u64) -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {

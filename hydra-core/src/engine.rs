@@ -152,7 +152,7 @@ pub struct Engine(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
-    closed: parking_lot::Mutex<bool>,
+    closed: crate::sync::Mutex<bool>,
 }
 
 impl Engine {
@@ -193,7 +193,7 @@ impl Engine {
             directories: Directories::new(),
             syncs: Syncs::new(file_system),
             handles,
-            doubtful: parking_lot::Mutex::default(),
+            doubtful: crate::sync::Mutex::default(),
             stats: Stats::default(),
             memory: Memory::new(options.memory_budget),
             residents: Residents::new(),
@@ -214,7 +214,7 @@ impl Engine {
         let shared = Arc::new(shared);
         shared.space.attach(&shared);
         Sweeper::schedule(&shared, options.gc_delay.max(SWEEP_WAITS), options.sweep);
-        Ok(Engine(Arc::new(Inner { shared, closed: parking_lot::Mutex::new(false) })))
+        Ok(Engine(Arc::new(Inner { shared, closed: crate::sync::Mutex::new(false) })))
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

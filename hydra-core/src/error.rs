@@ -141,6 +141,8 @@ error_codes! {
     FolderFenced => "folder-fenced", 421, "The folder is fenced";
     /// The folder is on its way to this server, and not served here yet.
     FolderImporting => "folder-importing", 421, "The folder is not served here yet";
+    /// The owner of the folder has all that was written here in its place, and takes its writes.
+    FolderReturned => "folder-returned", 421, "The folder has returned to its owner";
     /// The folder lives on another server now.
     FolderMoved => "folder-moved", 421, "The folder lives elsewhere";
     /// An increment met a value that is no number it can be added to.
@@ -173,8 +175,8 @@ error_codes! {
     SwampReadOnly => "swamp-read-only", 503, "The swamp is read-only for now";
     /// Memory or open files are short for now; nothing was done.
     Busy => "busy", 503, "The server is short of memory or open files for now";
-    /// The folder is about to move, and takes no writes for a moment.
-    FolderSealed => "folder-sealed", 503, "The folder is about to move";
+    /// The folder is about to move, or to return to its owner, and takes no writes for a moment.
+    FolderSealed => "folder-sealed", 503, "The folder takes no writes for a moment";
     /// The server is shutting down.
     Draining => "draining", 503, "The server is shutting down";
     /// The server is not ready yet.
@@ -273,6 +275,13 @@ impl Error {
         let mut error = Error::new(code, format!("cannot {doing} {}: {source}", path.display()));
         error.0.source = Some(std::sync::Arc::new(source));
         error
+    }
+
+    /// What was asked for came to its turn when whoever asked had ceased to wait.
+    #[must_use]
+    pub fn too_late() -> Error {
+        Error::new(ErrorCode::ServerTimeout, "the time of the request was over before its turn came")
+            .with_hint("the server has much to do, or its disk is slow: send it again, with more time")
     }
 
     /// The same failure, with what to do about it.

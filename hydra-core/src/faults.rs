@@ -57,7 +57,11 @@ impl Plan {
 struct Faults {
     plan: Plan,
     operations: AtomicUsize,
+    /// Bytes of files that were read.
+    read: AtomicUsize,
     healed: AtomicBool,
+    /// Locked while the disk hangs: no sync comes to an end meanwhile.
+    hangs: Mutex<()>,
     /// Files of which a sync failed: the system holds their bytes for written and syncs them never again.
     spoilt: Mutex<HashSet<u64>>,
 }
@@ -102,8 +106,15 @@ impl FaultyDisk {
     }
 
     fn over(below: Arc<dyn Disk>, plan: Plan) -> FaultyDisk {
-        let faults = Faults { plan, operations: AtomicUsize::new(0), healed: false.into(), spoilt: Mutex::default() };
+        let (operations, read) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (hangs, spoilt) = (Mutex::default(), Mutex::default());
+        let faults = Faults { plan, operations, read, healed: false.into(), hangs, spoilt };
         FaultyDisk { faults: Arc::new(faults), below }
+    }
+
+    fn counted(&self, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+        self.faults.read.fetch_add(bytes.len(), Ordering::Relaxed);
+        Ok(bytes)
     }
 
     fn heal(&self) {
@@ -129,7 +140,12 @@ impl Disk for FaultyDisk {
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.faults.check_reading()?;
-        self.below.read(path)
+        self.counted(self.below.read(path)?)
+    }
+
+    fn read_from(&self, path: &Path, from: u64) -> io::Result<Vec<u8>> {
+        self.faults.check_reading()?;
+        self.counted(self.below.read_from(path, from)?)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -199,6 +215,7 @@ impl DiskFile for FaultyFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        drop(self.faults.hangs.lock());
         if self.faults.strike() {
             self.faults.spoilt.lock().insert(self.inode);
             return Err(self.faults.error());
@@ -246,6 +263,34 @@ fn put(engine: &Engine, key: &str) -> Told {
             Told::Refused
         }
     }
+}
+
+#[test]
+fn what_waited_for_a_disk_that_hung_until_its_caller_had_left_is_not_carried_out() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = FaultyDisk::new(Plan::writes(usize::MAX, 0, 0));
+    let engine = Engine::open_on(options(dir.path(), Duration::ZERO), Arc::new(disk.clone())).expect("opened");
+    let alice = engine.hydrate(&swamp()).expect("readable");
+    let put = |key: &str, deadline: Option<Duration>| {
+        let value = Value::json("1").expect("JSON");
+        let op = Op::Put { key: key.into(), value, expiry: Expiry::Never, condition: Condition::Always };
+        alice.write(Batch { deadline: deadline.map(|left| Instant::now() + left), ..Batch::of(op) })
+    };
+    put("before", Some(Duration::from_secs(60))).wait().expect("in time");
+    let hanging = disk.faults.hangs.lock();
+    let under_way = put("under-way", Some(Duration::from_millis(50)));
+    std::thread::sleep(Duration::from_millis(20));
+    let (late, patient) = (put("late", Some(Duration::from_millis(50))), put("patient", None));
+    std::thread::sleep(Duration::from_millis(200));
+    drop(hanging);
+    under_way.wait().expect("its turn came in time");
+    let refused = late.wait().expect_err("too late");
+    assert_eq!((refused.code(), refused.applied()), (ErrorCode::ServerTimeout, Applied::No));
+    patient.wait().expect("it waits as long as it takes");
+    let over = put("over", Some(Duration::ZERO)).wait().expect_err("too late before it began");
+    assert_eq!(over.code(), ErrorCode::ServerTimeout);
+    let there = ["before", "under-way", "late", "patient", "over"].map(|key| alice.get(key).expect("read").is_some());
+    assert_eq!(there, [true, true, false, true, false]);
 }
 
 /// Puts keys with the fault in between, waits until writes go on, and looks after a restart.
@@ -381,6 +426,93 @@ fn what_a_removed_chunk_held_is_written_again_however_often_that_fails() {
             }
         }
     }
+}
+
+#[test]
+fn a_swamp_that_knows_more_processes_than_a_header_can_name_takes_no_writes_and_stays_readable() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let engine = Engine::open(options(dir.path(), Duration::ZERO)).expect("opened");
+    assert_eq!(put(&engine, "before"), Told::Done);
+    let known = |engine: &Engine, processes: u64| {
+        let resident = engine.shared().residents.get(&swamp()).expect("in memory");
+        (1..=processes).for_each(|incarnation| resident.state.write().vector.set(incarnation, 1));
+        resident.log.lock().seal(engine.shared());
+    };
+    known(&engine, 64_000);
+    assert_eq!(put(&engine, "many"), Told::Done);
+    known(&engine, 66_000);
+    assert_eq!(put(&engine, "after"), Told::Refused);
+    let compacted = engine.hydrate(&swamp()).expect("readable").compact().wait();
+    assert!(compacted.is_err(), "{compacted:?}");
+    drop(engine);
+    let engine = Engine::open(options(dir.path(), Duration::ZERO)).expect("opened again");
+    let there = |key| engine.get(&swamp(), key).map(|treasure| treasure.is_some());
+    assert_eq!([there("before"), there("many")].map(|there| there.expect("readable")), [true; 2]);
+}
+
+/// Puts records in batches.
+fn fill(engine: &Engine, records: usize) {
+    for from in (0..records).step_by(5_000) {
+        let put = |at: usize| Op::Put {
+            key: format!("key-{at:06}"),
+            value: Value::json(&format!("{{\"number\":{at}}}")).expect("JSON"),
+            expiry: Expiry::Never,
+            condition: Condition::Always,
+        };
+        let ops = (from..records.min(from + 5_000)).map(put).collect();
+        engine.batch(&swamp(), Batch { ops, ..Batch::default() }).expect("written");
+    }
+}
+
+#[test]
+fn of_a_log_that_grew_only_what_is_new_is_read() {
+    const RECORDS: usize = 100_000;
+    let (here, there) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let writer = Engine::open(options(here.path(), Duration::ZERO)).expect("opened");
+    fill(&writer, RECORDS);
+    let dir = swamp_path(here.path(), writer.folder_of(&swamp()), &swamp());
+    let copy_dir = swamp_path(there.path(), writer.folder_of(&swamp()), &swamp());
+    std::fs::create_dir_all(&copy_dir).expect("a directory");
+    // Like a tool that appends, or like one that puts a new file in the place of the old one.
+    let copy = |replaces: bool| {
+        for entry in std::fs::read_dir(&dir).expect("a directory") {
+            let name = entry.expect("a file").file_name();
+            let to = copy_dir.join(if replaces { ".new".into() } else { name.clone() });
+            std::fs::copy(dir.join(&name), &to).expect("copied");
+            std::fs::rename(to, copy_dir.join(&name)).expect("renamed");
+        }
+    };
+    copy(false);
+    let disk = FaultyDisk::new(Plan::writes(usize::MAX, 0, 0));
+    let reader_options = EngineOptions {
+        server_id: Some("s2".into()),
+        foreign_poll: Duration::ZERO,
+        copied: true,
+        ..options(there.path(), Duration::ZERO)
+    };
+    let reader = Engine::open_on(reader_options, Arc::new(disk.clone())).expect("opened");
+    let number = |key: &str| reader.get(&swamp(), key).expect("readable").map(|treasure| treasure.value);
+    let began = Instant::now();
+    assert!(number("key-000000").is_some());
+    let (took, whole) = (began.elapsed(), disk.faults.read.swap(0, Ordering::Relaxed));
+    println!("read all of {RECORDS} records: {whole} bytes, {took:?}");
+    for round in 0..6 {
+        let replaces = round % 3 == 2;
+        for at in 0..5 {
+            let key = format!("key-{:06}", 1_000 * round + at);
+            writer.put(&swamp(), &key, Value::json(&format!("-1{round}{at}")).expect("JSON")).expect("written");
+        }
+        reader.put(&swamp(), "mine", Value::json(&round.to_string()).expect("JSON")).expect("written");
+        copy(replaces);
+        let began = Instant::now();
+        let shown = number(&format!("key-{:06}", 1_000 * round + 4)).expect("there");
+        let (took, read) = (began.elapsed(), disk.faults.read.swap(0, Ordering::Relaxed));
+        println!("read what came, replaced: {replaces}: {read} bytes, {took:?}");
+        assert_eq!(shown.as_bytes(), format!("-1{round}4").as_bytes());
+        assert!(read <= if replaces { whole + 8_192 } else { 4_096 }, "{read} bytes of {whole}");
+    }
+    assert_eq!(reader.stats().hydrations, 1, "everything was read once only");
+    assert_eq!(number("mine").expect("there").as_bytes(), b"5");
 }
 
 /// Synced, buffered for a moment, and one in the other folder, to which somebody else brings a file.

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Instant;
 
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::folder::{FolderId, FolderSet};
-use crate::handover::{FolderState, Ready, Refusal, Tenure, not_served, sealed};
+use crate::handover::{FolderState, Ready, Refusal, Tenure, lulled, not_served, sealed};
 use crate::layout;
 use crate::root::Root;
 use crate::shared::{read_json, write_json};
@@ -159,10 +159,15 @@ impl Folders {
         self.gate(folder) & !CLOSED == ELSEWHERE
     }
 
-    /// Whether writes of a folder wait for a move.
+    /// Whether writes of a folder wait for a move, or for its return.
     pub(crate) fn is_sealed(&self, folder: FolderId) -> bool {
-        let has_run_out = || self.tenure(folder).seal.is_some_and(|seal| seal.is_over(Instant::now()));
-        self.gate(folder) & CLOSED != 0 && !has_run_out()
+        self.gate(folder) & CLOSED != 0 && !self.tenure(folder).has_run_out(Instant::now())
+    }
+
+    /// Whether a copy was found to have nothing that its owner lacks, a moment ago.
+    pub(crate) fn has_returned(&self, folder: FolderId) -> bool {
+        let until = self.tenures.read().get(&folder).and_then(|tenure| tenure.lull.as_ref()?.returned);
+        until.is_some_and(|until| Instant::now() < until)
     }
 
     /// The folders this server owns, those it keeps copies of, and those that serve reads.
@@ -199,12 +204,14 @@ impl Folders {
         let now = Instant::now();
         match tenures.get_mut(&folder) {
             // Nobody renewed the seal: its token is lost with it, so nothing can be committed any more.
-            Some(tenure) if tenure.seal.as_ref().is_some_and(|seal| seal.is_over(now)) => {
+            Some(tenure) if tenure.has_run_out(now) => {
                 tracing::warn!(%folder, "a seal ran out: the folder takes writes again");
                 tenure.seal = None;
+                tenure.lull.iter_mut().for_each(|lull| lull.end(now));
                 self.open_gate(folder, &tenure.state);
                 Ok(())
             }
+            Some(tenure) if tenure.lull.as_ref().is_some_and(|lull| lull.is_on) => Err(lulled(folder)),
             _ => Err(sealed(folder)),
         }
     }
@@ -298,6 +305,10 @@ impl Step<'_> {
     /// No write begins from now on; those under way are on disk when `flush` has returned. Opens the gate again
     /// when that fails.
     pub(crate) fn drain(&self, flush: impl FnOnce() -> Result<()>) -> Result<Drained<'_>> {
+        // The gate is closed for this from now on, and not to be opened because something else is over.
+        if let Some(tenure) = self.folders.tenures.write().get_mut(&self.folder) {
+            tenure.lull.iter_mut().for_each(|lull| lull.end(Instant::now()));
+        }
         if let Some(gate) = self.folders.gates.get(self.folder.get() as usize) {
             gate.0.fetch_or(CLOSED, Ordering::AcqRel);
         }
@@ -314,7 +325,7 @@ impl Step<'_> {
     pub(crate) fn make(&self, transition: impl FnOnce(&Tenure) -> Result<Tenure, Refusal>) -> Result<Tenure> {
         let before = self.tenure();
         let after = transition(&before).map_err(|refusal| refusal.of(self.folder))?;
-        let durable = |tenure: &Tenure| Tenure { seal: None, ..tenure.clone() };
+        let durable = |tenure: &Tenure| Tenure { seal: None, lull: None, ..tenure.clone() };
         let file = self.folders.file.lock();
         if durable(&before) != durable(&after) {
             self.write(&file, &after)?;
@@ -349,17 +360,18 @@ impl Step<'_> {
     fn put(&self, after: Tenure) {
         let mut tenures = self.folders.tenures.write();
         self.shut_or_open(&after);
-        if after.seal.is_none() && after.state == self.folders.given(self.folder) {
+        if after.seal.is_none() && after.lull.is_none() && after.state == self.folders.given(self.folder) {
             tenures.remove(&self.folder);
         } else {
             tenures.insert(self.folder, after);
         }
     }
 
-    /// Lets the gate say what the folder is: closed for as long as there is a seal.
+    /// Lets the gate say what the folder is: closed for as long as there is a seal, or its writes wait.
     fn shut_or_open(&self, after: &Tenure) {
         if let Some(gate) = self.folders.gates.get(self.folder.get() as usize) {
-            let shut = if after.seal.is_some() { CLOSED } else { 0 };
+            let waits = after.seal.is_some() || after.lull.as_ref().is_some_and(|lull| lull.is_on);
+            let shut = if waits { CLOSED } else { 0 };
             gate.0.store(kind(&after.state) | shut, Ordering::Release);
         }
     }

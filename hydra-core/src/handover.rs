@@ -6,7 +6,7 @@
 //! token that the source gives away once `moved` is on its disk. A seal is kept in memory alone and runs out, so
 //! a source or a tool that dies leaves the folder writable; the token dies with the seal.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
@@ -155,6 +155,48 @@ impl Seal {
     }
 }
 
+/// A moment in which a copy takes no writes in its owner's place, so that its folder can return. In memory alone, and
+/// over by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lull {
+    /// Names this one and no other.
+    pub(crate) id: String,
+    pub(crate) begun: Instant,
+    /// When it ends, or has ended.
+    pub(crate) until: Instant,
+    /// Writes wait. Stays so beyond the end until somebody notices.
+    pub(crate) is_on: bool,
+    /// The owner has everything: until then writes go there first.
+    pub(crate) returned: Option<Instant>,
+}
+
+impl Lull {
+    /// So many times its own length passes before there is another one.
+    const REST: u32 = 4;
+
+    pub(crate) fn new(id: String, now: Instant, length: Duration) -> Lull {
+        Lull { id, begun: now, until: now + length, is_on: true, returned: None }
+    }
+
+    /// Whether its time has run out, and nobody has noticed.
+    pub(crate) fn has_run_out(&self, now: Instant) -> bool {
+        self.is_on && now >= self.until
+    }
+
+    fn holds(&self, now: Instant) -> bool {
+        self.is_on && now < self.until
+    }
+
+    fn next(&self) -> Instant {
+        self.until + self.until.saturating_duration_since(self.begun) * Lull::REST
+    }
+
+    pub(crate) fn end(&mut self, now: Instant) {
+        self.is_on = false;
+        self.until = self.until.min(now);
+    }
+}
+
 /// What the target has verified: which files, and what the token must hash to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -173,6 +215,8 @@ pub(crate) struct Tenure {
     pub(crate) ready: Option<Ready>,
     /// While it is owned; never durable.
     pub(crate) seal: Option<Seal>,
+    /// While it is a copy; never durable. Stays for as long as the next one has to wait.
+    pub(crate) lull: Option<Lull>,
 }
 
 /// Why a step is refused. Nothing was changed.
@@ -190,6 +234,8 @@ pub(crate) enum Refusal {
     SealedFor { to: String, epoch: u64 },
     /// The seal is being used up.
     Committing,
+    /// The writes of the copy wait already, or have waited a moment ago.
+    Lull { again: Duration },
     /// The files are not those of the manifest.
     Manifest,
     /// Nothing was verified.
@@ -205,7 +251,13 @@ pub(crate) fn token_hash(token: &str) -> String {
 
 impl Tenure {
     pub(crate) fn new(state: FolderState) -> Tenure {
-        Tenure { state, before: None, ready: None, seal: None }
+        Tenure { state, before: None, ready: None, seal: None, lull: None }
+    }
+
+    /// Whether what writes wait for has run out, and nobody has noticed.
+    pub(crate) fn has_run_out(&self, now: Instant) -> bool {
+        let seal = self.seal.as_ref().is_some_and(|seal| seal.is_over(now));
+        seal || self.lull.as_ref().is_some_and(|lull| lull.has_run_out(now))
     }
 
     fn refuse(&self, needs: &'static str) -> Refusal {
@@ -298,6 +350,33 @@ impl Tenure {
             Some(seal) if id.is_some_and(|id| id != seal.id) => Err(Refusal::Seal),
             _ => Ok(Tenure { seal: None, ..self.clone() }),
         }
+    }
+
+    /// The writes of a copy wait for a moment. One at a time, and not again soon after.
+    pub(crate) fn begin_lull(&self, lull: Lull, now: Instant) -> Result<Tenure, Refusal> {
+        let FolderState::Standby { .. } = &self.state else { return Err(self.refuse("standby")) };
+        match &self.lull {
+            Some(before) if now < before.next() => Err(Refusal::Lull { again: before.next() - now }),
+            _ => Ok(Tenure { lull: Some(lull), ..self.clone() }),
+        }
+    }
+
+    /// Writes wait until then and no longer, if this is the moment and it is not over.
+    pub(crate) fn set_lull(&self, id: &str, until: Instant, now: Instant) -> Result<Tenure, Refusal> {
+        let FolderState::Standby { .. } = &self.state else { return Err(self.refuse("standby")) };
+        let held = self.lull.as_ref().filter(|lull| lull.id == id && lull.holds(now)).ok_or(Refusal::Seal)?;
+        let mut lull = Lull { until, ..held.clone() };
+        if until <= now {
+            lull.end(now);
+        }
+        Ok(Tenure { lull: Some(lull), ..self.clone() })
+    }
+
+    /// The copy has nothing that its owner lacks: writes go there, until `returned` at least by way of it.
+    pub(crate) fn has_returned(&self, id: &str, returned: Instant, now: Instant) -> Result<Tenure, Refusal> {
+        let mut tenure = self.set_lull(id, now, now)?;
+        tenure.lull.iter_mut().for_each(|lull| lull.returned = Some(returned));
+        Ok(tenure)
     }
 
     /// The seal is about to be used up.
@@ -419,6 +498,12 @@ impl Refusal {
                 let detail = format!("folder {folder} is sealed for a move to {to} in epoch {epoch}");
                 Error::new(ErrorCode::SealMismatch, detail).with_hint("finish that move, or unseal the folder")
             }
+            Refusal::Lull { again } => {
+                let detail = format!("writes of folder {folder} wait for its return already, or did a moment ago");
+                Error::new(ErrorCode::SealMismatch, detail)
+                    .with_hint("whoever began that settles it; otherwise try again later")
+                    .with_retry_after(again)
+            }
             Refusal::Committing => {
                 let detail = format!("a commit of folder {folder} could not be written; it may be on disk or not");
                 Error::new(ErrorCode::SealMismatch, detail).with_hint("commit again with the same seal")
@@ -482,7 +567,16 @@ pub(crate) fn not_served(folder: FolderId, state: &FolderState) -> Error {
 
 /// Refuses a write to a folder that is sealed.
 pub(crate) fn sealed(folder: FolderId) -> Error {
-    Error::new(ErrorCode::FolderSealed, format!("folder {folder} is about to move and takes no writes for a moment"))
+    no_writes(format!("folder {folder} is about to move and takes no writes for a moment"))
+}
+
+/// Refuses a write to a copy while its folder returns to the owner.
+pub(crate) fn lulled(folder: FolderId) -> Error {
+    no_writes(format!("folder {folder} returns to its owner and takes no writes for a moment"))
+}
+
+fn no_writes(detail: String) -> Error {
+    Error::new(ErrorCode::FolderSealed, detail)
         .with_hint("send it again; reads go on")
-        .with_retry_after(std::time::Duration::from_secs(1))
+        .with_retry_after(Duration::from_secs(1))
 }

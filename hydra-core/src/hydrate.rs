@@ -14,6 +14,7 @@ use crate::format::frame::Frame;
 use crate::format::header::cluster_of;
 use crate::format::record::{Record, StampCode};
 use crate::format::scan::{Scan, Unreadable, scan};
+use crate::growth::{Tail, Tails};
 use crate::layout::{self, ChunkKind, ChunkName};
 use crate::log::Pile;
 use crate::merge::{Chunk, Merged, merge};
@@ -69,6 +70,16 @@ impl Watch {
         Watch { foreign: foreign.collect(), directory: shared.disk.identity(dir).ok() }
     }
 
+    /// A newer look at these chunks. A directory that changed a moment ago may change again and show the same time:
+    /// it is looked at once more.
+    fn newer(shared: &Shared, dir: &Path, names: &[ChunkName]) -> Watch {
+        let mut now = Watch::look(shared, dir, names);
+        if now.is_young() {
+            now.directory = now.directory.map(|directory| Identity { changed: (0, 0), ..directory });
+        }
+        now
+    }
+
     /// A newer look, and whether chunks of others came, went or changed since this one, or some of `own` are gone.
     pub(crate) fn again(
         &self,
@@ -81,10 +92,28 @@ impl Watch {
         }
         let own = own();
         let names = list(shared, dir)?;
-        let now = Watch::look(shared, dir, &names);
+        let now = Watch::newer(shared, dir, &names);
         let is_gone = |name: &ChunkName| names.binary_search(name).is_err();
         let news = now.foreign != self.foreign || own.iter().any(is_gone);
         Ok((now, news))
+    }
+
+    /// The chunks of others that look different now; `None` when they are not the same ones.
+    fn changed<'a>(&'a self, now: &'a Watch) -> Option<Vec<(&'a str, Identity, Identity)>> {
+        if !self.foreign.iter().map(|(name, _)| name).eq(now.foreign.iter().map(|(name, _)| name)) {
+            return None;
+        }
+        let pairs = self.foreign.iter().zip(&now.foreign).filter(|(before, now)| before != now);
+        pairs.map(|((name, before), (_, now))| Some((name.as_str(), (*before)?, (*now)?))).collect()
+    }
+
+    /// Whether the directory changed so lately that its next change might show the same time.
+    fn is_young(&self) -> bool {
+        let Some(directory) = self.directory else { return false };
+        let (seconds, nanos) = directory.modified;
+        let modified = Duration::new(seconds.max(0).unsigned_abs(), u32::try_from(nanos).unwrap_or(0));
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        now.saturating_sub(modified) < SETTLE
     }
 
     /// Whether the directory looks as it did. Chunks of this server grow without changing this.
@@ -117,9 +146,13 @@ pub(crate) fn hydrate(shared: &Shared, name: &SwampName, folder: FolderId) -> Re
         let has_torn_tail = files.chunks.iter().any(|chunk| chunk.scan.torn_at.is_some());
         let written = files.merged.written.get(shared.root.incarnation);
         let settings = newest_settings(files.chunks);
-        let pile = pile(shared, &files);
+        let base = base_of(files.chunks);
+        let pile = pile(shared, &files, &base);
+        let is_foreign = |incarnation| !shared.root.is_mine(incarnation);
+        let tails = Tails::of(&files.merged, files.chunks, files.copy, &base, is_foreign);
         let Files { names, merged, copy, findings, is_newer, watch, .. } = files;
         let mut state = State::of_merged(merged, copy, findings);
+        state.tails = tails;
         state.date_conflicts(Timestamp::now());
         count(&shared.stats.hydrations);
         Hydrated { state, names, pile, written, adopt, settings, has_foreign, has_torn_tail, is_newer, watch }
@@ -154,11 +187,20 @@ pub(crate) fn with_files<T>(
     Ok(answer(Files { names, torn, chunks: &chunks, merged, copy, findings, is_newer, watch }))
 }
 
-/// The files that count: those that no snapshot among them stands for.
-fn pile(shared: &Shared, files: &Files<'_>) -> Pile {
-    let snaps = || files.chunks.iter().filter(|chunk| chunk.name.kind == ChunkKind::Snap && chunk.scan.is_valid());
+fn valid_snaps<'c, 'a>(chunks: &'c [Chunk<'a>]) -> impl Iterator<Item = &'c Chunk<'a>> {
+    chunks.iter().filter(|chunk| chunk.name.kind == ChunkKind::Snap && chunk.scan.is_valid())
+}
+
+/// What the snapshots stand for.
+fn base_of(chunks: &[Chunk<'_>]) -> VersionVector {
     let mut base = VersionVector::default();
-    snaps().for_each(|snap| base.join(snap.vector()));
+    valid_snaps(chunks).for_each(|snap| base.join(snap.vector()));
+    base
+}
+
+/// The files that count: those that no snapshot among them stands for.
+fn pile(shared: &Shared, files: &Files<'_>, base: &VersionVector) -> Pile {
+    let snaps = || valid_snaps(files.chunks);
     let mut pile = Pile::default();
     for chunk in files.chunks {
         let incarnation = chunk.name.incarnation;
@@ -200,7 +242,8 @@ fn read_settled(shared: &Shared, dir: &Path, copied: bool) -> Result<(Watch, Vec
         let names = list(shared, dir)?;
         let watch = Watch::look(shared, dir, &names);
         let files = read_all(shared, dir, &names)?;
-        let settled = files.as_ref().is_some_and(|_| !copied || (watch.is_unchanged(shared, dir) && !is_young(&watch)));
+        let is_young = || !watch.foreign.is_empty() && watch.is_young();
+        let settled = files.as_ref().is_some_and(|_| !copied || (watch.is_unchanged(shared, dir) && !is_young()));
         match files {
             Some(files) if settled || began.elapsed() > SETTLE_AT_MOST => return Ok((watch, files)),
             None if began.elapsed() > SETTLE_AT_MOST => {
@@ -212,16 +255,50 @@ fn read_settled(shared: &Shared, dir: &Path, copied: bool) -> Result<(Watch, Vec
     }
 }
 
-/// Whether the directory changed so lately that its next change might show the same time.
-fn is_young(watch: &Watch) -> bool {
-    let Some(directory) = watch.directory else { return false };
-    if watch.foreign.is_empty() {
-        return false;
+/// A look at the directory, and the logs of others that grew since the one before, each by the place of its tail.
+/// `None` where all files have to be read again: some came or went, or are other ones than they were.
+pub(crate) fn read_on(
+    shared: &Shared,
+    dir: &Path,
+    before: &Watch,
+    own: &HashSet<ChunkName>,
+    tail_of: impl Fn(&ChunkName) -> Option<(usize, Tail)>,
+) -> Result<Option<(Watch, Vec<(usize, Vec<u8>)>)>> {
+    let names = list(shared, dir)?;
+    let now = Watch::newer(shared, dir, &names);
+    if own.iter().any(|name| names.binary_search(name).is_err()) {
+        return Ok(None);
     }
-    let (seconds, nanos) = directory.modified;
-    let modified = Duration::new(seconds.max(0).unsigned_abs(), u32::try_from(nanos).unwrap_or(0));
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(modified) < SETTLE
+    let Some(changed) = before.changed(&now) else { return Ok(None) };
+    let mut files = Vec::with_capacity(changed.len());
+    for (name, before, now) in changed {
+        let tail = ChunkName::parse(name).and_then(|name| tail_of(&name));
+        let Some((at, tail)) = tail.filter(|_| now.length >= before.length) else { return Ok(None) };
+        let is_other = !before.is_same_file(&now);
+        let Some(file) = read_grown(shared, &dir.join(name), &tail, is_other)? else { return Ok(None) };
+        files.push((at, file));
+    }
+    Ok(Some((now, files)))
+}
+
+/// A log that grew, with what was not read yet at its place; `None` when it is another one than it was.
+///
+/// Whoever appends to a file leaves what stands there alone. One that was put in its place is compared.
+fn read_grown(shared: &Shared, path: &Path, tail: &Tail, is_other: bool) -> Result<Option<Vec<u8>>> {
+    let read = if is_other { shared.disk.read(path) } else { shared.disk.read_from(path, tail.end) };
+    let bytes = match read {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("read", path, error)),
+    };
+    if is_other {
+        return Ok(Some(bytes).filter(|bytes| tail.is_front_of(bytes)));
+    }
+    // The checksums of frames hold at their places only. Pages of zeros that nobody touches cost nothing.
+    let end = usize::try_from(tail.end).unwrap_or(0);
+    let mut file = vec![0; end + bytes.len()];
+    file[end..].copy_from_slice(&bytes);
+    Ok(Some(file))
 }
 
 fn list(shared: &Shared, dir: &Path) -> Result<Vec<ChunkName>> {

@@ -19,7 +19,7 @@ use crate::shared::Shared;
 use crate::slot::Slot;
 use crate::stamp::Timestamp;
 use crate::state::Known;
-use crate::waiting::{Waiting, check_wait, swamp_with_room};
+use crate::waiting::{Waiting, check_wait, swamp_with_room, until};
 use crate::write::{Batch, Committed, Idempotency, Op, OpResult};
 
 /// The longest name of a lock, in bytes; otherwise the rules of keys hold.
@@ -41,13 +41,15 @@ pub struct LockRequest {
     pub owner: Option<String>,
     /// Recognises the request when it comes again: as long as the lock is held it is answered with the same grant.
     pub idempotency: Option<Idempotency>,
+    /// Granted before this moment or not at all, see [`Batch::deadline`].
+    pub deadline: Option<Instant>,
 }
 
 impl LockRequest {
     /// A request that does not wait.
     #[must_use]
     pub fn new(ttl: Duration) -> LockRequest {
-        LockRequest { ttl, wait: Duration::ZERO, owner: None, idempotency: None }
+        LockRequest { ttl, wait: Duration::ZERO, owner: None, idempotency: None, deadline: None }
     }
 }
 
@@ -220,8 +222,13 @@ impl Engine {
     pub fn lock(&self, name: &SwampName, lock: &str, request: LockRequest) -> Waiting<Granted> {
         let (shared, name) = (Arc::clone(self.shared()), name.clone());
         let op = LockOp::acquire(lock, request.owner, request.ttl);
-        let (wait, idempotency) = (request.wait, request.idempotency);
-        Waiting::new(async move { acquire(&shared, &name, op?, wait, idempotency).await })
+        let LockRequest { wait, idempotency, deadline, .. } = request;
+        Waiting::new(async move {
+            let op = op?;
+            let line = Line { swamp: name, topic: Topic::Lock(op.key.clone()) };
+            let batch = Batch { idempotency, sync: true, deadline, ..Batch::of(Op::Lock(op)) };
+            acquire(&shared, line, batch, wait).await
+        })
     }
 
     /// Holds a lock for longer: from now on for `ttl`. With an idempotency key a request that comes again is
@@ -270,7 +277,8 @@ impl Engine {
         Waiting::new(async move {
             let op = op?;
             let swamp = swamp_with_room(&shared, &name).await?;
-            let (result, _) = attempt(&swamp, op, idempotency).await?;
+            let batch = Batch { idempotency, sync: true, ..Batch::of(Op::Lock(op)) };
+            let (result, _) = attempt(&swamp, batch).await?;
             read(result).ok_or_else(unexpected)
         })
     }
@@ -294,30 +302,24 @@ impl Swamp {
     }
 }
 
-async fn acquire(
-    shared: &Arc<Shared>,
-    name: &SwampName,
-    op: LockOp,
-    wait: Duration,
-    idempotency: Option<Idempotency>,
-) -> Result<Granted> {
+async fn acquire(shared: &Arc<Shared>, line: Line, batch: Batch, wait: Duration) -> Result<Granted> {
     check_wait(wait)?;
-    let line = Line { swamp: name.clone(), topic: Topic::Lock(op.key.clone()) };
+    let name = line.swamp.clone();
     if wait.is_zero() {
-        let swamp = swamp_with_room(shared, name).await?;
+        let swamp = swamp_with_room(shared, &name).await?;
         // Whoever waits comes first; a request that comes again may hold it already.
-        if shared.lines.is_waited_for(&line) && idempotency.is_none_or(|request| !is_known(&swamp, request)) {
+        if shared.lines.is_waited_for(&line) && batch.idempotency.is_none_or(|request| !is_known(&swamp, request)) {
             return Err(held("others wait for it", None));
         }
-        return grant(attempt(&swamp, op, idempotency).await?);
+        return grant(attempt(&swamp, batch).await?);
     }
-    let place = shared.lines.step_in(line, Instant::now() + wait, &shared.timer);
+    let place = shared.lines.step_in(line, until(wait, batch.deadline), &shared.timer);
     let mut refusal = held("others wait for it, too", None);
     while place.turn().await {
-        let swamp = swamp_with_room(shared, name).await?;
+        let swamp = swamp_with_room(shared, &name).await?;
         // Whatever changes from here on is noticed.
         let changed = swamp.changed()?;
-        match attempt(&swamp, op.clone(), idempotency).await {
+        match attempt(&swamp, batch.clone()).await {
             Err(error) if error.code() == ErrorCode::LockHeld => refusal = error,
             outcome => return grant(outcome?),
         }
@@ -340,8 +342,7 @@ fn grant((result, replayed): (OpResult, bool)) -> Result<Granted> {
     }
 }
 
-async fn attempt(swamp: &Swamp, op: LockOp, idempotency: Option<Idempotency>) -> Result<(OpResult, bool)> {
-    let batch = Batch { idempotency, sync: true, ..Batch::of(Op::Lock(op)) };
+async fn attempt(swamp: &Swamp, batch: Batch) -> Result<(OpResult, bool)> {
     let Committed { results, replayed, .. } = swamp.write(batch).await?;
     let result = results.into_iter().next().unwrap_or_else(|| Err(unexpected()))?;
     Ok((result, replayed))

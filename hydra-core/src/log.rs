@@ -43,6 +43,10 @@ pub(crate) struct Log {
     pub(crate) last_compaction: Option<LastCompaction>,
 }
 
+/// How many processes a swamp may know of. A header can name 65 535, and that of a snapshot names also those of which
+/// it only has a loose record.
+const KNOWN_MOST: usize = 65_000;
+
 /// The files of a swamp that no snapshot stands for yet, and the snapshot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Pile {
@@ -109,6 +113,16 @@ impl TryError {
     fn is_full(&self) -> bool {
         self.has(ErrorCode::DiskFull)
     }
+}
+
+/// Refuses what no header could say: a chunk whose vector is cut short could never be read again.
+pub(crate) fn check_vector(known: &VersionVector) -> Result<()> {
+    if known.len() <= KNOWN_MOST {
+        return Ok(());
+    }
+    let detail = format!("{} processes of servers have written to this swamp, {KNOWN_MOST} can be named", known.len());
+    Err(Error::new(ErrorCode::SwampReadOnly, detail)
+        .with_hint("export the swamp and import it under another name: there it begins anew"))
 }
 
 impl Log {
@@ -346,6 +360,7 @@ impl Log {
 
     /// Creates the next log; its header is put into `bytes`, to be written with the first frames.
     fn create(&mut self, shared: &Shared, policy: &Policy, known: &VersionVector, bytes: &mut Vec<u8>) -> Result<()> {
+        check_vector(known)?;
         let name = self.next_name(shared, ChunkKind::Log);
         let vector = self.durable_vector(shared, known);
         self.header(shared, &name, policy, vector.clone()).encode(bytes);

@@ -31,6 +31,7 @@ pub(crate) type ByKey<'a, T> = HashMap<&'a str, T, KeyHashing>;
 pub(crate) struct Chunk<'a> {
     pub(crate) name: &'a ChunkName,
     pub(crate) scan: &'a Scan,
+    pub(crate) file: &'a [u8],
     payloads: Vec<Cow<'a, [u8]>>,
     incarnations: Vec<u64>,
 }
@@ -40,7 +41,7 @@ impl<'a> Chunk<'a> {
     pub(crate) fn new(name: &'a ChunkName, scan: &'a Scan, file: &'a [u8]) -> Option<Chunk<'a>> {
         let payloads = scan.frames.iter().map(|frame| frame.payload(file)).collect::<Option<_>>()?;
         let incarnations = scan.header.vector.iter().map(|(incarnation, _)| incarnation).collect();
-        Some(Chunk { name, scan, payloads, incarnations })
+        Some(Chunk { name, scan, file, payloads, incarnations })
     }
 
     fn code(&self) -> StampCode<'_> {
@@ -159,6 +160,11 @@ pub(crate) struct Merged<'a> {
     pub(crate) not_understood: Vec<usize>,
     /// Writes that lost against a write that had not seen them, the newest first.
     pub(crate) conflicts: Vec<Lost>,
+    /// Keys on which something may have lost that its successor had not seen.
+    pub(crate) contended: HashSet<&'a str, KeyHashing>,
+    /// What each writer of logs says it had seen, as far as its logs are attached; nothing of a writer that has
+    /// one which is not.
+    pub(crate) claims: HashMap<u64, VersionVector, KeyHashing>,
 }
 
 impl Merged<'_> {
@@ -181,7 +187,7 @@ pub(crate) fn merge<'a>(chunks: &'a [Chunk<'a>]) -> Merged<'a> {
     merger.attach_logs(chunks, logs);
     merger.judge_doubtful(chunks, &doubtful);
     merger.count_late_adds();
-    merger.out.conflicts = rivalry::conflicts(chunks, &merger.out, &merger.base, &merger.contended);
+    merger.out.conflicts = rivalry::conflicts(chunks, &merger.out, &merger.base);
     merger.settle();
     merger.find_twins();
     merger.finish(chunks)
@@ -207,10 +213,6 @@ struct Merger<'a> {
     retired: VersionVector,
     late: BTreeMap<Stamp, (&'a str, SingleAdd)>,
     not_understood: HashSet<usize>,
-    /// Keys on which something may have lost that its successor had not seen.
-    contended: HashSet<&'a str, KeyHashing>,
-    /// What each writer of logs says it had seen, as far as its logs are attached.
-    claims: HashMap<u64, VersionVector, KeyHashing>,
 }
 
 impl<'a> Merger<'a> {
@@ -234,9 +236,9 @@ impl<'a> Merger<'a> {
             }
         }
         self.out.vector = self.base.clone();
-        let Merged { winners, counters, .. } = &self.out;
+        let Merged { winners, counters, contended, .. } = &mut self.out;
         let lost = counters.iter().filter(|(key, counter)| counter.is_named_below(winner_of(winners, key)));
-        self.contended.extend(lost.map(|(key, _)| *key));
+        contended.extend(lost.map(|(key, _)| *key));
     }
 
     fn take_snap_record(&mut self, record: Record<'a>, others: &[&Held<'a>], owns: &dyn Fn(u64) -> bool) {
@@ -247,7 +249,7 @@ impl<'a> Merger<'a> {
             }
             Record::Adopted { stamp, write } => self.take_loose(stamp, write),
             Record::Conflict(conflict) => {
-                self.contended.insert(conflict.key);
+                self.out.contended.insert(conflict.key);
             }
             Record::Counter(counter) => self.take_counter(&counter, &|part| {
                 owns(part.incarnation) && !others.iter().any(|other| other.dropped_sum(&counter, part))
@@ -314,6 +316,7 @@ impl<'a> Merger<'a> {
             }
         }
         for (log, next) in pending {
+            self.out.claims.remove(&chunks[log].name.incarnation);
             self.take_unattached(chunks, log, next);
         }
     }
@@ -324,7 +327,7 @@ impl<'a> Merger<'a> {
             return false;
         }
         let writer = chunks[log].name.incarnation;
-        self.claims.entry(writer).or_default().join(&chunks[log].scan.header.vector);
+        self.out.claims.entry(writer).or_default().join(&chunks[log].scan.header.vector);
         let mut records = Vec::new();
         while *next < chunks[log].frame_count() {
             records.clear();
@@ -356,7 +359,7 @@ impl<'a> Merger<'a> {
                     adds.extend(remembered(key.as_ref(), &mut positions, stamp, write));
                     self.take_loose(stamp, write);
                 }
-                Record::Sync(ref news) => self.claims.entry(writer).or_default().join(news),
+                Record::Sync(ref news) => self.out.claims.entry(writer).or_default().join(news),
                 _ => {}
             }
         }
@@ -372,7 +375,7 @@ impl<'a> Merger<'a> {
             Write::Add { key, pointer, base, delta } => {
                 if !self.out.vector.saw(stamp) {
                     if base < winner_of(&self.out.winners, key) {
-                        self.contended.insert(key);
+                        self.out.contended.insert(key);
                     }
                     self.out.counters.entry(key).or_default().add(stamp, base, pointer, delta);
                 }
@@ -381,7 +384,7 @@ impl<'a> Merger<'a> {
             _ => {
                 let shown = self.take_write(stamp, write);
                 if !self.has_seen_all_of(stamp, write.key(), shown) {
-                    self.contended.insert(write.key());
+                    self.out.contended.insert(write.key());
                 }
             }
         }
@@ -391,7 +394,7 @@ impl<'a> Merger<'a> {
     /// Whether the writer of a log had seen what showed under this key, with all increments on it.
     fn has_seen_all_of(&self, later: Stamp, key: &str, shown: Option<Stamp>) -> bool {
         let saw = |stamp: Stamp| {
-            let claim = || self.claims.get(&later.incarnation).is_some_and(|claim| claim.saw(stamp));
+            let claim = || self.out.claims.get(&later.incarnation).is_some_and(|claim| claim.saw(stamp));
             stamp.incarnation == later.incarnation || claim()
         };
         shown.is_none_or(|stamp| stamp < later && saw(stamp))
@@ -403,7 +406,7 @@ impl<'a> Merger<'a> {
     fn note_rival(&mut self, stamp: Stamp, write: &Write<'a>) {
         let other = self.out.winners.get(write.key()).is_some_and(|winner| winner.stamp() != stamp);
         if other || self.out.counters.contains_key(write.key()) {
-            self.contended.insert(write.key());
+            self.out.contended.insert(write.key());
         }
     }
 
@@ -484,7 +487,7 @@ impl<'a> Merger<'a> {
         for (stamp, (key, add)) in std::mem::take(&mut self.late) {
             if !self.out.vector.saw(stamp) {
                 if add.base < winner_of(&self.out.winners, key) {
-                    self.contended.insert(key);
+                    self.out.contended.insert(key);
                 }
                 self.out.counters.entry(key).or_default().add_late(add);
             }
@@ -604,7 +607,7 @@ impl<'a> Held<'a> {
 }
 
 /// The increment of a frame with an idempotency key, with its position.
-fn remembered<'a>(
+pub(crate) fn remembered<'a>(
     key: Option<&FrameKey<'_>>,
     positions: &mut Positions<'a>,
     stamp: Stamp,
@@ -615,7 +618,8 @@ fn remembered<'a>(
     Some(RememberedAdd { position: positions.next(key, pointer), key: key.into(), add })
 }
 
-fn first_stamp(records: &[Record<'_>]) -> Option<Stamp> {
+/// The stamp of the first write of a frame.
+pub(crate) fn first_stamp(records: &[Record<'_>]) -> Option<Stamp> {
     records.iter().find_map(|record| match record {
         Record::Write { stamp, .. } | Record::Adopted { stamp, .. } => Some(*stamp),
         _ => None,

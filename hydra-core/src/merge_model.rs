@@ -21,6 +21,8 @@
 //!
 //! `HYDRA_MODEL_HISTORIES=1000000 cargo test --release -p hydra-core merge_model` runs it for longer.
 
+mod following;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
@@ -43,6 +45,8 @@ use crate::slot::Slot;
 use crate::stamp::{Stamp, Timestamp};
 use crate::state::State as EngineState;
 use crate::vector::VersionVector;
+
+use following::{Followed, Follower};
 
 // ------------------------------------------------------------------------------------ the setting
 
@@ -87,6 +91,12 @@ enum Mutant {
     RetiredTooEarly,
     /// What retired an entry goes together with what still has it, in any order.
     RetirementForgotten,
+    /// Who reads on in a log takes its writer for one who had seen everything.
+    GrowthUnseen,
+    /// What a log grew by is taken in although something had been lost unseen on its keys.
+    GrowthOnContended,
+    /// What a log grew by is taken in although files are missing.
+    GrowthOnGaps,
 }
 
 /// Which tombstones compaction leaves out.
@@ -111,6 +121,8 @@ struct Rules {
     purge: Purge,
     /// Entries of vectors are retired however young they are.
     retires: bool,
+    /// Directories are followed: what logs grew by is read, and compared with reading everything.
+    follows: bool,
     increments: bool,
     keys: usize,
     /// Events that are more frequent than usual, to come sooner upon what a mutant breaks.
@@ -125,6 +137,7 @@ const TWO_NODES: Rules = Rules {
     deletes_travel: true,
     purge: Purge::Never,
     retires: false,
+    follows: false,
     increments: true,
     keys: KEYS.len(),
     focus: &[],
@@ -136,6 +149,14 @@ const PURGING_OLD: Rules = Rules { purge: Purge::Old, ..TWO_NODES };
 const PURGING_ALL: Rules = Rules { purge: Purge::All, increments: false, ..TWO_NODES };
 /// Only where one server has the only copy, entries of vectors are retired.
 const RETIRING: Rules = Rules { nodes: 1, steps: 80, purge: Purge::Old, retires: true, ..RESTORING };
+
+/// Long histories that copy much and compact little.
+const FOLLOWING: Rules = Rules {
+    steps: 100,
+    follows: true,
+    focus: &[Event::Copy, Event::Exchange, Event::Refresh, Event::Put, Event::Increment],
+    ..TWO_NODES
+};
 
 impl Rules {
     fn broken_by(mutant: Mutant) -> Rules {
@@ -150,6 +171,7 @@ impl Rules {
             Mutant::PrefixIsClosed => Rules { focus: &[Compact, Copy, Collect, PropagateDeletes], ..TWO_NODES },
             Mutant::PurgedBase => Rules { focus: &[Exchange, Delete, Increment, Compact], keys: 1, ..PURGING_OLD },
             Mutant::UnlinkedLogs => Rules { focus: &[Evict, Put, Copy, Compact], ..TWO_NODES },
+            Mutant::GrowthUnseen | Mutant::GrowthOnContended => FOLLOWING,
             Mutant::RetiredTooEarly | Mutant::RetirementForgotten => {
                 Rules { focus: &[Crash, Delete, Compact, Collect], ..RETIRING }
             }
@@ -465,6 +487,9 @@ struct World {
     values: u64,
     /// Writes that were copied into the logs of others, on some server that had no more of their own files.
     adopted: BTreeSet<Stamp>,
+    /// Who reads on in each directory, and how that went.
+    followers: Vec<Option<Follower>>,
+    followed: Followed,
     /// What happened, when somebody wants to read it.
     story: Option<Vec<String>>,
 }
@@ -527,6 +552,8 @@ impl World {
             requests: vec![],
             values: 0,
             adopted: BTreeSet::new(),
+            followers: (0..rules.nodes).map(|_| None).collect(),
+            followed: Followed::default(),
             story: None,
         }
     }
@@ -577,6 +604,9 @@ impl World {
             });
             let node = self.dice.below(self.rules.nodes);
             self.happen(chosen.expect("below the total").0, node);
+            if self.rules.follows {
+                self.follow();
+            }
         }
     }
 
@@ -1352,6 +1382,9 @@ macro_rules! violated {
 
 impl World {
     fn judge(&mut self) -> End {
+        if let Some(wrong) = self.followed.wrong.take() {
+            return End::Violation(wrong);
+        }
         for node in 0..self.rules.nodes {
             self.evict(node);
         }
@@ -1678,6 +1711,25 @@ fn retired_entries_bring_nothing_back() {
 }
 
 #[test]
+fn reading_on_gives_what_reading_everything_gives() {
+    let following = |rules: Rules| Rules { follows: true, ..rules };
+    holds("two servers that read on", FOLLOWING, 400);
+    holds("three servers that read on", Rules { nodes: 3, ..FOLLOWING }, 200);
+    holds("backups put back where servers read on", following(RESTORING), 200);
+    holds("tombstones purged where servers read on", following(PURGING_OLD), 100);
+    let (mut grown, mut read_on) = (0, 0);
+    for seed in 1..=100 {
+        let mut world = World::new(seed, FOLLOWING);
+        world.live_through();
+        grown += world.followed.grown;
+        read_on += world.followed.read_on;
+    }
+    println!("of {grown} times that logs grew, {read_on} times reading on was enough");
+    // Three keys that all write to are contended most of the time.
+    assert!(read_on > 500, "{read_on} of {grown}");
+}
+
+#[test]
 fn every_rule_is_needed() {
     let mutants = [
         (Mutant::NoVectorDrop, 1, 100),
@@ -1694,13 +1746,15 @@ fn every_rule_is_needed() {
         (Mutant::PurgedBase, 1, 300),
         (Mutant::RetiredTooEarly, 1, 300),
         (Mutant::RetirementForgotten, 1, 300),
+        (Mutant::GrowthUnseen, 1, 100),
+        (Mutant::GrowthOnContended, 1, 300),
     ];
     let caught = |&(mutant, first, within): &(Mutant, u64, u64)| is_caught(mutant, first, within);
     let survivors: Vec<Mutant> = mutants.iter().filter(|mutant| !caught(mutant)).map(|mutant| mutant.0).collect();
     assert!(survivors.is_empty(), "{survivors:?} survived");
 }
 
-// Two rules matter so seldom that chance takes too long to show it: their histories are written down.
+// Three rules matter so seldom that chance takes too long to show it: their histories are written down.
 
 /// Plays a written history with the rule and without it: only without it something may be wrong.
 #[track_caller]
@@ -1762,6 +1816,24 @@ fn a_log_begun_after_tombstones_were_left_out_asks_for_the_snapshot_that_did() {
         let (name, file) = newest(world, 0);
         world.arrive(1, name, file);
         world.write_snapshot(1, false);
+    });
+}
+
+#[test]
+fn where_something_is_missing_a_log_that_grew_may_make_more_of_others_than_of_itself() {
+    matters(Mutant::GrowthOnGaps, Rules { nodes: 3, follows: true, ..TWO_NODES }, |world| {
+        world.commit(0, None, &[(0, Op::Put("1".to_owned()))], true);
+        let first = newest(world, 0).1.len();
+        world.commit(0, None, &[(1, Op::Put("2".to_owned()))], true);
+        world.copy_all(0, 1);
+        world.commit(1, None, &[(2, Op::Put("3".to_owned()))], true);
+        // The log of the second server refers to what the third has not got of the first one's.
+        let ((name, whole), (other, file)) = (newest(world, 0), newest(world, 1));
+        world.arrive(2, name.clone(), Rc::new(whole[..first].to_vec()));
+        world.arrive(2, other, file);
+        world.follow();
+        world.arrive(2, name, whole);
+        world.follow();
     });
 }
 

@@ -323,7 +323,7 @@ impl Shared {
 }
 
 /// 128 random bits as 32 hexadecimal digits.
-fn random_id() -> Result<String> {
+pub(crate) fn random_id() -> Result<String> {
     let random =
         || getrandom::u64().map_err(|error| Error::new(ErrorCode::Internal, format!("no random bits: {error}")));
     Ok(format!("{:016x}{:016x}", random()?, random()?))

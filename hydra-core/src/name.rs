@@ -45,7 +45,7 @@ impl SwampName {
         for (part, text) in PARTS.into_iter().zip([sanctuary, realm, swamp]) {
             check_part(part, text)?;
         }
-        let text: Arc<str> = format!("{sanctuary}/{realm}/{swamp}").into();
+        let text: Arc<str> = [sanctuary, "/", realm, "/", swamp].concat().into();
         let realm_at = (sanctuary.len() + 1) as u16;
         let swamp_at = realm_at + (realm.len() + 1) as u16;
         let hash = xxhash_rust::xxh64::xxh64(text.as_bytes(), 0);

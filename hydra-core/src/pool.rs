@@ -3,9 +3,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, thread};
 
 /// So many waiting jobs are a crowd; tests make do with less.
 const CROWD: usize = if cfg!(test) { 1 } else { 8 };
@@ -16,7 +15,7 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(crate) struct Pool {
     inner: Arc<Inner>,
     most: usize,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
 struct Inner {
@@ -57,7 +56,7 @@ impl Pool {
 
     fn start_thread(&self) {
         let inner = Arc::clone(&self.inner);
-        let builder = std::thread::Builder::new().name("hydra-commit".into()).stack_size(1 << 20);
+        let builder = thread::Builder::new().name("hydra-commit".into()).stack_size(1 << 20);
         match builder.spawn(move || inner.work_off()) {
             Ok(thread) => self.threads.lock().push(thread),
             Err(error) => {
@@ -97,7 +96,7 @@ impl Inner {
             if let Some(job) = queue.jobs.pop_front() {
                 // A defect in one job must not take the thread with it, and so the work of other swamps.
                 let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                    parking_lot::MutexGuard::unlocked(&mut queue, job);
+                    crate::sync::MutexGuard::unlocked(&mut queue, job);
                 }));
                 if done.is_err() {
                     tracing::error!("a job of the commit threads panicked");

@@ -22,13 +22,9 @@ use crate::slot::Slot;
 use crate::stamp::{Stamp, Timestamp};
 use crate::vector::VersionVector;
 
-/// The conflicts on these keys, the newest first. `base` is what valid snapshots cover.
-pub(crate) fn conflicts<'a>(
-    chunks: &'a [Chunk<'a>],
-    merged: &Merged<'a>,
-    base: &VersionVector,
-    contended: &HashSet<&'a str, KeyHashing>,
-) -> Vec<Lost> {
+/// The conflicts on contended keys, the newest first. `base` is what valid snapshots cover.
+pub(crate) fn conflicts<'a>(chunks: &'a [Chunk<'a>], merged: &Merged<'a>, base: &VersionVector) -> Vec<Lost> {
+    let contended = &merged.contended;
     if contended.is_empty() {
         return Vec::new();
     }

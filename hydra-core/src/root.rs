@@ -21,7 +21,7 @@ pub(crate) struct Root {
     /// Every process that has served this directory under this identity, this one included.
     incarnations: HashSet<u64>,
     /// Released when the file is closed.
-    lock: parking_lot::Mutex<Option<File>>,
+    lock: crate::sync::Mutex<Option<File>>,
 }
 
 /// What the caller knows of the directory; where that contradicts what is there, opening fails.
@@ -53,7 +53,7 @@ impl Root {
             server_id,
             incarnation,
             incarnations,
-            lock: parking_lot::Mutex::new(Some(lock)),
+            lock: crate::sync::Mutex::new(Some(lock)),
         })
     }
 

@@ -15,7 +15,7 @@ use crate::query::Order;
 use crate::shared::Shared;
 use crate::stamp::Timestamp;
 use crate::value::Treasure;
-use crate::waiting::{Waiting, check_wait, on_pool, swamp_with_room};
+use crate::waiting::{Waiting, check_wait, on_pool, swamp_with_room, until};
 use crate::write::{Batch, Committed, Durability, Idempotency, Op, OpResult};
 
 /// The most treasures one shift takes.
@@ -88,6 +88,8 @@ pub struct ShiftRequest {
     pub idempotency: Option<Idempotency>,
     /// On disk before it is acknowledged, whatever the write interval.
     pub sync: bool,
+    /// Takes something before this moment or nothing at all, see [`Batch::deadline`].
+    pub deadline: Option<Instant>,
 }
 
 /// What a shift took.
@@ -132,7 +134,7 @@ async fn shift(shared: &Arc<Shared>, name: &SwampName, request: &ShiftRequest) -
         return attempt(&swamp, request).await;
     }
     let line = Line { swamp: name.clone(), topic: Topic::Shift { due: request.shift.due } };
-    let place = shared.lines.step_in(line, Instant::now() + request.wait, &shared.timer);
+    let place = shared.lines.step_in(line, until(request.wait, request.deadline), &shared.timer);
     let mut nothing = Shifted { treasures: Vec::new(), durability: None, replayed: false };
     while place.turn().await {
         let swamp = swamp_with_room(shared, name).await?;
@@ -165,7 +167,8 @@ async fn attempt(swamp: &Swamp, request: &ShiftRequest) -> Result<Shifted> {
         on_pool(&swamp.0.shared, sort).await?;
     }
     let op = Op::Shift(request.shift.clone());
-    let batch = Batch { idempotency: request.idempotency, sync: request.sync, ..Batch::of(op) };
+    let (idempotency, sync, deadline) = (request.idempotency, request.sync, request.deadline);
+    let batch = Batch { idempotency, sync, deadline, ..Batch::of(op) };
     let Committed { results, durability, replayed } = swamp.write(batch).await?;
     match results.into_iter().next() {
         Some(Ok(OpResult::Shifted(treasures))) => {

@@ -118,6 +118,9 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
+/// The longest version as text.
+const MAX_VERSION_BYTES: usize = base32::WIDTH_64 + 1 + base32::WIDTH_128;
+
 /// The version of a treasure: opaque, unique, never repeated with other content on any copy.
 ///
 /// It is the ETag on the wire. Two versions are equal only if the treasures are equal.
@@ -153,6 +156,18 @@ impl Version {
         }
     }
 
+    /// The token as it is written, in the caller's room: every answer carries one or two, and none is worth an
+    /// allocation.
+    fn text(self, room: &mut [u8; MAX_VERSION_BYTES]) -> &str {
+        let (hlc, rest, counter) = self.to_parts();
+        let width = if counter { base32::WIDTH_128 } else { base32::WIDTH_64 };
+        let end = base32::WIDTH_64 + 1 + width;
+        base32::encode_into(hlc.into(), &mut room[..base32::WIDTH_64]);
+        room[base32::WIDTH_64] = b'-';
+        base32::encode_into(rest, &mut room[base32::WIDTH_64 + 1..end]);
+        std::str::from_utf8(&room[..end]).unwrap_or_default()
+    }
+
     /// The inverse of [`Version::to_parts`].
     pub(crate) fn from_parts(hlc: u64, rest: u128, counter: bool) -> Version {
         if counter {
@@ -165,14 +180,7 @@ impl Version {
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Every answer carries one or two of these, so they are written without an allocation.
-        let (hlc, rest, counter) = self.to_parts();
-        let width = if counter { base32::WIDTH_128 } else { base32::WIDTH_64 };
-        let mut text = [b'-'; base32::WIDTH_64 + 1 + base32::WIDTH_128];
-        base32::encode_into(hlc.into(), &mut text[..base32::WIDTH_64]);
-        let end = base32::WIDTH_64 + 1 + width;
-        base32::encode_into(rest, &mut text[base32::WIDTH_64 + 1..end]);
-        f.write_str(std::str::from_utf8(&text[..end]).unwrap_or_default())
+        f.write_str(self.text(&mut [0; MAX_VERSION_BYTES]))
     }
 }
 
@@ -201,7 +209,7 @@ impl FromStr for Version {
 
 impl Serialize for Version {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(self.text(&mut [0; MAX_VERSION_BYTES]))
     }
 }
 

@@ -11,6 +11,7 @@ use hashbrown::hash_table::Entry;
 use crate::conflict::Lost;
 use crate::counter::{Counter, Sum};
 use crate::engine::CopyState;
+use crate::growth::Tails;
 use crate::hashing::{KeyHashing, hash_key};
 use crate::hidden::is_hidden;
 use crate::hub::Audience;
@@ -237,6 +238,8 @@ pub(crate) struct State {
     conflicts: Vec<Lost>,
     /// Who has to be told what changes.
     pub(crate) audience: Option<Box<Audience>>,
+    /// Where reading the logs of others stopped.
+    pub(crate) tails: Tails,
 }
 
 impl State {
@@ -262,6 +265,7 @@ impl State {
             findings,
             conflicts: merged.conflicts,
             audience: None,
+            tails: Tails::default(),
         };
         if has_hidden {
             state.set_hidden_apart();
@@ -608,6 +612,7 @@ impl State {
             + 160 * self.keys.len()
             + 200 * self.counters.len()
             + conflicts
+            + self.tails.footprint()
             + 400
     }
 }

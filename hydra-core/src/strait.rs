@@ -42,6 +42,10 @@ impl Disk for StraitDisk {
         self.attempt(|disk| disk.read(path))
     }
 
+    fn read_from(&self, path: &Path, from: u64) -> io::Result<Vec<u8>> {
+        self.attempt(|disk| disk.read_from(path, from))
+    }
+
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         self.attempt(|disk| disk.list(dir))
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock};
+use crate::sync::{Mutex, RwLock};
 
 use crate::apply::{Carried, Scene, Stage, carry_out};
 use crate::collect;
@@ -304,6 +304,7 @@ impl Resident {
         count(&self.shared.stats.writes);
         let mut desk = self.desk.lock();
         self.admit(&batch)?;
+        batch.check_deadline()?;
         desk.check_writable(&batch)?;
         desk.refresh_settings(self);
         let queued = desk.exclusive || desk.limbo.is_some() || desk.queue.iter().any(Job::is_alone);

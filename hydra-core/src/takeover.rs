@@ -22,8 +22,9 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use crate::sync::{Mutex, RwLock};
 
 use crate::base32;
 use crate::disk::Disk;
@@ -88,6 +89,8 @@ struct Note {
 pub(crate) struct Takeovers {
     dir: PathBuf,
     folders: RwLock<HashMap<FolderId, Arc<Notes>>>,
+    /// Whether there is an entry in `folders`. Every answer asks, and most servers never take anything over.
+    is_any: AtomicBool,
 }
 
 impl Takeovers {
@@ -98,11 +101,15 @@ impl Takeovers {
         for folder in noted_folders(root, &dir)? {
             folders.insert(folder, Arc::new(Notes::read(root, folder, &dir)?));
         }
-        Ok(Takeovers { dir, folders: RwLock::new(folders) })
+        let is_any = AtomicBool::new(!folders.is_empty());
+        Ok(Takeovers { dir, folders: RwLock::new(folders), is_any })
     }
 
     /// How many files of a folder are noted.
     pub(crate) fn count(&self, folder: FolderId) -> u64 {
+        if !self.is_any.load(Ordering::Acquire) {
+            return 0;
+        }
         let folders = self.folders.read();
         folders.get(&folder).map_or(0, |notes| notes.memory.lock().noted.len() as u64)
     }
@@ -147,6 +154,7 @@ impl Takeovers {
             return notes;
         }
         let mut folders = self.folders.write();
+        self.is_any.store(true, Ordering::Release);
         Arc::clone(folders.entry(folder).or_insert_with(|| Arc::new(Notes::new(&self.dir, folder))))
     }
 }

@@ -4,17 +4,16 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, thread};
 
 type Task = Box<dyn FnOnce() + Send>;
 
 /// Runs short tasks at their time.
 pub(crate) struct Timer {
     inner: Arc<Inner>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 struct Inner {
@@ -58,7 +57,7 @@ impl Timer {
         let mut thread = self.thread.lock();
         if thread.is_none() {
             let inner = Arc::clone(&self.inner);
-            let builder = std::thread::Builder::new().name("hydra-timer".into());
+            let builder = thread::Builder::new().name("hydra-timer".into());
             *thread = builder.spawn(move || inner.sleep_and_run()).ok();
         }
     }
@@ -70,8 +69,7 @@ impl Timer {
         queue.due.clear();
         drop(queue);
         self.inner.changed.notify_one();
-        if let Some(thread) =
-            self.thread.lock().take().filter(|thread| thread.thread().id() != std::thread::current().id())
+        if let Some(thread) = self.thread.lock().take().filter(|thread| thread.thread().id() != thread::current().id())
         {
             // A thread that panicked has reported so; there is nothing left to wait for.
             let _ = thread.join();
@@ -91,7 +89,7 @@ impl Inner {
                 }
                 Some(_) => {
                     if let Some(Reverse(entry)) = queue.due.pop() {
-                        parking_lot::MutexGuard::unlocked(&mut queue, entry.task);
+                        crate::sync::MutexGuard::unlocked(&mut queue, entry.task);
                     }
                 }
             }

@@ -69,6 +69,12 @@ pub(crate) fn check_wait(wait: Duration) -> Result<()> {
     Err(Error::new(ErrorCode::InvalidParameter, detail))
 }
 
+/// When a wait ends that may be cut short.
+pub(crate) fn until(wait: Duration, deadline: Option<Instant>) -> Instant {
+    let until = Instant::now() + wait;
+    deadline.map_or(until, |deadline| deadline.min(until))
+}
+
 /// Runs what may block on a thread of the engine.
 pub(crate) async fn on_pool<T: Send + Unpin + 'static>(
     shared: &Arc<Shared>,

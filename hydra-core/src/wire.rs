@@ -32,7 +32,8 @@ pub use moves::{
 };
 pub use parameters::{Parameters, folder_state, invalid_parameter, with_parameters};
 pub use status::{
-    STATUS_PAGE, STATUS_PAGE_POLICY, StatusBody, StatusMoveBody, StatusRouteBody, StatusServerBody, StatusStayBody,
+    STATUS_PAGE, STATUS_PAGE_POLICY, StatusBody, StatusLearnedBody, StatusMoveBody, StatusRouteBody, StatusServerBody,
+    StatusStayBody,
 };
 
 /// Where a server listens unless told otherwise.
@@ -54,7 +55,8 @@ pub mod header {
     pub const FOLDERS: &str = "hydra-folders";
     /// Sent by clients: the pool they think the server belongs to.
     pub const POOL: &str = "hydra-pool";
-    /// Sent by clients that fall back: the id of the primary that did not answer.
+    /// Sent by clients that fall back: the id of the primary that did not answer. `s1; tried` says that it was tried in
+    /// this very call, for a fallback that knows it to be back.
     pub const FALLBACK_FOR: &str = "hydra-fallback-for";
     /// `fallback` when a copy answered.
     pub const SERVED_BY: &str = "hydra-served-by";
@@ -238,9 +240,13 @@ pub fn split_name(path: &str) -> Result<(SwampName, Option<&str>), Error> {
 /// # Errors
 /// What is wrong, as a predicate.
 pub fn decode_segment(raw: &str) -> Result<Cow<'_, str>, &'static str> {
-    let Some((plain, _)) = raw.split_once('%') else { return Ok(Cow::Borrowed(raw)) };
-    let mut bytes = plain.as_bytes().to_vec();
-    for piece in raw.split('%').skip(1) {
+    // Nearly all are plain.
+    if !raw.as_bytes().contains(&b'%') {
+        return Ok(Cow::Borrowed(raw));
+    }
+    let mut pieces = raw.split('%');
+    let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
+    for piece in pieces {
         let digit = |at: usize| char::from(*piece.as_bytes().get(at)?).to_digit(16);
         let (Some(high), Some(low)) = (digit(0), digit(1)) else {
             return Err("has a % without two hexadecimal digits behind it");
@@ -905,6 +911,38 @@ pub struct MissingFileBody {
 pub struct SettleBody {
     /// The version of the listing.
     pub version: String,
+    /// What holds the writes off meanwhile. Then they go to the owner from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<String>,
+}
+
+/// Writes in the owner's place wait for a moment, so that the folder can return:
+/// `POST /v1/folders/{F}/takeover/seal`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SealTakeoverBody {
+    /// How long at most.
+    pub lease_ms: u64,
+}
+
+/// What holds the writes of a copy off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SealedTakeoverBody {
+    /// The folder.
+    pub folder: FolderId,
+    /// Names this seal, to whoever settles or gives it back.
+    pub seal: String,
+    /// How long it holds from when it was asked for.
+    pub lease_ms: u64,
+}
+
+/// Writes are taken again: `POST /v1/folders/{F}/takeover/unseal`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnsealTakeoverBody {
+    /// The seal.
+    pub seal: String,
 }
 
 /// Nothing superseded is removed until then: `POST /v1/folders/{F}/hold`.

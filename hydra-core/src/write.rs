@@ -5,8 +5,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use crate::error::{Applied, Error, ErrorCode, Result};
 use crate::locks::{Lock, LockOp};
@@ -199,6 +200,9 @@ pub struct Batch {
     pub sync: bool,
     /// A delete leaves its mark even where nothing is found: for a copy that may lag behind.
     pub mark_deletes: bool,
+    /// Carried out before this moment or not at all, because whoever asked waits no longer. Default whenever its turn
+    /// comes.
+    pub deadline: Option<Instant>,
 }
 
 impl Batch {
@@ -220,6 +224,12 @@ impl Batch {
             Op::Lock(lock) => lock.adds(),
             op => op.is_write() && !matches!(op, Op::Delete { .. }),
         })
+    }
+
+    /// Refuses what comes too late to be carried out.
+    pub(crate) fn check_deadline(&self) -> Result<()> {
+        let is_over = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        if is_over { Err(Error::too_late()) } else { Ok(()) }
     }
 
     /// How much of a group it takes up: a shift looks past what those before it in the group took.

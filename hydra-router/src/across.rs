@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use hydra_core::wire::{Problem, header};
 use hydra_core::{Error, ErrorCode, FolderId, FolderSet};
-use hydra_sdk::{ClientMap, ForwardRequest, ForwardResponse, Hydra, OpClass};
+use hydra_sdk::{ClientMap, ForwardRequest, ForwardResponse, Headers, Hydra, OpClass};
 
 use crate::answer::Refusal;
 use crate::forward::request_of;
@@ -20,7 +21,7 @@ pub struct Across {
     pub(crate) hydra: Hydra,
     /// The map as it was at the beginning; who is asked is decided by the one in force.
     pub(crate) map: Arc<ClientMap>,
-    headers: Arc<Vec<(String, Vec<u8>)>>,
+    headers: Headers,
     own_token: bool,
 }
 
@@ -31,13 +32,15 @@ impl Across {
     /// `invalid-config` when it has no map.
     pub fn new(hydra: Hydra) -> Result<Across, Error> {
         let map = hydra.map().ok_or_else(|| Error::new(ErrorCode::InvalidConfig, "this needs a client map"))?;
-        Ok(Across { hydra, map, headers: Arc::default(), own_token: true })
+        Ok(Across { hydra, map, headers: Headers::new(), own_token: true })
     }
 
     /// The data set, asked for whoever sent a request.
     pub(crate) fn of(gateway: &Gateway, head: &Head) -> Result<Across, Refusal> {
-        let ForwardRequest { mut headers, own_token, .. } = request_of(gateway, head, OpClass::Read)?;
-        headers.retain(|(name, _)| GOES_ON.contains(&name.as_str()));
+        let ForwardRequest { headers, own_token, .. } = request_of(gateway, head, OpClass::Read)?;
+        let all = HeaderMap::from(headers);
+        let goes_on = all.iter().filter(|(name, _)| GOES_ON.contains(&name.as_str()));
+        let headers: HeaderMap = goes_on.map(|(name, value)| (name.clone(), value.clone())).collect();
         Ok(Across { hydra: gateway.hydra.clone(), map: gateway.map(), headers: headers.into(), own_token })
     }
 

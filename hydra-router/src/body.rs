@@ -69,6 +69,8 @@ pub(crate) enum Taken {
 pub(crate) struct RequestBody {
     incoming: Option<Incoming>,
     pause: Duration,
+    /// The next piece was asked for once and had not come.
+    is_awaited: bool,
     patience: Option<Pin<Box<Sleep>>>,
     /// The peer waits for a `100 Continue` before it sends anything.
     is_held_back: bool,
@@ -76,7 +78,7 @@ pub(crate) struct RequestBody {
 
 impl RequestBody {
     pub(crate) fn new(incoming: Incoming, pause: Duration, is_held_back: bool) -> RequestBody {
-        RequestBody { incoming: Some(incoming), pause, patience: None, is_held_back }
+        RequestBody { incoming: Some(incoming), pause, is_awaited: false, patience: None, is_held_back }
     }
 
     /// Reads a body that is to go to every server.
@@ -127,7 +129,7 @@ impl RequestBody {
         while let Some(piece) = self.next().await {
             read.extend_from_slice(&piece.map_err(|error| broken(&error))?);
             if read.len() as u64 > MAX_KEPT_BYTES {
-                let begun = stream::iter([Ok(Chunk::from_owner(read.freeze()))]);
+                let begun = stream::iter([Ok(Chunk::from(read.freeze()))]);
                 return Ok(Taken::Stream(begun.chain(self.map_pieces()).boxed()));
             }
         }
@@ -145,7 +147,7 @@ impl RequestBody {
     }
 
     fn map_pieces(self) -> impl stream::Stream<Item = io::Result<Chunk>> + Send {
-        self.map(|piece| piece.map(Chunk::from_owner))
+        self.map(|piece| piece.map(Chunk::from))
     }
 
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
@@ -173,8 +175,13 @@ impl stream::Stream for RequestBody {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Poll::Ready(piece) = self.poll_piece(context) {
-            self.patience = None;
+            (self.is_awaited, self.patience) = (false, None);
             return Poll::Ready(piece);
+        }
+        // hyper hands over what has come once it was asked for it, in the next turn of the connection: no timer for that.
+        if !std::mem::replace(&mut self.is_awaited, true) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let pause = self.pause;
         let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));

@@ -11,6 +11,7 @@ use crate::Failure;
 use crate::flags::{ExplainFlags, Output};
 use crate::live::{ask_all, on_runtime};
 use crate::output::{line, pretty, print};
+use crate::routers::{Opinion, ask_router};
 
 /// Where a name lives, as it is printed.
 #[derive(Debug, Serialize)]
@@ -30,6 +31,9 @@ struct Explanation {
     path: String,
     /// What each server is to the folder; empty when none was asked.
     servers: Vec<Seen>,
+    /// What a router thinks of these servers and of the folder, where it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    router: Option<Opinion>,
 }
 
 /// A server as the map lists it.
@@ -62,8 +66,16 @@ pub(crate) fn explain(flags: &ExplainFlags) -> Result<(), Failure> {
         on_runtime(async {
             for (explanation, name) in explanations.iter_mut().zip(&flags.names) {
                 explanation.servers = see(&hydra, &map, name).await;
+                if let Some(url) = &flags.router {
+                    let opinion = ask_router(&map, url).await?;
+                    let route = map.route(name);
+                    let servers: Vec<&str> =
+                        route.fallbacks().chain([route.primary()]).map(|server| server.id.as_str()).collect();
+                    explanation.router = Some(opinion.about(route.pool(), route.folder(), &servers));
+                }
             }
-        })?;
+            Ok::<_, Failure>(())
+        })??;
     }
     print(|out| match (flags.output, explanations.as_slice()) {
         (Output::Table, _) => explanations.iter().enumerate().try_for_each(|(place, explanation)| {
@@ -114,6 +126,7 @@ impl Explanation {
             fallbacks: location.fallbacks.iter().map(Listed::of).collect(),
             path: swamp_dir(folder, name).display().to_string(),
             servers: Vec::new(),
+            router: None,
         }
     }
 
@@ -131,7 +144,8 @@ impl Explanation {
             writeln!(out, "fallback  {}  {}", fallback.id, fallback.url)?;
         }
         writeln!(out, "path      {}", self.path)?;
-        self.servers.iter().try_for_each(|seen| seen.row(out))
+        self.servers.iter().try_for_each(|seen| seen.row(out))?;
+        self.router.iter().try_for_each(|router| router.table(out))
     }
 }
 

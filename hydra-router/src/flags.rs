@@ -11,8 +11,11 @@ use hydra_core::{FolderSet, ImportMode, Pattern, SwampName};
 use serde::{Deserialize, Deserializer};
 
 use crate::Failure;
+use crate::bench::BenchFlags;
 use crate::moving::MoveFlags;
+use crate::policies::{ApplyFlags, ShowPoliciesFlags};
 use crate::promote::PromoteFlags;
+use crate::treasures::{DeleteFlags, GetFlags, ListFlags, PutFlags, WatchFlags};
 
 /// Where the client map is unless told otherwise.
 const DEFAULT_MAP: &str = "hydra.toml";
@@ -45,6 +48,23 @@ pub(crate) enum Command {
     Export(ExportFlags),
     /// Send lines of JSON to the servers of their swamps
     Import(ImportFlags),
+    /// Print the value of a treasure
+    Get(GetFlags),
+    /// Store a value, and print its version
+    Put(PutFlags),
+    /// Remove a treasure
+    Delete(DeleteFlags),
+    /// Print the treasures of a swamp
+    List(ListFlags),
+    /// Print what changes in a swamp as it happens, one line of JSON per event
+    Watch(WatchFlags),
+    /// Look at the policies of all servers, or register some everywhere
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
+    /// Measure how much the servers of a map do in a second, through the client
+    Bench(BenchFlags),
     /// Tell who answers, who owns what, what the copies lack and what moves; exit 5 when a server is away
     Status(StatusFlags),
     /// Say which folders should move when servers come or go; changes nothing
@@ -54,6 +74,14 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: MapCommand,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Register the policies of a file on every server; those that are not in it stay
+    Apply(ApplyFlags),
+    /// Print the policies that servers have, and where they differ
+    Show(ShowPoliciesFlags),
 }
 
 #[derive(Debug, Subcommand)]
@@ -188,6 +216,9 @@ pub(crate) struct ExplainFlags {
     /// Do not ask the servers
     #[arg(long)]
     pub(crate) offline: bool,
+    /// Address of a router: what that process thinks of the servers, and what it has learned
+    #[arg(long, value_name = "URL", conflicts_with = "offline")]
+    pub(crate) router: Option<String>,
     /// How the answer is printed
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
@@ -275,6 +306,9 @@ pub(crate) struct StatusFlags {
     /// Do not ask how much is in the folders, for which servers walk them; what copies lack is not known then
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Address of a router: its breakers, where folders stay, and what it has learned, too; several with commas
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub(crate) router: Vec<String>,
     /// Client map
     #[arg(long, env = "HYDRA_MAP", value_name = "FILE", default_value = DEFAULT_MAP)]
     pub(crate) map: PathBuf,
@@ -357,8 +391,11 @@ impl FromStr for Named<f64> {
 #[derive(Debug, Args)]
 pub(crate) struct SyncFlags {
     /// Server whose files are copied
-    #[arg(long, value_name = "ID")]
-    pub(crate) from: String,
+    #[arg(value_name = "FROM", required_unless_present = "from")]
+    source: Option<String>,
+    /// The same, as a flag
+    #[arg(long, value_name = "ID", conflicts_with = "source")]
+    from: Option<String>,
     /// Server that gets them; run this on its machine
     #[arg(long, value_name = "ID")]
     pub(crate) to: String,
@@ -389,6 +426,13 @@ pub(crate) struct SyncFlags {
     /// How the result is printed
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
+}
+
+impl SyncFlags {
+    /// The server whose files are copied, however that was said.
+    pub(crate) fn from(&self) -> &str {
+        self.source.as_deref().or(self.from.as_deref()).unwrap_or_default()
+    }
 }
 
 #[derive(Debug, Args)]

@@ -12,14 +12,14 @@ use http_body::Frame;
 use http_body_util::{BodyExt, BodyStream, StreamBody};
 use hydra_core::wire::{EVENT_STREAM, NDJSON, header};
 use hydra_core::{Applied, Error, ErrorCode, SwampName};
-use hydra_sdk::{Chunk, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody, OpClass};
+use hydra_sdk::{ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody, OpClass};
 
 use crate::answer::{self, Refusal, Response};
 use crate::body::{RequestBody, Taken};
 use crate::classify::{class_of, class_of_batch};
 use crate::config::MAX_HOPS;
 use crate::gateway::{Gateway, Head};
-use crate::patience::{wait_of_lock, wait_of_query};
+use crate::patience::{share, wait_of_lock, wait_of_query};
 use crate::peer::StillReading;
 use crate::route::Place;
 
@@ -35,12 +35,12 @@ pub(crate) async fn forward(
     if let Some(target) = with_whole_key(&request.target, place) {
         request.target = target;
     }
-    let still_reading = StillReading::default();
+    // An import is answered while it comes.
+    let still_reading = (*place == Place::Import).then(StillReading::default);
     // The permit is held until the answer begins.
     let _room;
-    let taken = match place {
-        Place::Import => {
-            let reading = still_reading.clone();
+    let taken = match still_reading.clone() {
+        Some(reading) => {
             // It goes with the stream, when the last piece was read or nobody reads on.
             let pieces = body.stream().map(move |piece| {
                 let _goes_along = &reading;
@@ -48,13 +48,13 @@ pub(crate) async fn forward(
             });
             Taken::Stream(pieces.boxed())
         }
-        _ => body.take(&gateway.kept).await?,
+        None => body.take(&gateway.kept).await?,
     };
     match taken {
         Taken::Whole(bytes, room) => {
-            if *place == Place::Lock {
-                request.patience = wait_of_lock(&bytes);
-            }
+            // Time has gone by while the body came.
+            let wait = if *place == Place::Lock { wait_of_lock(&bytes) } else { wait_of_query(&head.parts) };
+            (request.deadline, request.patience) = share(given(head)?, wait);
             if *place == Place::Batch && request.class != OpClass::Read {
                 request.class = class_of_batch(&bytes);
             }
@@ -80,7 +80,7 @@ pub(crate) async fn forward(
                 gateway.metrics.fell_back();
             }
             let mut response = if is_feed(&answer) { feed_of(gateway, answer) } else { response_of(answer) };
-            response.extensions_mut().insert(still_reading);
+            still_reading.map(|reading| response.extensions_mut().insert(reading));
             Ok(response)
         }
         Err(error) => {
@@ -91,13 +91,14 @@ pub(crate) async fn forward(
 }
 
 pub(crate) fn whole(bytes: Bytes) -> ForwardBody {
-    if bytes.is_empty() { ForwardBody::Empty } else { ForwardBody::Whole(Chunk::from_owner(bytes)) }
+    if bytes.is_empty() { ForwardBody::Empty } else { ForwardBody::Whole(bytes.into()) }
 }
 
 /// The request as it goes on, still without a body.
 ///
 /// # Errors
-/// `invalid-header` for hops or a deadline that is no number; `server-unreachable` for a loop.
+/// `invalid-header` for hops or a deadline that is no number; `server-unreachable` for a loop; `server-timeout` when
+/// there is no time left.
 pub(crate) fn request_of(gateway: &Gateway, head: &Head, class: OpClass) -> Result<ForwardRequest, Refusal> {
     let parts = &head.parts;
     let hops = number(&parts.headers, header::HOPS)?.unwrap_or(0);
@@ -110,17 +111,15 @@ pub(crate) fn request_of(gateway: &Gateway, head: &Head, class: OpClass) -> Resu
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let mut request = ForwardRequest::new(class, parts.method.as_str(), target);
     request.own_token = gateway.config.own_token;
-    request.deadline = number(&parts.headers, header::DEADLINE_MS)?.map(Duration::from_millis);
-    request.patience = wait_of_query(parts);
+    (request.deadline, request.patience) = share(given(head)?, wait_of_query(parts));
     let named = named_by_connection(&parts.headers);
-    for (name, value) in &parts.headers {
-        let is_ours = [header::HOPS, header::REQUEST_ID].contains(&name.as_str());
-        if !is_ours && !named.contains(name) {
-            request.headers.push((name.as_str().to_owned(), value.as_bytes().to_vec()));
-        }
-    }
-    request.headers.push((header::HOPS.to_owned(), (hops + 1).to_string().into_bytes()));
-    request.headers.push((header::REQUEST_ID.to_owned(), head.id.as_bytes().to_vec()));
+    // With room for what is added here and by the client.
+    let mut headers = HeaderMap::with_capacity(parts.headers.len() + 8);
+    headers.extend(parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+    named.iter().for_each(|name| drop(headers.remove(name)));
+    headers.insert(header::HOPS, HeaderValue::from(hops + 1));
+    headers.insert(header::REQUEST_ID, head.id.clone());
+    request.headers = headers.into();
     Ok(request)
 }
 
@@ -130,8 +129,15 @@ pub(crate) fn request_of(gateway: &Gateway, head: &Head, class: OpClass) -> Resu
 /// Those of [`request_of`].
 pub(crate) fn request_to_read(gateway: &Gateway, head: &Head, class: OpClass) -> Result<ForwardRequest, Refusal> {
     let mut request = request_of(gateway, head, class)?;
-    request.headers.retain(|(name, _)| name != ACCEPT_ENCODING.as_str());
+    request.headers.remove(ACCEPT_ENCODING.as_str());
     Ok(request)
+}
+
+/// What is left of the time that the client gives the request, if it says so.
+fn given(head: &Head) -> Result<Option<Duration>, Error> {
+    let Some(given) = number(&head.parts.headers, header::DEADLINE_MS)? else { return Ok(None) };
+    let left = Duration::from_millis(given).saturating_sub(head.begun.elapsed());
+    if left.is_zero() { Err(Error::too_late()) } else { Ok(Some(left)) }
 }
 
 /// A target whose key has pieces like `%2E%2E`, which URLs take for steps: with its slashes encoded, which means the same.
@@ -182,12 +188,7 @@ fn feed_of(gateway: &Gateway, answer: ForwardResponse) -> Response {
 
 /// The answer of a server as it goes back.
 pub(crate) fn response_of(answer: ForwardResponse) -> Response {
-    let mut headers = HeaderMap::with_capacity(answer.headers.len() + 2);
-    for (name, value) in &answer.headers {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
-            headers.append(name, value);
-        }
-    }
+    let mut headers = HeaderMap::from(answer.headers);
     if answer.retried > 0 {
         headers.insert(answer::RETRIED, HeaderValue::from(answer.retried));
     }
@@ -205,7 +206,7 @@ impl Stream for Pieces {
     type Item = std::io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Pin::new(&mut self.0).poll_next(context).map(|piece| piece.map(|piece| piece.map(Bytes::from_owner)))
+        Pin::new(&mut self.0).poll_next(context).map(|piece| piece.map(|piece| piece.map(Bytes::from)))
     }
 }
 

@@ -1,14 +1,15 @@
 //! The router behind its port: what holds for every request.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use http::header::{EXPECT, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, ORIGIN};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
 use hydra_core::wire::{Parameters, header};
-use hydra_core::{Error, ErrorCode, FolderCount};
+use hydra_core::{Error, ErrorCode, FolderCount, Timestamp};
 use hydra_sdk::{ClientMap, Hydra};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
@@ -31,8 +32,8 @@ pub(crate) struct Gateway {
     draining: AtomicBool,
     /// Ends feeds and long polls, which would not end by themselves.
     pub(crate) ending: CancellationToken,
-    /// Makes the request ids of this process differ from those of the one before.
-    started: u128,
+    /// What request ids begin with, so that those of this process differ from those of the one before.
+    started: String,
     requests: AtomicU64,
 }
 
@@ -42,6 +43,8 @@ pub(crate) struct Head {
     pub(crate) parts: Parts,
     /// The id that goes with it to the servers and back.
     pub(crate) id: HeaderValue,
+    /// When it came.
+    pub(crate) begun: Instant,
 }
 
 impl Gateway {
@@ -52,7 +55,7 @@ impl Gateway {
             router: answer::ascii(config.id.clone()),
             draining: AtomicBool::new(false),
             ending: CancellationToken::new(),
-            started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis()),
+            started: format!("{}-{:x}", config.id, Timestamp::now().as_millis()),
             requests: AtomicU64::new(0),
             hydra,
             config,
@@ -79,7 +82,7 @@ impl Gateway {
         let begun = Instant::now();
         let (parts, incoming) = request.into_parts();
         let body = RequestBody::new(incoming, self.config.body_timeout, parts.headers.contains_key(EXPECT));
-        let head = Head { id: self.request_id(&parts), parts };
+        let head = Head { id: self.request_id(&parts), parts, begun };
         let outcome = self.dispatch(&head, body).await;
         let mut response = outcome.unwrap_or_else(|refusal| refusal.into_response(&head.id));
         response.headers_mut().append(answer::ROUTER, self.router.clone());
@@ -154,7 +157,10 @@ impl Gateway {
             Some(sent) => sent.clone(),
             None => {
                 let number = self.requests.fetch_add(1, Ordering::Relaxed);
-                answer::ascii(format!("{}-{:x}-{number:x}", self.config.id, self.started))
+                // The number has up to 16 digits.
+                let mut id = String::with_capacity(self.started.len() + 17);
+                let _ = write!(id, "{}-{number:x}", self.started);
+                answer::ascii(id)
             }
         }
     }

@@ -402,9 +402,7 @@ impl Import {
             body.push(b'\n');
         }
         let class = if self.mode == ImportMode::Upsert { OpClass::Overwrite } else { OpClass::Exclusive };
-        let mut request = self.across.request(class, "POST", target);
-        request.headers.push((CONTENT_TYPE.as_str().to_owned(), NDJSON.as_bytes().to_vec()));
-        request.body = whole(body.into());
+        let request = self.across.request(class, "POST", target).with_body(NDJSON, whole(body.into()));
         let hydra = &self.across.hydra;
         let answer = match &group.name {
             Some(name) => hydra.forward(name, request).await,

@@ -1,5 +1,6 @@
 //! The program `hydra-router`: a gateway by a client map, and the commands over one.
 
+mod bench;
 mod explain;
 mod flags;
 mod live;
@@ -7,16 +8,19 @@ mod maps;
 mod moving;
 mod output;
 mod plan;
+mod policies;
 mod promote;
+mod routers;
 mod serving;
 mod status;
 mod sync;
 mod transfer;
+mod treasures;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use flags::{Cli, Command, MapCommand};
+use flags::{Cli, Command, MapCommand, PolicyCommand};
 use hydra_sdk::{ErrorKind, MapError};
 
 /// How a run ended when it did not end well: what to say, and with which exit code.
@@ -35,6 +39,11 @@ impl Failure {
     /// A flag, a variable, a file of settings or a map cannot be used.
     pub(crate) fn usage(message: impl Into<String>) -> Failure {
         Failure { code: 2, message: message.into() }
+    }
+
+    /// What was asked for is not there.
+    pub(crate) fn absent(message: impl Into<String>) -> Failure {
+        Failure { code: 3, message: message.into() }
     }
 
     /// Something is in another state than it has to be.
@@ -74,6 +83,12 @@ impl From<hydra_sdk::Error> for Failure {
         match error.kind() {
             ErrorKind::Config | ErrorKind::Invalid => Failure::usage(error.to_string()),
             ErrorKind::Unauthenticated | ErrorKind::Denied => Failure { code: 6, message: error.to_string() },
+            ErrorKind::VersionMismatch | ErrorKind::AlreadyExists | ErrorKind::Conflict | ErrorKind::NotOwner => {
+                Failure::conflict(error.to_string())
+            }
+            ErrorKind::Network | ErrorKind::Timeout | ErrorKind::Unavailable | ErrorKind::Overloaded => {
+                Failure::unavailable(error.to_string())
+            }
             _ => Failure::failed(error.to_string()),
         }
     }
@@ -102,6 +117,14 @@ fn main() -> ExitCode {
         Command::Scan(flags) => transfer::scan(&flags),
         Command::Export(flags) => transfer::export(&flags),
         Command::Import(flags) => transfer::import(&flags),
+        Command::Get(flags) => treasures::get(&flags),
+        Command::Put(flags) => treasures::put(&flags),
+        Command::Delete(flags) => treasures::delete(&flags),
+        Command::List(flags) => treasures::list(&flags),
+        Command::Watch(flags) => treasures::watch(&flags),
+        Command::Policy { command: PolicyCommand::Apply(flags) } => policies::apply(&flags),
+        Command::Policy { command: PolicyCommand::Show(flags) } => policies::show(&flags),
+        Command::Bench(flags) => bench::bench(&flags),
         Command::Status(flags) => status::status(&flags),
         Command::Plan(flags) => plan::plan(&flags),
         Command::Map { command: MapCommand::Check(flags) } => maps::check(&flags),

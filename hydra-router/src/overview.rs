@@ -13,8 +13,8 @@ use futures_util::stream::{self, StreamExt};
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
 use hydra_core::wire::{
-    EVENT_STREAM, Parameters, STATUS_PAGE, STATUS_PAGE_POLICY, StatusBody, StatusMoveBody, StatusRouteBody,
-    StatusServerBody, StatusStayBody,
+    EVENT_STREAM, Parameters, STATUS_PAGE, STATUS_PAGE_POLICY, StatusBody, StatusLearnedBody, StatusMoveBody,
+    StatusRouteBody, StatusServerBody, StatusStayBody,
 };
 use hydra_core::{Error, ErrorCode, FolderId, FolderSet};
 use hydra_sdk::{MapServer, OpClass, ServerState};
@@ -203,6 +203,12 @@ impl Overview {
             primary: stay.primary,
             fallback: stay.fallback,
         });
+        let learned = hydra.redirects().into_iter().map(|(pool, folder, redirect)| StatusLearnedBody {
+            pool,
+            folder,
+            server: redirect.server,
+            epoch: redirect.epoch,
+        });
         Ok(StatusBody {
             kind: "router".to_owned(),
             id: self.id.clone(),
@@ -215,6 +221,7 @@ impl Overview {
             routes: routes.collect(),
             moves,
             stays: stays.collect(),
+            learned: learned.collect(),
             load: self.metrics.load(),
             sizes: sizes.map(largest),
         })
@@ -251,6 +258,7 @@ fn text_of(state: ServerState) -> String {
     match state {
         ServerState::Up => "up",
         ServerState::Back => "back",
+        ServerState::Quarantined => "quarantined",
         _ => "down",
     }
     .to_owned()

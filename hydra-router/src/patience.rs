@@ -1,4 +1,5 @@
-//! How long a server is asked to wait before it answers: a try must not end before that. Pure.
+//! How long a server is asked to wait before it answers: a try must not end before that, and lasts no longer than
+//! the client gives it. Pure.
 //!
 //! What a server would refuse counts as no wait.
 
@@ -26,6 +27,13 @@ pub(crate) fn wait_of_lock(body: &[u8]) -> Duration {
     allowed(serde_json::from_slice(body).map_or(Duration::ZERO, |Waiting { wait }| wait))
 }
 
+/// What is left of the time that a client gives a request, waits included: how much of it is for asking, and how much
+/// for a server that waits. Without a limit the wait comes on top of what is usual.
+pub(crate) fn share(given: Option<Duration>, wait: Duration) -> (Option<Duration>, Duration) {
+    let wait = given.map_or(wait, |given| wait.min(given));
+    (given.map(|given| given - wait), wait)
+}
+
 fn allowed(wait: Duration) -> Duration {
     if wait <= MAX_WAIT { wait } else { Duration::ZERO }
 }
@@ -33,6 +41,15 @@ fn allowed(wait: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_client_gives_is_all_there_is() {
+        let seconds = Duration::from_secs;
+        assert_eq!(share(None, seconds(20)), (None, seconds(20)));
+        assert_eq!(share(Some(seconds(25)), seconds(20)), (Some(seconds(5)), seconds(20)));
+        assert_eq!(share(Some(seconds(5)), seconds(20)), (Some(Duration::ZERO), seconds(5)));
+        assert_eq!(share(Some(seconds(5)), Duration::ZERO), (Some(seconds(5)), Duration::ZERO));
+    }
 
     #[test]
     fn waits_are_read_where_they_stand() {

@@ -24,13 +24,10 @@ pub(crate) struct PromoteFlags {
     /// Folders to promote, e.g. 50-74
     #[arg(value_name = "FOLDERS")]
     pub(crate) folders: FolderSet,
-    /// Server that is dead
-    #[arg(long, value_name = "ID")]
-    pub(crate) of: String,
     /// Server that keeps copies and is to own the folders
     #[arg(long, value_name = "ID")]
-    pub(crate) to: String,
-    /// The dead server once more: I made sure that it is off and does not come back as the owner
+    pub(crate) on: String,
+    /// Server that is dead: I made sure that it is off and does not come back as the owner
     #[arg(long, value_name = "ID")]
     pub(crate) i_fenced: String,
     /// Client map
@@ -69,14 +66,14 @@ pub(crate) fn run(flags: &PromoteFlags) -> Result<(), Failure> {
 }
 
 async fn promote(flags: &PromoteFlags, map: &ClientMap) -> Result<(), Failure> {
-    let PromoteFlags { folders, of, to, i_fenced, .. } = flags;
+    let PromoteFlags { folders, on: to, i_fenced: of, .. } = flags;
     folders.check(map.folders()).map_err(|error| Failure::usage(error.detail().to_owned()))?;
-    for (flag, id) in [("--of", of), ("--to", to)] {
+    for (flag, id) in [("--i-fenced", of), ("--on", to)] {
         map.server(id).ok_or_else(|| Failure::usage(format!("{flag}: the map has no server {id:?}")))?;
     }
-    if of == to || i_fenced != of {
+    if of == to {
         return Err(Failure::usage(format!(
-            "--i-fenced {i_fenced:?} has to name the dead server, {of:?}, and --to another"
+            "--i-fenced has to name the dead server, and --on another; both are {to:?}"
         )));
     }
     let hydra = Hydra::with_map(map.clone())?;

@@ -7,6 +7,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use hydra_sdk::Hydra;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -119,12 +121,13 @@ impl Connections {
         let is_late = self.draining.is_cancelled();
         // In a box: a task that captures a future and then waits for it keeps room for it twice.
         let connection = Box::pin(greet(stream, Arc::clone(&self.gateway), self.draining.clone(), is_late));
-        let ended = self.ended.clone();
+        let mut ended = rarely(self.ended.clone().cancelled_owned());
         let task = async move {
             let _slot = slot;
             tokio::select! {
+                biased;
                 () = connection => {}
-                () = ended.cancelled() => {}
+                Some(()) = ended.next() => {}
             }
         };
         if is_late {
@@ -173,26 +176,30 @@ where
     });
     let builder = builder(!is_late);
     let mut connection = pin!(builder.serve_connection(io, service));
-    let mut expired = pin!(peer.expired(&gateway.config));
-    let mut is_told = is_late;
+    let mut expired = rarely(peer.expired(&gateway.config));
+    let mut drained = rarely(draining.cancelled());
     loop {
         tokio::select! {
+            biased;
             outcome = connection.as_mut() => {
                 if let Err(error) = outcome {
                     tracing::debug!("a connection ended: {error}");
                 }
                 return;
             }
-            () = draining.cancelled(), if !is_told => {
-                is_told = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = &mut expired => {
+            Some(()) = drained.next(), if !is_late => connection.as_mut().graceful_shutdown(),
+            Some(()) = expired.next() => {
                 tracing::debug!("a connection was closed: its peer took too long");
                 return;
             }
         }
     }
+}
+
+/// A future that is polled when it has something to say, and not whenever its task runs: connections run with every
+/// request, and would contend for what they all wait for. Nothing comes after its end.
+fn rarely<F: Future<Output = ()>>(future: F) -> FuturesUnordered<F> {
+    FuturesUnordered::from_iter([future])
 }
 
 fn builder(keep_alive: bool) -> Builder<TokioExecutor> {

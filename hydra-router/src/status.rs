@@ -12,6 +12,7 @@ use crate::Failure;
 use crate::flags::{Output, StatusFlags};
 use crate::live::on_runtime;
 use crate::output::{bytes_of, line, pretty, print};
+use crate::routers::{Opinion, ask_routers};
 use crate::serving::Signals;
 use gather::gather;
 
@@ -30,6 +31,9 @@ struct Status {
     servers: Vec<ServerStatus>,
     /// The folders, in ranges that are alike.
     folders: Vec<FolderStatus>,
+    /// What routers think of the servers, where they were asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    routers: Vec<Opinion>,
 }
 
 /// One server.
@@ -140,7 +144,7 @@ pub(crate) fn status(flags: &StatusFlags) -> Result<(), Failure> {
     on_runtime(async {
         let hydra = Hydra::with_map(map.clone())?;
         if !flags.watch {
-            let status = Status::of(&hydra, &map, !flags.quick).await;
+            let status = Status::of(&hydra, &map, flags).await?;
             status.print(flags.output)?;
             return status.verdict();
         }
@@ -148,7 +152,7 @@ pub(crate) fn status(flags: &StatusFlags) -> Result<(), Failure> {
             Signals::new().map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
         let watching = async {
             loop {
-                let status = Status::of(&hydra, &map, !flags.quick).await;
+                let status = Status::of(&hydra, &map, flags).await?;
                 match flags.output {
                     Output::Table => {
                         // Home, and nothing below.
@@ -168,8 +172,8 @@ pub(crate) fn status(flags: &StatusFlags) -> Result<(), Failure> {
 }
 
 impl Status {
-    async fn of(hydra: &Hydra, map: &ClientMap, with_sizes: bool) -> Status {
-        let (servers, each) = gather(hydra, map, with_sizes).await;
+    async fn of(hydra: &Hydra, map: &ClientMap, flags: &StatusFlags) -> Result<Status, Failure> {
+        let (servers, each) = gather(hydra, map, !flags.quick).await;
         let mut folders: Vec<(FolderStatus, Vec<u32>)> = Vec::new();
         for (folder, status) in each {
             match folders.iter_mut().find(|(known, _)| known.is_like(&status)) {
@@ -188,7 +192,8 @@ impl Status {
         let folders: Vec<FolderStatus> = named.collect();
         let ok = servers.iter().all(|server| server.reachable) && folders.iter().all(FolderStatus::is_well);
         let (cluster, epoch) = (map.cluster().to_owned(), map.epoch());
-        Status { cluster, epoch, folders_total: map.folders().get(), ok, servers, folders }
+        let routers = ask_routers(map, &flags.router).await?;
+        Ok(Status { cluster, epoch, folders_total: map.folders().get(), ok, servers, folders, routers })
     }
 
     fn print(&self, output: Output) -> Result<(), Failure> {
@@ -197,7 +202,8 @@ impl Status {
             Output::Json => pretty(out, self),
             Output::Ndjson => {
                 self.servers.iter().try_for_each(|server| line(out, server))?;
-                self.folders.iter().try_for_each(|folders| line(out, folders))
+                self.folders.iter().try_for_each(|folders| line(out, folders))?;
+                self.routers.iter().try_for_each(|router| line(out, router))
             }
         })
     }
@@ -227,13 +233,18 @@ impl Status {
             writeln!(out, "{pool:<10} {set:<16} {primary:<12} {state:<12} {:<12} {copies}", bytes_of(*bytes))?;
             folders.notes.iter().try_for_each(|note| writeln!(out, "{:<10} {note}", ""))?;
         }
+        for router in &self.routers {
+            writeln!(out)?;
+            router.table(out)?;
+        }
         Ok(())
     }
 
     /// Not well where a server is away or a folder is not as the map says; a copy that lags behind is nothing special.
     fn verdict(&self) -> Result<(), Failure> {
-        let away: Vec<&str> =
-            self.servers.iter().filter(|server| !server.reachable).map(|server| server.id.as_str()).collect();
+        let servers = self.servers.iter().filter(|server| !server.reachable).map(|server| server.id.as_str());
+        let routers = self.routers.iter().filter(|router| router.error.is_some()).map(|router| router.url.as_str());
+        let away: Vec<&str> = servers.chain(routers).collect();
         if away.is_empty() {
             Ok(())
         } else {

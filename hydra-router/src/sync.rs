@@ -2,7 +2,8 @@
 //!
 //! A pass checks that both directories are those of the map, notes on both servers that the folders are
 //! copied, runs rsync, and with `--settle` lets the folders return that the source took over for the
-//! receiver. What was checked and noted once is not checked again until a pass fails.
+//! receiver. Where writes came meanwhile, and always come, they wait while rsync runs once more. What was checked and
+//! noted once is not checked again until a pass fails.
 
 mod place;
 mod rsync;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use hydra_core::wire::{ProbeBody, Problem};
 use hydra_core::{Engine, EngineOptions};
-use hydra_sdk::{ClientMap, FolderId, FolderSet, ForwardRequest, Hydra, MapServer, OpClass};
+use hydra_sdk::{ClientMap, FolderId, FolderSet, ForwardRequest, Hydra, MapServer, OpClass, Settlement};
 use serde::Serialize;
 
 use crate::Failure;
@@ -22,6 +23,9 @@ use crate::output::{line, pretty, print};
 use crate::serving::Signals;
 use place::Place;
 use rsync::Rsync;
+
+/// The longest that writes wait for a copy, so that a folder can return. A copy that takes longer than this finds none.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What one pass did, as it is printed.
 #[derive(Debug, Serialize)]
@@ -100,10 +104,10 @@ fn interrupted(flags: &SyncFlags) -> Result<(), Failure> {
 
 impl<'m> Job<'m> {
     fn new(map: &'m ClientMap, flags: &SyncFlags) -> Result<Job<'m>, Failure> {
-        let from = endpoint(map, "--from", &flags.from, flags.from_dir.as_deref())?;
+        let from = endpoint(map, "--from", flags.from(), flags.from_dir.as_deref())?;
         let to = endpoint(map, "--to", &flags.to, flags.to_dir.as_deref())?;
         if from.0.id == to.0.id {
-            return Err(Failure::usage(format!("--from and --to are the same server {:?}", flags.from)));
+            return Err(Failure::usage(format!("--from and --to are the same server {:?}", flags.from())));
         }
         if from.1.is_remote() && to.1.is_remote() {
             return Err(Failure::usage(format!(
@@ -172,7 +176,7 @@ impl<'m> Job<'m> {
             bytes: copied.bytes,
             ms,
             vanished: copied.vanished,
-            takeovers: self.settle().await?,
+            takeovers: self.settle(begun.elapsed()).await?,
             warnings: std::mem::take(&mut self.warnings),
         })
     }
@@ -222,16 +226,40 @@ impl<'m> Job<'m> {
         Err(Failure::failed(format!("{} could not be told that its folders are copied: {why}", server.id)))
     }
 
-    /// Lets the folders return whose take-over the receiver has everything of.
-    async fn settle(&self) -> Result<Vec<Takeover>, Failure> {
+    /// Lets the folders return whose take-over the receiver has everything of. `took` is how long the copy took.
+    async fn settle(&self, took: Duration) -> Result<Vec<Takeover>, Failure> {
         let mut takeovers = Vec::new();
         for folder in self.settles.iter().filter(|_| !self.is_dry) {
             let found = self.hydra.settle(folder, &self.to.0.id, &self.from.0.id).await?;
             if found.files > 0 {
-                takeovers.push(Takeover { folder, files: found.files, missing: found.missing, settled: found.settled });
+                takeovers.push(Takeover::new(folder, &found));
             }
         }
+        // What is left now came while rsync ran. It is not much, so the next run is shorter.
+        if takeovers.iter().any(|takeover| !takeover.settled) && took < LONGEST_PAUSE {
+            self.settle_paused(&mut takeovers).await?;
+        }
         Ok(takeovers)
+    }
+
+    /// Copies once more while the writes wait that came into the way, and settles.
+    async fn settle_paused(&self, takeovers: &mut [Takeover]) -> Result<(), Failure> {
+        let mut returning = Vec::new();
+        for takeover in takeovers.iter_mut().filter(|takeover| !takeover.settled) {
+            let (to, from) = (&self.to.0.id, &self.from.0.id);
+            if let Some(begun) = self.hydra.begin_return(takeover.folder, to, from, LONGEST_PAUSE).await? {
+                returning.push((takeover, begun));
+            }
+        }
+        if returning.is_empty() {
+            return Ok(());
+        }
+        let copied = self.rsync.run().await;
+        for (takeover, begun) in returning {
+            let found = self.hydra.finish_return(begun).await?;
+            *takeover = Takeover::new(takeover.folder, &found);
+        }
+        copied.map(drop)
     }
 }
 
@@ -350,6 +378,10 @@ impl Report {
 }
 
 impl Takeover {
+    fn new(folder: FolderId, found: &Settlement) -> Takeover {
+        Takeover { folder, files: found.files, missing: found.missing, settled: found.settled }
+    }
+
     fn row(&self, out: &mut dyn Write) -> io::Result<()> {
         let outcome = match (self.settled, self.missing) {
             (true, _) => "settled".to_owned(),

@@ -231,6 +231,13 @@ impl Breaker {
         is_trusted_now
     }
 
+    /// Somebody else has seen the server serve: it is tried without waiting for the end of the open period.
+    pub(crate) fn vouch(&mut self) {
+        if self.is_open() {
+            self.state = State::HalfOpen { stage: 0, successes: 0 };
+        }
+    }
+
     /// As if nothing had ever happened.
     pub(crate) fn reset(&mut self) {
         *self = Breaker::new(self.hold_down);

@@ -1,6 +1,7 @@
 //! [`Hydra`]: the data set as one thing, wherever it lives.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use hydra_core::{FolderId, Pattern, Policy, SwampName, folder_of};
 use serde::de::DeserializeOwned;
@@ -10,9 +11,10 @@ use crate::cluster::{CallOptions, Cluster};
 use crate::connect::HydraBuilder;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::failback::{Settlement, Staying};
+use crate::failback::{Returning, Settlement, Staying};
 use crate::forward::{ForwardRequest, ForwardResponse};
 use crate::health::ServerState;
+use crate::hint::Owner;
 use crate::map::{ClientMap, MapServer};
 use crate::server::Server;
 use crate::subscribe_many::SubscribeMany;
@@ -200,6 +202,16 @@ impl Hydra {
         staying
     }
 
+    /// Every folder that servers said lives elsewhere than the map says, with its pool; in the order of their numbers.
+    #[must_use]
+    pub fn redirects(&self) -> Vec<(String, FolderId, Redirect)> {
+        let Endpoint::Remote(cluster) = self.endpoint() else { return Vec::new() };
+        let mut all = cluster.state().all_learned();
+        all.sort_by(|(a, first, _), (b, second, _)| (a, first).cmp(&(b, second)));
+        let redirect = |owner: Owner| Redirect { server: owner.id, epoch: owner.epoch };
+        all.into_iter().map(|(pool, folder, owner)| (pool, folder, redirect(owner))).collect()
+    }
+
     /// Settles what `fallback` wrote in one folder in place of `primary`: when the primary has all of
     /// it, the fallback forgets that it took over, and clients that stayed with it return.
     ///
@@ -211,6 +223,32 @@ impl Hydra {
     /// answer, or refused.
     pub async fn settle(&self, folder: FolderId, primary: &str, fallback: &str) -> Result<Settlement> {
         self.cluster()?.settle(folder, primary, fallback).await
+    }
+
+    /// Lets writes of one folder wait at `fallback`, for `pause` at most, so that what it took over from `primary` can be
+    /// copied to the end: the first half of a return that writes without pause would hold up for ever. Whoever copies
+    /// files does so next and calls [`Hydra::finish_return`]. Nothing where writes wait for somebody else, or did a
+    /// moment ago. Reads go on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when the map has no such server; otherwise when the fallback did not answer, or refused.
+    pub async fn begin_return(
+        &self,
+        folder: FolderId,
+        primary: &str,
+        fallback: &str,
+        pause: Duration,
+    ) -> Result<Option<Returning>> {
+        self.cluster()?.begin_return(folder, primary, fallback, pause).await
+    }
+
+    /// Settles what was taken over until [`Hydra::begin_return`], if the primary has it, and sends writes there; otherwise
+    /// they go on at the fallback.
+    ///
+    /// # Errors
+    /// When one of the two did not answer, or refused.
+    pub async fn finish_return(&self, returning: Returning) -> Result<Settlement> {
+        self.cluster()?.finish_return(returning).await
     }
 
     /// Registers a policy on every server of the map, one after the other.

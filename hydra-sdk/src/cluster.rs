@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hydra_core::wire::{folder_path, header};
@@ -13,7 +13,7 @@ use reqwest::Method;
 use crate::access::{Credentials, Given, authority, is_exposed};
 use crate::endpoint::Part;
 use crate::error::{Attempt, Error, ErrorKind, Result, TryOutcome};
-use crate::failback::{self, Settlement};
+use crate::failback::{Returning, Settlement, Way};
 use crate::failover::{Answered, Call, with_fallback};
 use crate::hint::{Hint, Learned, Owner};
 use crate::map::{ClientMap, Finding, FolderMove, MapError, Route};
@@ -243,8 +243,32 @@ impl Cluster {
     /// Settles what a fallback took over from a primary in one folder, if the primary has it.
     pub(crate) async fn settle(&self, folder: FolderId, primary: &str, fallback: &str) -> Result<Settlement> {
         let state = self.state();
-        let (primary, fallback) = (state.server(primary)?, state.server(fallback)?);
-        failback::settle(fallback, primary, folder, state.announce(primary.pool())).await
+        state.way(folder, primary, fallback)?.settle().await
+    }
+
+    /// Lets writes at a fallback wait, so that a folder can return.
+    pub(crate) async fn begin_return(
+        &self,
+        folder: FolderId,
+        primary: &str,
+        fallback: &str,
+        pause: Duration,
+    ) -> Result<Option<Returning>> {
+        let state = self.state();
+        let seal = state.way(folder, primary, fallback)?.seal(pause).await?;
+        let (primary, fallback) = (primary.to_owned(), fallback.to_owned());
+        Ok(seal.map(|seal| Returning { folder, primary, fallback, seal }))
+    }
+
+    /// Settles what was written until then, or lets writes go on.
+    pub(crate) async fn finish_return(&self, returning: Returning) -> Result<Settlement> {
+        let state = self.state();
+        let way = state.way(returning.folder, &returning.primary, &returning.fallback)?;
+        let settled = way.settle_under(Some(&returning.seal), Instant::now()).await;
+        if !settled.as_ref().is_ok_and(|found| found.settled) {
+            way.unseal(&returning.seal).await;
+        }
+        settled
     }
 
     /// Sends a request to every server. Fails if one did not answer, after all were asked.
@@ -369,6 +393,11 @@ impl State {
         self.learned.owner(route.pool(), route.folder())
     }
 
+    /// Everything that was learned of owners.
+    pub(crate) fn all_learned(&self) -> Vec<(String, FolderId, Owner)> {
+        self.learned.all()
+    }
+
     /// Calls about the folder of a route go to its owner from now on.
     pub(crate) fn learn(&self, route: Route<'_>, owner: Owner) {
         let event = ClientEvent::FolderLearned {
@@ -425,6 +454,12 @@ impl State {
     /// The folder of a route; `None` where only the server knows.
     pub(crate) fn folder_of(&self, route: Route<'_>) -> Option<FolderId> {
         (self.origin != Origin::Address { folders: None }).then_some(route.folder())
+    }
+
+    /// The way back of a folder from a fallback.
+    fn way(&self, folder: FolderId, primary: &str, fallback: &str) -> Result<Way<'_>> {
+        let (primary, fallback) = (self.server(primary)?, self.server(fallback)?);
+        Ok(Way { fallback, primary, folder, announce: self.announce(primary.pool()) })
     }
 
     /// What a server of a pool is told.

@@ -251,9 +251,11 @@ fn kind_of(code: ErrorCode) -> ErrorKind {
         | ErrorCode::BatchTooLarge
         | ErrorCode::UriTooLong
         | ErrorCode::HeadersTooLarge => ErrorKind::TooLarge,
-        ErrorCode::NotOwner | ErrorCode::FolderFenced | ErrorCode::FolderImporting | ErrorCode::FolderMoved => {
-            ErrorKind::NotOwner
-        }
+        ErrorCode::NotOwner
+        | ErrorCode::FolderFenced
+        | ErrorCode::FolderImporting
+        | ErrorCode::FolderMoved
+        | ErrorCode::FolderReturned => ErrorKind::NotOwner,
         ErrorCode::MissingToken | ErrorCode::InvalidToken => ErrorKind::Unauthenticated,
         ErrorCode::ScopeDenied | ErrorCode::OriginDenied => ErrorKind::Denied,
         ErrorCode::Overloaded | ErrorCode::Busy | ErrorCode::TooManyStreams => ErrorKind::Overloaded,

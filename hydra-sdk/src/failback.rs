@@ -15,6 +15,18 @@
 //! folder is under way at a time; after a "not yet" the next one waits for a random time below a
 //! ceiling that doubles from a tenth of the hold-down up to the whole of it. Calls wait for none of this.
 //!
+//! Where writes never pause the primary always lacks the newest of them. So when it was seen twice in a row that copies
+//! come within [`crate::Settings::failback_pause`], the fallback is asked to take no writes for that long:
+//!
+//! ```text
+//! POST fallback /v1/folders/F/takeover/seal    no more writes, for a moment
+//! GET, holds, settle as above                  the last of it has come
+//! POST fallback /v1/folders/F/takeover/unseal  it has not: writes go on there
+//! ```
+//!
+//! Writes that come meanwhile wait. Then the fallback sends them to the primary (`folder-returned`), and with them every
+//! other client that still stays. One that cannot reach the primary says so, and the fallback takes its write.
+//!
 //! A folder also returns when the fallback goes down, because the primary is then all there is, and
 //! when [`crate::Hydra::fail_back`] says so. Returning too early loses nothing: the files meet later,
 //! and until then reads miss what is in them.
@@ -22,10 +34,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use hydra_core::FolderId;
-use hydra_core::wire::{HoldsBody, MissingBody, SettleBody, TakeoverBody, folder_path, header};
+use futures_util::{StreamExt, stream};
+use hydra_core::wire::{
+    HoldsBody, MissingBody, SealTakeoverBody, SealedTakeoverBody, SettleBody, TakeoverBody, TakeoverFileBody,
+    UnsealTakeoverBody, folder_path, header,
+};
+use hydra_core::{FolderId, MAX_RETURN_PAUSE};
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,6 +57,14 @@ use crate::settings::{Failback, OpClass};
 
 /// How many files the primary is asked about at once.
 const FILES_AT_ONCE: usize = 1_000;
+/// How many folders are led back at once.
+const FOLDERS_AT_ONCE: usize = 16;
+/// So often in a row the primary must have got in time what was listed: once may be chance.
+const ROUNDS: usize = 2;
+/// How soon the primary is asked again what it has got.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long writes wait where only three requests have to be answered meanwhile.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A folder that stays with a fallback because of what was written there in the primary's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +88,24 @@ pub struct Settlement {
     pub missing: usize,
     /// Whether nothing is left to settle. `false` with nothing missing: a write came meanwhile.
     pub settled: bool,
+}
+
+/// A folder whose writes wait at a fallback, so that it can return; see [`crate::Hydra::begin_return`]. Dropped, they wait
+/// until the time is over.
+#[derive(Debug)]
+pub struct Returning {
+    pub(crate) folder: FolderId,
+    pub(crate) primary: String,
+    pub(crate) fallback: String,
+    pub(crate) seal: String,
+}
+
+impl Returning {
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> FolderId {
+        self.folder
+    }
 }
 
 /// The folders of one primary that stay with a fallback.
@@ -161,6 +203,13 @@ impl Stays {
         due.collect()
     }
 
+    /// The holder itself says that the primary has everything.
+    pub(crate) fn returned(&self, folder: FolderId) {
+        if self.count.load(Ordering::Acquire) > 0 {
+            self.remove(&mut self.lock(), folder);
+        }
+    }
+
     /// Ends a stay, unless the holder has told of notes since the question was put.
     fn end(&self, due: &Due) -> bool {
         let mut stays = self.lock();
@@ -210,11 +259,10 @@ async fn watch(primary: Weak<Server>) {
     loop {
         let Some(pause) = primary.upgrade().map(|primary| pause_between_probes(primary.settings())) else { return };
         tokio::time::sleep(pause).await;
-        let Some(primary) = primary.upgrade() else { return };
+        let Some(primary) = &primary.upgrade() else { return };
         if primary.health.is_up() {
-            for due in primary.stays.due() {
-                look(&primary, &due).await;
-            }
+            let due = stream::iter(primary.stays.due());
+            due.for_each_concurrent(FOLDERS_AT_ONCE, |due| async move { look(primary, &due).await }).await;
         }
         if primary.stays.count.load(Ordering::Acquire) == 0 {
             // A stay that begins right now finds no watch with its next answer, and starts one.
@@ -224,11 +272,12 @@ async fn watch(primary: Weak<Server>) {
     }
 }
 
-/// Asks once whether a folder can return, and lets it.
+/// Looks once for the way back of a folder, and lets it return.
 async fn look(primary: &Server, due: &Due) {
     let announce = Announce { folders: None, pool: Some(primary.pool()) };
     let (folder, fallback) = (due.folder, due.holder.label());
-    match settle(&due.holder, primary, folder, announce).await {
+    let way = Way { fallback: &due.holder, primary, folder, announce };
+    match way.lead_back().await {
         Ok(settlement) if settlement.settled => {
             if primary.stays.end(due) {
                 tracing::info!(%folder, primary = primary.label(), fallback, "the folder returns to its primary");
@@ -241,31 +290,131 @@ async fn look(primary: &Server, due: &Due) {
     }
 }
 
-/// Asks a fallback what it took over, the primary whether it has it, and when nothing is missing
-/// tells the fallback that this is settled.
-pub(crate) async fn settle(
-    fallback: &Server,
-    primary: &Server,
-    folder: FolderId,
-    announce: Announce<'_>,
-) -> Result<Settlement> {
-    let asked = Request::new(OpClass::Read, Method::GET, folder_path(folder, "takeover"));
-    let takeover: TakeoverBody = read(&fallback.ask(&asked, None, announce).await?)?;
-    let mut settlement = Settlement { files: takeover.files.len(), missing: 0, settled: takeover.count == 0 };
-    for files in takeover.files.chunks(FILES_AT_ONCE) {
-        let asked = with_body(folder_path(folder, "holds"), &HoldsBody { files: files.to_vec() })?;
-        let answer: MissingBody = read(&primary.ask(&asked, None, announce).await?)?;
-        settlement.missing += answer.missing.len();
+/// The way of one folder from a fallback back to its primary.
+#[derive(Debug)]
+pub(crate) struct Way<'s> {
+    pub(crate) fallback: &'s Server,
+    pub(crate) primary: &'s Server,
+    pub(crate) folder: FolderId,
+    pub(crate) announce: Announce<'s>,
+}
+
+impl Way<'_> {
+    /// Settles when the primary has everything; lets writes wait for that where copies come often enough.
+    async fn lead_back(&self) -> Result<Settlement> {
+        let pause = self.pause();
+        for _ in 0..ROUNDS {
+            let listed = self.listed().await?;
+            let missing = self.lacking_after(&listed.files, pause).await?;
+            if listed.count == 0 || missing > 0 {
+                return Ok(Settlement { files: listed.files.len(), missing, settled: listed.count == 0 });
+            }
+        }
+        self.settle_within(pause).await
     }
-    if settlement.settled || settlement.missing > 0 {
-        return Ok(settlement);
+
+    /// Settles if the primary has everything now. Writes wait no longer than it takes to find out.
+    pub(crate) async fn settle(&self) -> Result<Settlement> {
+        let listed = self.listed().await?;
+        let missing = self.lacking(&listed.files).await?.len();
+        if listed.count == 0 || missing > 0 {
+            return Ok(Settlement { files: listed.files.len(), missing, settled: listed.count == 0 });
+        }
+        self.settle_within(Duration::ZERO).await
     }
-    let asked = with_body(folder_path(folder, "takeover/settle"), &SettleBody { version: takeover.version })?;
-    let answer = fallback.ask(&asked, None, announce).await?;
-    match answer.status {
-        200..=299 => Ok(Settlement { settled: true, ..settlement }),
-        412 => Ok(settlement),
-        _ => Err(answer.to_error()),
+
+    /// Lets writes wait, for so long at most that the primary gets what it lacks, and settles.
+    async fn settle_within(&self, pause: Duration) -> Result<Settlement> {
+        let until = Instant::now() + pause;
+        let seal = self.seal(pause.max(SHORTEST_PAUSE)).await?;
+        let settled = self.settle_under(seal.as_deref(), until).await;
+        if let Some(seal) = seal.filter(|_| !settled.as_ref().is_ok_and(|found| found.settled)) {
+            self.unseal(&seal).await;
+        }
+        settled
+    }
+
+    /// Settles what was written until a seal, when the primary has it. Without one a write that comes meanwhile is in the
+    /// way.
+    pub(crate) async fn settle_under(&self, seal: Option<&str>, until: Instant) -> Result<Settlement> {
+        let listed = self.listed().await?;
+        let patience = until.saturating_duration_since(Instant::now());
+        let missing = self.lacking_after(&listed.files, if seal.is_some() { patience } else { Duration::ZERO }).await?;
+        let mut settlement = Settlement { files: listed.files.len(), missing, settled: false };
+        if missing > 0 {
+            return Ok(settlement);
+        }
+        let body = SettleBody { version: listed.version, seal: seal.map(str::to_owned) };
+        let answer = self.post(self.fallback, "takeover/settle", &body).await?;
+        match answer.status {
+            200..=299 => settlement.settled = true,
+            409 | 412 => {}
+            _ => return Err(answer.to_error()),
+        }
+        Ok(settlement)
+    }
+
+    /// What the fallback wrote.
+    async fn listed(&self) -> Result<TakeoverBody> {
+        let asked = Request::new(OpClass::Read, Method::GET, folder_path(self.folder, "takeover"));
+        read(&self.fallback.ask(&asked, None, self.announce).await?)
+    }
+
+    /// Which of these files the primary has not, or not all of.
+    async fn lacking(&self, files: &[TakeoverFileBody]) -> Result<Vec<TakeoverFileBody>> {
+        let mut lacking = Vec::new();
+        for files in files.chunks(FILES_AT_ONCE) {
+            let answer = self.post(self.primary, "holds", &HoldsBody { files: files.to_vec() }).await?;
+            let missing = read::<MissingBody>(&answer)?.missing.into_iter();
+            lacking.extend(missing.map(|file| TakeoverFileBody {
+                swamp: file.swamp,
+                file: file.file,
+                bytes: file.bytes,
+            }));
+        }
+        Ok(lacking)
+    }
+
+    /// How many of these files the primary lacks when it was given so much time to get them.
+    async fn lacking_after(&self, files: &[TakeoverFileBody], patience: Duration) -> Result<usize> {
+        let until = Instant::now() + patience;
+        let mut lacking = self.lacking(files).await?;
+        while !lacking.is_empty() && Instant::now() + LOOK_AGAIN < until {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            lacking = self.lacking(&lacking).await?;
+        }
+        Ok(lacking.len())
+    }
+
+    /// How long writes may wait. Calls that wait end in time.
+    fn pause(&self) -> Duration {
+        let settings = self.primary.settings();
+        settings.failback_pause.min(settings.deadline / 2).min(MAX_RETURN_PAUSE)
+    }
+
+    /// Lets writes at the fallback wait; nothing where they do so for somebody else, did a moment ago, or never shall.
+    pub(crate) async fn seal(&self, pause: Duration) -> Result<Option<String>> {
+        if self.primary.settings().failback_pause.is_zero() {
+            return Ok(None);
+        }
+        let lease_ms = u64::try_from(pause.min(MAX_RETURN_PAUSE).as_millis()).unwrap_or(u64::MAX);
+        let answer = self.post(self.fallback, "takeover/seal", &SealTakeoverBody { lease_ms }).await?;
+        match answer.status {
+            409 => Ok(None),
+            _ => read::<SealedTakeoverBody>(&answer).map(|sealed| Some(sealed.seal)),
+        }
+    }
+
+    /// Lets writes go on. If that is not heard, the seal ends by itself.
+    pub(crate) async fn unseal(&self, seal: &str) {
+        let body = UnsealTakeoverBody { seal: seal.to_owned() };
+        if let Err(error) = self.post(self.fallback, "takeover/unseal", &body).await {
+            tracing::debug!(folder = %self.folder, fallback = self.fallback.label(), %error, "a seal is left to its end");
+        }
+    }
+
+    async fn post(&self, server: &Server, verb: &str, body: &impl Serialize) -> Result<Answer> {
+        server.ask(&with_body(folder_path(self.folder, verb), body)?, None, self.announce).await
     }
 }
 

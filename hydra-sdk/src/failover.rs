@@ -23,7 +23,7 @@
 //! [`crate::breaker`].
 //!
 //! A server that does not own the folder says so, and nothing was done: its hint is followed to a server of the map, at most
-//! three times. A folder that is sealed for a move is waited for, up to the deadline.
+//! three times. A folder that is sealed, for a move or for its return to the primary, is waited for, up to the deadline.
 
 mod tries;
 
@@ -81,6 +81,7 @@ pub(crate) async fn with_fallback(call: &Call<'_>, request: &Request) -> Result<
             Outcome::Rejected(_, Remedy::Elsewhere) => tries.leaving(),
             Outcome::Rejected(answer, Remedy::Later(after)) => tries.later(answer, after),
             Outcome::Rejected(answer, Remedy::Sealed) => tries.sealed(answer),
+            Outcome::Rejected(answer, Remedy::Primary) => tries.returned(answer),
             Outcome::Rejected(answer, Remedy::Importing(hint)) => tries.importing(answer, hint).await,
             Outcome::Rejected(answer, Remedy::Owner(hint)) => tries.misrouted(answer, hint)?,
         }

@@ -9,10 +9,11 @@ use bytes::Bytes;
 use futures_core::Stream;
 use hydra_core::wire::header;
 use reqwest::Method;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::failover::Answered;
+use crate::headers::Headers;
 use crate::outcome::{Answer, AnswerBody};
 use crate::request::{Request, RequestBody, new_key};
 use crate::settings::{Fallback, OpClass};
@@ -26,15 +27,23 @@ impl Chunk {
     pub fn from_owner(owner: impl AsRef<[u8]> + Send + 'static) -> Chunk {
         Chunk(Bytes::from_owner(owner))
     }
-
-    pub(crate) fn into_bytes(self) -> Bytes {
-        self.0
-    }
 }
 
 impl AsRef<[u8]> for Chunk {
     fn as_ref(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl From<Bytes> for Chunk {
+    fn from(bytes: Bytes) -> Chunk {
+        Chunk(bytes)
+    }
+}
+
+impl From<Chunk> for Bytes {
+    fn from(chunk: Chunk) -> Bytes {
+        chunk.0
     }
 }
 
@@ -82,7 +91,7 @@ pub struct ForwardRequest {
     /// Headers. Those of one connection only (`Connection`, `Host`, `Transfer-Encoding`, …) are
     /// left out, also `Hydra-Fallback-For` and `Hydra-Pool`, which say what this client does itself.
     /// A write without `Idempotency-Key` gets one.
-    pub headers: Vec<(String, Vec<u8>)>,
+    pub headers: Headers,
     /// The body.
     pub body: ForwardBody,
     /// What the fallbacks may be asked, in place of the pool's setting.
@@ -98,14 +107,12 @@ pub struct ForwardRequest {
 }
 
 impl std::fmt::Debug for ForwardRequest {
-    /// Headers by their names alone: some are secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
         f.debug_struct("ForwardRequest")
             .field("method", &self.method)
             .field("target", &self.target)
             .field("class", &self.class)
-            .field("headers", &headers)
+            .field("headers", &self.headers)
             .field("body", &self.body)
             .finish_non_exhaustive()
     }
@@ -119,7 +126,7 @@ impl ForwardRequest {
             class,
             method: method.into(),
             target: target.into(),
-            headers: Vec::new(),
+            headers: Headers::new(),
             body: ForwardBody::Empty,
             fallback: None,
             deadline: None,
@@ -128,23 +135,22 @@ impl ForwardRequest {
         }
     }
 
+    /// The same with a body of this type; a type that no header can say is left out.
+    #[must_use]
+    pub fn with_body(mut self, content_type: &str, body: ForwardBody) -> ForwardRequest {
+        self.headers.set("content-type", content_type);
+        self.body = body;
+        self
+    }
+
     /// The request as it is sent.
     pub(crate) fn into_request(self) -> Result<Request> {
         check_target(&self.target)?;
         let method = Method::from_bytes(self.method.as_bytes())
             .map_err(|_| Error::new(ErrorKind::Invalid, format!("{:?} is no HTTP method", self.method)))?;
         let is_stream = matches!(self.body, ForwardBody::Stream(_));
-        let mut headers = HeaderMap::with_capacity(self.headers.len() + 4);
-        for (name, value) in &self.headers {
-            let (Ok(name), Ok(mut value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
-            else {
-                return Err(Error::new(ErrorKind::Invalid, format!("the header {name:?} cannot be sent")));
-            };
-            value.set_sensitive(name == AUTHORIZATION);
-            if !is_own(name.as_str(), is_stream) {
-                headers.append(name, value);
-            }
-        }
+        let mut headers = self.headers.without(|name| is_own(name, is_stream));
+        headers.get_mut(AUTHORIZATION).into_iter().for_each(|secret| secret.set_sensitive(true));
         if self.class.is_write() && !headers.contains_key(header::IDEMPOTENCY_KEY) {
             let key = HeaderValue::from_str(&new_key());
             headers.extend(key.ok().map(|key| (HeaderName::from_static(header::IDEMPOTENCY_KEY), key)));
@@ -191,9 +197,11 @@ fn is_own(name: &str, is_stream: bool) -> bool {
 /// (`.`, `..`, also percent-encoded) and a backslash. They are part of no allowed name or key.
 fn check_target(target: &str) -> Result<()> {
     let path = target.split(['?', '#']).next().unwrap_or_default();
+    // The longest step is both dots percent-encoded; hardly any segment begins like one.
     let is_step = |segment: &str| {
-        let plain = segment.replace("%2e", ".").replace("%2E", ".");
-        plain == "." || plain == ".."
+        segment.starts_with(['.', '%'])
+            && segment.len() <= "%2e%2e".len()
+            && matches!(segment.replace("%2e", ".").replace("%2E", ".").as_str(), "." | "..")
     };
     let usable = path.starts_with('/') && !path.contains('\\') && !target.contains('#');
     if usable && target.bytes().all(|byte| byte.is_ascii_graphic()) && !path.split('/').any(is_step) {
@@ -214,7 +222,7 @@ pub struct ForwardResponse {
     /// The HTTP status; also an error of the server is an answer.
     pub status: u16,
     /// Headers, without those of one connection.
-    pub headers: Vec<(String, Vec<u8>)>,
+    pub headers: Headers,
     /// The id of the server in the map.
     pub server: String,
     /// Whether a fallback answered in place of the primary.
@@ -229,8 +237,7 @@ impl ForwardResponse {
     /// The first value of a header; `name` in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.headers.iter().find(|(known, _)| known == name)?;
-        std::str::from_utf8(value).ok()
+        self.headers.get(name)
     }
 
     pub(crate) fn of(answered: Answered) -> ForwardResponse {
@@ -239,20 +246,13 @@ impl ForwardResponse {
     }
 
     pub(crate) fn new(answer: Answer, server: String) -> ForwardResponse {
-        let headers = answer
-            .headers
-            .iter()
-            .filter(|(name, _)| {
-                !matches!(name.as_str(), "connection" | "keep-alive" | "transfer-encoding" | "upgrade" | "trailer")
-            })
-            .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
-            .collect();
+        let is_hop =
+            |name: &str| matches!(name, "connection" | "keep-alive" | "transfer-encoding" | "upgrade" | "trailer");
+        let headers = Headers::from(Headers::from(answer.headers).without(is_hop));
         let body = match answer.body {
-            AnswerBody::Whole(bytes) => ForwardedBody { rest: None, whole: Some(bytes), silence: None },
-            AnswerBody::Lost(_) => ForwardedBody { rest: None, whole: None, silence: None },
-            AnswerBody::Open(response) => {
-                ForwardedBody { rest: Some(Box::pin(response.bytes_stream())), whole: None, silence: None }
-            }
+            AnswerBody::Whole(bytes) => ForwardedBody::new(Some(bytes), None),
+            AnswerBody::Lost(_) => ForwardedBody::new(None, None),
+            AnswerBody::Open(response) => ForwardedBody::new(None, Some(Box::pin(response.bytes_stream()))),
         };
         ForwardResponse { status: answer.status, headers, server, fell_back: false, retried: 0, body }
     }
@@ -265,10 +265,19 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 pub struct ForwardedBody {
     whole: Option<Bytes>,
     rest: Option<Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>>,
+    /// The next piece was asked for once and had not come.
+    is_awaited: bool,
     silence: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl ForwardedBody {
+    fn new(
+        whole: Option<Bytes>,
+        rest: Option<Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>>,
+    ) -> ForwardedBody {
+        ForwardedBody { whole, rest, is_awaited: false, silence: None }
+    }
+
     /// The whole body.
     ///
     /// # Errors
@@ -291,8 +300,13 @@ impl Stream for ForwardedBody {
         }
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
         if let Poll::Ready(piece) = rest.as_mut().poll_next(context) {
-            self.silence = None;
+            (self.is_awaited, self.silence) = (false, None);
             return Poll::Ready(piece.map(|piece| piece.map(Chunk).map_err(io::Error::other)));
+        }
+        // A short body is there already, and handed over by its connection in the next turn: no timer for that.
+        if !std::mem::replace(&mut self.is_awaited, true) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let silence = self.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(LONGEST_SILENCE)));
         match silence.as_mut().poll(context) {

@@ -98,6 +98,11 @@ impl Health {
         self.breaker().trust(Instant::now())
     }
 
+    /// Somebody has seen it serve: it is tried, whatever was known.
+    pub(crate) fn vouch(&self) {
+        self.breaker().vouch();
+    }
+
     /// Trusted from now on.
     pub(crate) fn reset(&self) {
         self.breaker().reset();

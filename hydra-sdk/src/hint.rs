@@ -83,6 +83,15 @@ impl Learned {
         true
     }
 
+    /// Everything that was learned: pool, folder, owner.
+    pub(crate) fn all(&self) -> Vec<(String, FolderId, Owner)> {
+        let owners = self.owners.read().unwrap_or_else(PoisonError::into_inner);
+        let of_pools = owners.iter();
+        let all =
+            of_pools.flat_map(|(pool, of)| of.iter().map(|(folder, owner)| (pool.clone(), *folder, owner.clone())));
+        all.collect()
+    }
+
     /// What still holds beside a map of this epoch, which knows these servers.
     pub(crate) fn beside(&self, epoch: u64, knows: impl Fn(&str) -> bool) -> Learned {
         let mut owners = self.owners.read().unwrap_or_else(PoisonError::into_inner).clone();

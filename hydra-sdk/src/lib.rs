@@ -44,6 +44,7 @@ mod failback;
 mod failover;
 mod filter;
 mod forward;
+mod headers;
 mod health;
 mod hint;
 mod map;
@@ -67,9 +68,10 @@ pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use connect::HydraBuilder;
 pub use error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 pub use event::{Event, EventKind, EventStream, Waited};
-pub use failback::{Settlement, Staying};
+pub use failback::{Returning, Settlement, Staying};
 pub use filter::Filter;
 pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody};
+pub use headers::Headers;
 pub use health::ServerState;
 pub use hydra_core::{
     Applied, Compression, CopyState, ErrorCode, EventId, Expired, FolderCount, FolderId, FolderSet, LockInfo, Number,

@@ -43,6 +43,8 @@ pub(crate) enum Remedy {
     Elsewhere,
     /// Ask the owner of the folder, where its id is known.
     Owner(Option<Hint>),
+    /// Ask the primary again: it has all that this fallback wrote in its place.
+    Primary,
     /// Ask the same server until it serves the folder, and the owner meanwhile where its id is known: it gets the folder.
     Importing(Option<Hint>),
     /// Ask the same server until it takes writes again: the folder is about to move.
@@ -171,6 +173,7 @@ impl Answer {
             let hint = self.hint();
             return Some(match self.code() {
                 Some(ErrorCode::FolderImporting) => Remedy::Importing(hint),
+                Some(ErrorCode::FolderReturned) => Remedy::Primary,
                 _ => Remedy::Owner(hint),
             });
         }

@@ -1,6 +1,5 @@
 //! A request before it is sent: kept whole, so that it can be sent again to the same or another server.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +12,7 @@ use hydra_core::wire::header;
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::forward::{Chunk, ChunkStream};
+use crate::forward::ChunkStream;
 use crate::outcome::{Cause, Failure};
 use crate::settings::OpClass;
 
@@ -61,17 +60,11 @@ impl Request {
         self.header("content-type", content_type)
     }
 
-    /// Waits for `future`, at most `limit`; a body that is streamed has `limit` for each piece.
-    pub(crate) async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
-        let mut future = std::pin::pin!(future);
-        loop {
-            if let Ok(output) = tokio::time::timeout(limit, future.as_mut()).await {
-                return Some(output);
-            }
-            match &self.body {
-                RequestBody::Stream(stream) if stream.has_moved_within(limit) => {}
-                RequestBody::Stream(_) | RequestBody::Whole(_) => return None,
-            }
+    /// Whether a piece of a body that is streamed was taken in so long.
+    pub(crate) fn has_moved_within(&self, limit: Duration) -> bool {
+        match &self.body {
+            RequestBody::Stream(stream) => stream.has_moved_within(limit),
+            RequestBody::Whole(_) => false,
         }
     }
 
@@ -187,7 +180,7 @@ impl Stream for Lent {
         if piece.is_ready() {
             self.home.moved();
         }
-        piece.map(|piece| piece.map(|chunk| chunk.map(Chunk::into_bytes)))
+        piece.map(|piece| piece.map(|chunk| chunk.map(Bytes::from)))
     }
 }
 

@@ -1,5 +1,6 @@
 //! One server of the map: its connections, what is known about its health, and one exchange with it.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -39,6 +40,8 @@ const SILENCE: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Server {
     listed: MapServer,
+    /// Its address, read.
+    base: Url,
     /// How errors call it: its id, or its address where the id is not known.
     label: String,
     pool: String,
@@ -87,16 +90,34 @@ pub(crate) struct ThisTry<'c> {
     pub(crate) left: Duration,
     /// What the server is told about the map.
     pub(crate) announce: Announce<'c>,
-    /// The id of the primary when a fallback is asked in its place.
-    pub(crate) fallback_for: Option<&'c str>,
+    /// The primary when a fallback is asked in its place.
+    pub(crate) fallback_for: Option<Primary<'c>>,
+}
+
+/// A primary that does not answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Primary<'c> {
+    pub(crate) id: &'c str,
+    /// In this very call it was tried, in vain.
+    pub(crate) was_tried: bool,
+}
+
+impl fmt::Display for Primary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id)?;
+        if self.was_tried { f.write_str("; tried") } else { Ok(()) }
+    }
 }
 
 impl Server {
     pub(crate) fn new(making: Making<'_>) -> Result<Arc<Server>> {
         let Making { listed, label, pool, settings, credentials, expected, notices } = making;
         let client = connections(&listed.url, settings, credentials, POOL_SIZE)?;
+        let refuse = |error| Error::new(ErrorKind::Config, format!("{:?} is no address: {error}", listed.url));
+        let base = Url::parse(&listed.url).map_err(refuse)?;
         Ok(Arc::new_cyclic(|me| Server {
             listed: listed.clone(),
+            base,
             label: label.to_owned(),
             pool: pool.to_owned(),
             settings: settings.clone(),
@@ -229,14 +250,13 @@ impl Server {
             Err(failure) => return Outcome::NotSent(failure),
         };
         let begun = Instant::now();
-        let response = match request.within(this.timeout, self.unless_dead(client.execute(http))).await {
-            None => return Outcome::Maybe(Failure::timeout()),
-            Some(Err(outcome)) => return outcome,
-            Some(Ok(response)) => response,
+        let mut response = match self.unless_dead(client.execute(http), request, this.timeout).await {
+            Err(outcome) => return outcome,
+            Ok(response) => response,
         };
         let mut answer = Answer {
             status: response.status().as_u16(),
-            headers: response.headers().clone(),
+            headers: std::mem::take(response.headers_mut()),
             body: AnswerBody::Open(response),
         };
         if request.collect || outcome::needs_body(answer.status) {
@@ -249,27 +269,39 @@ impl Server {
         outcome::of_answer(answer)
     }
 
-    /// Waits for an answer as long as the server lives. When it is silent, somebody looks whether it does.
-    async fn unless_dead(&self, answer: impl Future<Output = reqwest::Result<Response>>) -> Result<Response, Outcome> {
+    /// Waits for an answer as long as the server lives and the try may take; a body that is streamed has `limit` for
+    /// each piece. When the server is silent, somebody looks whether it lives. One timer does for both.
+    async fn unless_dead(
+        &self,
+        answer: impl Future<Output = reqwest::Result<Response>>,
+        request: &Request,
+        limit: Duration,
+    ) -> Result<Response, Outcome> {
         let mut answer = std::pin::pin!(answer);
         let begun = Instant::now();
         let mut deaths = self.health.deaths();
         let mut silence = SILENCE;
-        let mut look_at = tokio::time::Instant::now() + silence;
+        let (mut look_at, mut give_up_at) = (begun + silence, begun + limit);
         loop {
             tokio::select! {
                 biased;
                 answered = answer.as_mut() => return answered.map_err(|error| outcome::of_error(&error)),
-                () = tokio::time::sleep_until(look_at) => {
-                    self.suspect();
-                    silence *= 2;
-                    look_at += silence;
+                () = tokio::time::sleep_until(look_at.min(give_up_at).into()) => {
+                    if give_up_at > look_at {
+                        self.suspect();
+                        silence *= 2;
+                        look_at += silence;
+                    } else if request.has_moved_within(limit) {
+                        give_up_at += limit;
+                    } else {
+                        return Err(Outcome::Maybe(Failure::timeout()));
+                    }
                 }
                 Ok(()) = deaths.changed() => break,
             }
         }
         // A try that still connects ends by itself, and knows then that nothing was sent.
-        let connecting = self.connect_timeout().saturating_sub(begun.elapsed());
+        let connecting = self.connect_timeout().min(limit).saturating_sub(begun.elapsed());
         match tokio::time::timeout(connecting, answer).await {
             Ok(answered) => answered.map_err(|error| outcome::of_error(&error)),
             Err(_) => Err(Outcome::Maybe(Failure::new(Cause::Death, "died before it answered"))),
@@ -308,10 +340,7 @@ impl Server {
     }
 
     fn prepare(&self, request: &Request, this: &ThisTry<'_>) -> Result<reqwest::Request, Failure> {
-        let base = self.listed.url.trim_end_matches('/');
-        let url = Url::parse(&format!("{base}{}", request.target))
-            .map_err(|error| Failure::new(Cause::Unasked, format!("has an address that cannot be used ({error})")))?;
-        let mut http = reqwest::Request::new(request.method.clone(), url);
+        let mut http = reqwest::Request::new(request.method.clone(), self.url_of(&request.target));
         *http.headers_mut() = request.headers.clone();
         if request.own_token && !request.headers.contains_key(AUTHORIZATION) {
             let token = self.credentials.authorization();
@@ -330,11 +359,23 @@ impl Server {
             set(header::FOLDERS, &folders.to_string());
         }
         if let Some(primary) = this.fallback_for {
-            set(header::FALLBACK_FOR, primary);
+            set(header::FALLBACK_FOR, &primary.to_string());
         }
         set(header::DEADLINE_MS, &this.left.as_millis().to_string());
         *http.body_mut() = request.body.to_http()?;
         Ok(http)
+    }
+
+    /// The address of what a request is about. Scheme and host are read once, which is most of the work of a URL.
+    fn url_of(&self, target: &str) -> Url {
+        let mut url = self.base.clone();
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        match self.base.path().trim_end_matches('/') {
+            "" => url.set_path(path),
+            prefix => url.set_path(&format!("{prefix}{path}")),
+        }
+        url.set_query(query);
+        url
     }
 
     /// Whether anyone takes a new connection. Those that are open say nothing about that.

@@ -29,6 +29,10 @@ pub struct Settings {
     pub failback: Failback,
     /// How long a primary must have been back before calls return to it. Default 10 s.
     pub hold_down: Duration,
+    /// The longest that writes of a folder wait while what a fallback took over goes to the primary. Default 2 s; 0
+    /// for never. They wait only where copies are made at least as often; so a folder returns that is written without
+    /// pause. At most half of [`Settings::deadline`] counts, so that no call fails for it.
+    pub failback_pause: Duration,
 }
 
 impl Default for Settings {
@@ -43,6 +47,7 @@ impl Default for Settings {
             fallback_mode: FallbackMode::default(),
             failback: Failback::default(),
             hold_down: Duration::from_secs(10),
+            failback_pause: Duration::from_secs(2),
         }
     }
 }

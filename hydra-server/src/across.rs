@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
@@ -33,7 +34,8 @@ pub(crate) async fn batch(call: &mut Call) -> Result<Response, Error> {
     let length = bytes.len();
     let mut across = by_size(length, move || Across::read(&bytes, key.as_deref())).await?;
     across.admit(call);
-    let writes: Vec<_> = across.parts.drain(..).map(|part| part.write(Arc::clone(&call.app), sync)).collect();
+    let writes: Vec<_> =
+        across.parts.drain(..).map(|part| part.write(Arc::clone(&call.app), sync, call.deadline)).collect();
     across.parts = stream::iter(writes).buffered(AT_ONCE).collect().await;
     across.note(call);
     let read = across.parts.iter().flat_map(|part| &part.results).map(read_bytes).sum::<usize>();
@@ -70,12 +72,13 @@ impl Part {
     }
 
     /// Carries it out, unless it was refused.
-    async fn write(mut self, app: Arc<App>, sync: bool) -> Part {
+    async fn write(mut self, app: Arc<App>, sync: bool, deadline: Option<Instant>) -> Part {
         if self.refusal.is_some() {
             return self;
         }
         let (idempotency, mark_deletes) = (self.idempotency, self.standby);
-        let batch = Batch { ops: std::mem::take(&mut self.ops), idempotency, sync, mark_deletes, ..Batch::default() };
+        let ops = std::mem::take(&mut self.ops);
+        let batch = Batch { ops, idempotency, sync, mark_deletes, deadline, ..Batch::default() };
         let has_writes = batch.ops.iter().any(Op::is_write);
         match app.write(&self.name, batch).await.1 {
             Ok(committed) => {

@@ -1,5 +1,8 @@
 //! Answers: statuses, bodies and the headers that every answer carries.
 
+use std::fmt;
+use std::io::Write;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, WWW_AUTHENTICATE};
@@ -26,6 +29,7 @@ pub(crate) const EXPIRES_AT: HeaderName = HeaderName::from_static(header::EXPIRE
 pub(crate) const FOLDERS: HeaderName = HeaderName::from_static(header::FOLDERS);
 pub(crate) const POOL: HeaderName = HeaderName::from_static(header::POOL);
 pub(crate) const FALLBACK_FOR: HeaderName = HeaderName::from_static(header::FALLBACK_FOR);
+pub(crate) const DEADLINE_MS: HeaderName = HeaderName::from_static(header::DEADLINE_MS);
 pub(crate) const MOVED_TO: HeaderName = HeaderName::from_static(header::MOVED_TO);
 pub(crate) const MAP_EPOCH: HeaderName = HeaderName::from_static(header::MAP_EPOCH);
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(header::IDEMPOTENCY_KEY);
@@ -81,12 +85,25 @@ pub(crate) fn written<T: Serialize>(status: StatusCode, version: &Version, value
 
 /// The version as an entity tag.
 pub(crate) fn etag(version: &Version) -> HeaderValue {
-    ascii(format!("\"{version}\""))
+    written_value(format_args!("\"{version}\""))
 }
 
 /// A header value of text that this server made itself; empty should it not be printable ASCII after all.
 pub(crate) fn ascii(text: impl Into<Bytes>) -> HeaderValue {
     HeaderValue::from_maybe_shared(text.into()).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// The same for text that is written for this very answer: up to the length of all that answers carry usually it costs
+/// no allocation but the value's own.
+pub(crate) fn written_value(text: fmt::Arguments<'_>) -> HeaderValue {
+    let mut room = [0; 64];
+    let mut rest = &mut room[..];
+    if rest.write_fmt(text).is_err() {
+        return ascii(text.to_string());
+    }
+    let left = rest.len();
+    let used = room.len() - left;
+    HeaderValue::from_bytes(&room[..used]).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// An error as `application/problem+json`; never kept by a cache.

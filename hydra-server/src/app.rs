@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
@@ -17,7 +17,7 @@ use http::{HeaderValue, Method};
 use hydra_core::wire::Problem;
 use hydra_core::{
     Applied, Batch, Committed, CopyState, Durability, Engine, Error, ErrorCode, FolderId, FolderState, Idempotency,
-    OpResult, Swamp, SwampName,
+    OpResult, Swamp, SwampName, Timestamp,
 };
 use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::Xxh3;
@@ -66,8 +66,8 @@ pub(crate) struct App {
     pub(crate) streams: Streams,
     /// Set aside by an operator, who may also take that back.
     drained: AtomicBool,
-    /// Makes the request ids of this process differ from those of the one before.
-    started: u64,
+    /// What request ids begin with, so that those of this process differ from those of the one before.
+    started: String,
     requests: AtomicU64,
 }
 
@@ -81,7 +81,7 @@ impl App {
             draining: AtomicBool::new(false),
             streams: Streams::new(config.streams()),
             drained: AtomicBool::new(false),
-            started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+            started: format!("{:x}", Timestamp::now().as_millis()),
             requests: AtomicU64::new(0),
             engine,
             config,
@@ -108,12 +108,12 @@ impl App {
     pub(crate) async fn answer(self: Arc<App>, request: Request) -> Response {
         let begun = Instant::now();
         let (head, body) = request.into_parts();
-        let mut call = Call::new(self, head, body);
+        let mut call = Call::new(self, head, body, begun);
         let route = Route::parse(call.head.uri.path());
         let label = route.as_ref().map_or(Label::None, Route::label);
         let outcome = AssertUnwindSafe(dispatch(&mut call, route)).catch_unwind().await;
         let outcome = outcome.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
-        match call.finish(outcome, label, begun) {
+        match call.finish(outcome, label) {
             // In a box: every request would keep room for it, and few need it.
             (response, Encoding::Gzip) => Box::pin(encoding::gzip(response)).await,
             (response, _) => response,
@@ -122,13 +122,15 @@ impl App {
 
     /// Writes to one swamp and waits for the acknowledgement; also says what is known of its copy.
     pub(crate) async fn write(&self, name: &SwampName, batch: Batch) -> (CopyState, Result<Committed, Error>) {
-        let until = Instant::now() + MEMORY_PATIENCE;
+        // The clock is asked only by those who have to wait.
+        let mut until = None;
         loop {
-            let swamp = match self.swamp(name).await {
+            let swamp = match self.swamp(name, batch.deadline).await {
                 Ok(swamp) => swamp,
                 Err(error) => return (CopyState::Complete, Err(error)),
             };
-            if self.engine.has_room() || !batch.adds() || Instant::now() >= until {
+            let mut is_late = || Instant::now() >= *until.get_or_insert_with(|| memory_patience(batch.deadline));
+            if self.engine.has_room() || !batch.adds() || is_late() {
                 return (swamp.copy_state(), swamp.write(batch).await);
             }
             // Whoever waits must not keep a swamp in memory.
@@ -138,10 +140,10 @@ impl App {
     }
 
     /// The swamp, hydrated where need be: only that leaves the async threads.
-    async fn swamp(&self, name: &SwampName) -> Result<Swamp, Error> {
+    async fn swamp(&self, name: &SwampName, deadline: Option<Instant>) -> Result<Swamp, Error> {
         match self.engine.resident(name) {
             Some(swamp) => Ok(swamp),
-            None => hydrate(&self.engine, name).await,
+            None => hydrate(&self.engine, name, deadline).await,
         }
     }
 
@@ -149,7 +151,10 @@ impl App {
         let sane = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
         match head.headers.get(answer::REQUEST_ID).filter(sane) {
             Some(sent) => sent.clone(),
-            None => answer::ascii(format!("{:x}-{:x}", self.started, self.requests.fetch_add(1, Ordering::Relaxed))),
+            None => {
+                let number = self.requests.fetch_add(1, Ordering::Relaxed);
+                answer::written_value(format_args!("{}-{number:x}", self.started))
+            }
         }
     }
 }
@@ -211,6 +216,8 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Takeover(folder) => takeover::list(call, folder).await,
         Route::Holds(folder) => takeover::holds(call, folder).await,
         Route::Settle(folder) => takeover::settle(call, folder).await,
+        Route::SealTakeover(folder) => takeover::seal(call, folder).await,
+        Route::UnsealTakeover(folder) => takeover::unseal(call, folder).await,
         Route::Move(folder, verb) => moves::step(call, folder, verb).await,
         Route::Page => overview::page(call),
         Route::Status => overview::status(call).await,
@@ -235,6 +242,9 @@ pub(crate) struct Call {
     pub(crate) access: Access,
     id: HeaderValue,
     body: RequestBody,
+    begun: Instant,
+    /// When whoever asked ceases to wait.
+    pub(crate) deadline: Option<Instant>,
     /// The folder the request is about.
     pub(crate) folder: Option<FolderId>,
     /// Whether a copy answers in place of the owner.
@@ -246,13 +256,15 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    fn new(app: Arc<App>, head: Parts, body: Body) -> Call {
+    fn new(app: Arc<App>, head: Parts, body: Body, begun: Instant) -> Call {
         Call {
             id: app.request_id(&head),
             app,
             head,
             access: Access::Open,
             body: RequestBody::new(body),
+            begun,
+            deadline: None,
             folder: None,
             standby: false,
             copy: CopyState::Complete,
@@ -294,6 +306,7 @@ impl Call {
             return Err(Error::new(ErrorCode::Draining, "this server is shutting down"));
         }
         self.check_map()?;
+        self.deadline = self.read_deadline()?;
         match route.name() {
             Some(name) => self.admit_folder(name, route, reads),
             None => Ok(()),
@@ -316,6 +329,19 @@ impl Call {
     /// Whether the token allows this on the swamp, where only the body of the request says what is to be done.
     pub(crate) fn may(&self, scopes: &'static [Scope], name: &SwampName) -> Result<(), Error> {
         self.access.check(&Need::on_swamp(scopes, name))
+    }
+
+    /// When the client ceases to wait, if it says so. Where that is at once, nothing is begun.
+    fn read_deadline(&self) -> Result<Option<Instant>, Error> {
+        let Some(sent) = single(&self.head.headers, &answer::DEADLINE_MS)? else { return Ok(None) };
+        let left: u64 = sent.trim().parse().map_err(|_| {
+            let detail = format!("hydra-deadline-ms is {}; allowed is a whole number", crate::route::shown(sent));
+            Error::new(ErrorCode::InvalidHeader, detail)
+        })?;
+        if left == 0 {
+            return Err(Error::too_late());
+        }
+        Ok(self.begun.checked_add(Duration::from_millis(left)))
     }
 
     /// Whether the client counts the same folders and means the same pool.
@@ -393,8 +419,8 @@ impl Call {
         if let Some(folder) = folder {
             self.check_copy(folder)?;
         }
-        if self.falls_back()?.is_some() {
-            return Ok(());
+        if let Some(owner) = self.falls_back()? {
+            return folder.map_or(Ok(()), |folder| self.check_return(folder, owner));
         }
         let detail = "this server keeps a copy of the folder; it takes writes only while the owner is away";
         Err(Error::new(ErrorCode::NotOwner, detail)
@@ -414,15 +440,32 @@ impl Call {
         }
     }
 
+    /// Whether a copy takes a write that its owner could take again.
+    fn check_return(&self, folder: FolderId, owner: &str) -> Result<(), Error> {
+        if !self.app.engine.has_returned(folder) || self.has_tried_owner()? {
+            return Ok(());
+        }
+        let detail = format!("folder {folder} has returned to {owner}, which has all that was written here");
+        Err(Error::new(ErrorCode::FolderReturned, detail)
+            .with_hint(format!("send the write to {owner}; if that does not answer, here with {owner}; tried")))
+    }
+
     /// The owner of the folder, where the client says that it does not answer.
     pub(crate) fn falls_back(&self) -> Result<Option<&str>, Error> {
         let sent = single(&self.head.headers, &answer::FALLBACK_FOR)?;
-        Ok(sent.map(str::trim).filter(|id| !id.is_empty()))
+        let id = sent.map(|sent| sent.split_once(';').map_or(sent, |(id, _)| id).trim());
+        Ok(id.filter(|id| !id.is_empty()))
+    }
+
+    /// Whether the client has asked the owner in this very call, in vain.
+    fn has_tried_owner(&self) -> Result<bool, Error> {
+        let sent = single(&self.head.headers, &answer::FALLBACK_FOR)?;
+        Ok(sent.is_some_and(|sent| sent.split(';').skip(1).any(|word| word.trim() == "tried")))
     }
 
     /// The swamp, hydrated where need be.
     pub(crate) async fn swamp(&mut self, name: &SwampName) -> Result<Swamp, Error> {
-        let swamp = self.app.swamp(name).await?;
+        let swamp = self.app.swamp(name, self.deadline).await?;
         self.copy = swamp.copy_state();
         Ok(swamp)
     }
@@ -474,7 +517,7 @@ impl Call {
 
     /// Writes and waits for the acknowledgement.
     pub(crate) async fn write(&mut self, name: &SwampName, batch: Batch) -> Result<Committed, Error> {
-        let batch = Batch { mark_deletes: self.standby, ..batch };
+        let batch = Batch { mark_deletes: self.standby, deadline: self.deadline, ..batch };
         let (copy, committed) = self.app.write(name, batch).await;
         self.copy = copy;
         let committed = committed?;
@@ -516,7 +559,7 @@ impl Call {
     }
 
     /// Completes the answer with what every answer carries, and counts it. Its body is still to be encoded.
-    fn finish(self, outcome: Result<Response, Error>, label: Label, begun: Instant) -> (Response, Encoding) {
+    fn finish(self, outcome: Result<Response, Error>, label: Label) -> (Response, Encoding) {
         let code = outcome.as_ref().err().map(Error::code);
         let mut response = outcome.unwrap_or_else(|error| self.problem(&error));
         let mut encoding = Encoding::of(&self.head.headers, &response);
@@ -556,7 +599,7 @@ impl Call {
         if self.head.method == Method::HEAD {
             encoding = Encoding::AsItIs;
         }
-        self.account(label, response.status().as_u16(), code, begun);
+        self.account(label, response.status().as_u16(), code);
         if !self.head.headers.contains_key(http::header::EXPECT) {
             self.body.discard_rest();
         }
@@ -569,15 +612,15 @@ impl Call {
             (self.folder.is_none() && error.moved_to().is_some()).then(|| error.clone().without_moved_to());
         let error = about_many.as_ref().unwrap_or(error);
         let problem = self.problem_of(error);
-        if problem.status >= 500 && !matches!(error.code(), ErrorCode::Draining | ErrorCode::Busy) {
+        if problem.status >= 500 && !is_passing(error.code()) {
             tracing::error!(id = ?self.id, code = %error.code(), "{error}");
         }
         answer::problem(error, &problem)
     }
 
     /// Counts the request and writes one line about it: never names, keys, values or tokens.
-    fn account(&self, label: Label, status: u16, code: Option<ErrorCode>, begun: Instant) {
-        let took = begun.elapsed();
+    fn account(&self, label: Label, status: u16, code: Option<ErrorCode>) {
+        let took = self.begun.elapsed();
         let metrics = &self.app.metrics;
         metrics.count(&self.head.method, label, status, took);
         if let Some(folder) = self.folder {
@@ -629,6 +672,11 @@ impl Gravity {
     }
 }
 
+/// Whether a refusal is nothing to look into: it ends by itself, and every caller has its line in the log.
+fn is_passing(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::Draining | ErrorCode::Busy | ErrorCode::FolderSealed | ErrorCode::ServerTimeout)
+}
+
 /// A HEAD says how long the body would be and leaves it out.
 fn without_body(response: &mut Response) {
     if let Some(length) = response.body().size_hint().exact().filter(|length| *length > 0) {
@@ -641,24 +689,35 @@ fn without_body(response: &mut Response) {
 pub(crate) async fn swamp(engine: &Engine, name: &SwampName) -> Result<Swamp, Error> {
     match engine.resident(name) {
         Some(swamp) => Ok(swamp),
-        None => hydrate(engine, name).await,
+        None => hydrate(engine, name, None).await,
     }
 }
 
 /// Waits for memory where that costs no thread.
-pub(crate) async fn hydrate(engine: &Engine, name: &SwampName) -> Result<Swamp, Error> {
-    let until = Instant::now() + MEMORY_PATIENCE;
+pub(crate) async fn hydrate(engine: &Engine, name: &SwampName, deadline: Option<Instant>) -> Result<Swamp, Error> {
+    let until = memory_patience(deadline);
     loop {
         let in_time = Instant::now() < until;
         if engine.has_room() || !in_time {
             let (engine, name) = (engine.clone(), name.clone());
-            match blocking(move || engine.hydrate_now(&name)).await {
+            // The threads that read from the disk may have had much to do before.
+            let work = move || match deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                true => Err(Error::too_late()),
+                false => engine.hydrate_now(&name),
+            };
+            match blocking(work).await {
                 Err(error) if error.code() == ErrorCode::Busy && in_time => {}
                 outcome => return outcome,
             }
         }
         tokio::time::sleep(MEMORY_AGAIN).await;
     }
+}
+
+/// Until when room in memory is waited for.
+fn memory_patience(deadline: Option<Instant>) -> Instant {
+    let until = Instant::now() + MEMORY_PATIENCE;
+    deadline.map_or(until, |deadline| deadline.min(until))
 }
 
 /// Runs what may wait for the disk, or compute for long, on a thread that may.

@@ -1,10 +1,13 @@
 //! Request bodies: bounded before and while they are read, and dropped politely when they are refused.
 
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use bytes::{Bytes, BytesMut};
+use futures_util::future::poll_immediate;
 use http_body_util::BodyExt;
 use hydra_core::wire::Gunzip;
 use hydra_core::{Error, ErrorCode};
@@ -155,15 +158,42 @@ impl RequestBody {
 async fn next_of(body: &mut Body, pause: Duration) -> Result<Option<Bytes>, Error> {
     let refuse = |why: String| Error::new(ErrorCode::InvalidBody, why);
     loop {
-        let frame = tokio::time::timeout(pause, body.frame()).await;
-        match frame.map_err(|_| refuse(format!("the body paused for more than {} s", pause.as_secs())))? {
-            None => return Ok(None),
-            Some(Err(error)) => return Err(refuse(format!("the body broke off: {error}"))),
-            Some(Ok(frame)) => {
+        match within(pause, body.frame()).await {
+            None => return Err(refuse(format!("the body paused for more than {} s", pause.as_secs()))),
+            Some(None) => return Ok(None),
+            Some(Some(Err(error))) => return Err(refuse(format!("the body broke off: {error}"))),
+            Some(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
                     return Ok(Some(data));
                 }
             }
         }
     }
+}
+
+/// What comes within `pause`. hyper hands a body over only once it was asked for, in the next turn of the connection;
+/// nearly all of them have come by then. A timer, which all threads share, is for the others.
+async fn within<F: Future + Unpin>(pause: Duration, mut coming: F) -> Option<F::Output> {
+    if let Some(come) = poll_immediate(&mut coming).await {
+        return Some(come);
+    }
+    next_turn().await;
+    if let Some(come) = poll_immediate(&mut coming).await {
+        return Some(come);
+    }
+    tokio::time::timeout(pause, coming).await.ok()
+}
+
+/// Ends when the task of this future runs the next time, which is soon.
+async fn next_turn() {
+    let mut has_come = false;
+    poll_fn(|context| {
+        if has_come {
+            return Poll::Ready(());
+        }
+        has_come = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -27,10 +27,14 @@ impl Tags {
     /// # Errors
     /// `invalid-header` when the header is not text, is empty, or has `*` beside tags.
     pub(crate) fn read(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Error> {
+        let mut lines = headers.get_all(name).iter().peekable();
+        if lines.peek().is_none() {
+            return Ok(None);
+        }
         let mut any = false;
         let mut pieces = 0;
         let mut versions = Vec::new();
-        for line in headers.get_all(name) {
+        for line in lines {
             let line = line.to_str().map_err(|_| invalid(name.as_str(), "is not printable ASCII"))?;
             for piece in line.split(',').map(str::trim).filter(|piece| !piece.is_empty()) {
                 pieces += 1;
@@ -39,12 +43,11 @@ impl Tags {
                 versions.extend(version_of(weak.unwrap_or(piece)));
             }
         }
-        match (headers.contains_key(name), pieces, any) {
-            (false, ..) => Ok(None),
-            (true, 0, _) => Err(invalid(name.as_str(), "is empty; send an ETag of an earlier answer, or *")),
-            (true, 1, true) => Ok(Some(Tags::Any)),
-            (true, _, true) => Err(invalid(name.as_str(), "has * beside other tags")),
-            (true, _, false) => Ok(Some(Tags::Versions(versions))),
+        match (pieces, any) {
+            (0, _) => Err(invalid(name.as_str(), "is empty; send an ETag of an earlier answer, or *")),
+            (1, true) => Ok(Some(Tags::Any)),
+            (_, true) => Err(invalid(name.as_str(), "has * beside other tags")),
+            (_, false) => Ok(Some(Tags::Versions(versions))),
         }
     }
 

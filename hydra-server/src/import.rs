@@ -432,7 +432,7 @@ async fn write_group(app: &App, name: &SwampName, ops: Vec<Op>, sync: bool) -> R
             true => {
                 let swamp = match app.engine.resident(name) {
                     Some(swamp) => Ok(swamp),
-                    None => hydrate(&app.engine, name).await,
+                    None => hydrate(&app.engine, name, None).await,
                 };
                 match swamp {
                     Ok(swamp) => swamp.write(Batch { ops: ops.clone(), sync, ..Batch::default() }).await,

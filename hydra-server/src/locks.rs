@@ -35,6 +35,7 @@ pub(crate) async fn acquire(call: &mut Call, name: &SwampName, lock: &str) -> Re
     let LockBody { ttl, wait, owner } = read(&bytes, r#"{"ttl":"10s","wait":"5s","owner":"w1"}"#)?;
     let mut request = LockRequest::new(ttl);
     (request.wait, request.owner, request.idempotency) = (wait, owner, call.idempotency(&bytes)?);
+    request.deadline = call.deadline;
     // Whoever waits needs room, as with any long poll.
     let _room = if wait.is_zero() { None } else { Some(call.app.streams.enter()?) };
     let granted = call.app.engine.lock(name, lock, request).await?;

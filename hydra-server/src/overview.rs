@@ -142,6 +142,7 @@ fn look(app: &App, sizes: Option<Vec<(FolderId, u64)>>) -> StatusBody {
         routes: Vec::new(),
         moves,
         stays: Vec::new(),
+        learned: Vec::new(),
         load: app.metrics.load(),
         sizes,
     }

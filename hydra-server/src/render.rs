@@ -1,5 +1,8 @@
 //! Treasures as JSON, written straight from their bytes: a value that was checked once is never parsed again.
 
+use std::fmt;
+use std::io::Write;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hydra_core::{Error, ErrorCode, Treasure, Value};
@@ -49,17 +52,24 @@ pub(crate) fn write_treasure(out: &mut Vec<u8>, treasure: &Treasure, include: In
         write_value(out, &treasure.value);
     }
     if include.has_meta() {
-        let text = format!(
-            ",\"version\":\"{}\",\"createdAt\":\"{}\",\"updatedAt\":\"{}\",\"expiresAt\":",
-            treasure.version, treasure.created_at, treasure.updated_at
+        let (version, created_at, updated_at) = (treasure.version, treasure.created_at, treasure.updated_at);
+        write_all(
+            out,
+            format_args!(
+                r#","version":"{version}","createdAt":"{created_at}","updatedAt":"{updated_at}","expiresAt":"#
+            ),
         );
-        out.extend_from_slice(text.as_bytes());
         match treasure.expires_at {
-            Some(expires_at) => out.extend_from_slice(format!("\"{expires_at}\"").as_bytes()),
+            Some(expires_at) => write_all(out, format_args!("\"{expires_at}\"")),
             None => out.extend_from_slice(b"null"),
         }
     }
     out.push(b'}');
+}
+
+/// Appends what is written; memory takes everything.
+fn write_all(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
+    let _ = out.write_fmt(text);
 }
 
 /// Appends a value: JSON as it was put, other bytes as `{"$binary": base64, "contentType": …}`.
@@ -76,7 +86,7 @@ pub(crate) fn write_value(out: &mut Vec<u8>, value: &Value) {
 
 /// Appends text as a JSON string.
 pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
-    out.extend_from_slice(serde_json::Value::from(text).to_string().as_bytes());
+    serde_json::to_writer(out, text).expect("text is written to memory");
 }
 
 /// The inverse of [`write_value`]: an object of exactly the two members of a binary value is one.

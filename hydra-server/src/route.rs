@@ -57,6 +57,8 @@ pub(crate) enum Route {
     Takeover(FolderId),
     Holds(FolderId),
     Settle(FolderId),
+    SealTakeover(FolderId),
+    UnsealTakeover(FolderId),
     HoldFolder(FolderId),
     CollectFolder(FolderSet),
     CompactFolder(FolderSet),
@@ -165,6 +167,7 @@ impl Route {
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
             Route::CompactSwamp(_) | Route::LoadSwamp(_) | Route::EvictSwamp(_) => "POST",
             Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
+            Route::SealTakeover(_) | Route::UnsealTakeover(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
             Route::Import(_) | Route::ImportAll => "POST",
             Route::Archive(_) => "GET, HEAD, PUT",
@@ -176,7 +179,7 @@ impl Route {
 
     /// Whether the method is one of [`Route::allow`].
     pub(crate) fn allows(&self, method: &Method) -> bool {
-        self.allow().split(", ").any(|allowed| allowed == method.as_str())
+        self.allow().split(',').any(|allowed| allowed.trim_start() == method.as_str())
     }
 
     /// The swamp the request is about.
@@ -236,6 +239,7 @@ impl Route {
             Route::Resolve(_) => Label::Resolve,
             Route::Folders | Route::Folder(_) | Route::MarkCopied(_) => Label::Folders,
             Route::Takeover(_) | Route::Holds(_) | Route::Settle(_) => Label::Takeover,
+            Route::SealTakeover(_) | Route::UnsealTakeover(_) => Label::Takeover,
             Route::Move(..) => Label::Move,
             Route::HoldFolder(_) | Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => {
                 Label::Upkeep
@@ -349,6 +353,8 @@ fn folder_verb(set: &str, verb: [Option<&str>; 3], path: &str) -> Result<Route, 
         [Some("verify"), None, _] => folders(set).map(Route::VerifyFolder),
         [Some("takeover"), None, _] => folder(set).map(Route::Takeover),
         [Some("takeover"), Some("settle"), None] => folder(set).map(Route::Settle),
+        [Some("takeover"), Some("seal"), None] => folder(set).map(Route::SealTakeover),
+        [Some("takeover"), Some("unseal"), None] => folder(set).map(Route::UnsealTakeover),
         [Some("holds"), None, _] => folder(set).map(Route::Holds),
         [Some("archive"), None, _] => folder(set).map(Route::Archive),
         [Some(verb), None, _] => match MoveVerb::parse(verb) {
@@ -532,7 +538,17 @@ mod tests {
         for path in ["/v1/swamps/a/b/c/conflicts", "/v1/swamps/a/b/c/events", "/v1/events"] {
             Route::parse(path).expect(path);
         }
-        for path in ["/takeover", "/takeover/settle", "/holds", "/hold", "/gc", "/compact", "/verify"] {
+        for path in [
+            "/takeover",
+            "/takeover/settle",
+            "/takeover/seal",
+            "/takeover/unseal",
+            "/holds",
+            "/hold",
+            "/gc",
+            "/compact",
+            "/verify",
+        ] {
             Route::parse(&format!("/v1/folders/7{path}")).expect(path);
         }
         for path in

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::Request;
 use hydra_core::Engine;
 use hyper::body::Incoming;
@@ -130,13 +132,13 @@ impl Server {
             if late { CancellationToken::new() } else { self.draining.clone() },
             !late,
         ));
-        let ended = self.ended.clone();
+        let mut ended = rarely(self.ended.clone().cancelled_owned());
         let task = async move {
             let _slot = slot;
             tokio::select! {
                 biased;
                 () = connection => {}
-                () = ended.cancelled() => {}
+                Some(()) = ended.next() => {}
             }
         };
         if late {
@@ -193,8 +195,8 @@ where
     });
     let builder = builder(keep_alive);
     let mut connection = pin!(builder.serve_connection(io, service));
-    let mut expired = pin!(activity.expired(&app.config));
-    let mut told = false;
+    let mut drained = rarely(draining.cancelled());
+    let mut expired = rarely(activity.expired(&app.config));
     loop {
         tokio::select! {
             biased;
@@ -204,16 +206,19 @@ where
                 }
                 return;
             }
-            () = draining.cancelled(), if !told => {
-                told = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = &mut expired => {
+            Some(()) = drained.next() => connection.as_mut().graceful_shutdown(),
+            Some(()) = expired.next() => {
                 tracing::debug!("a connection was closed: its peer took too long");
                 return;
             }
         }
     }
+}
+
+/// A future that is polled when it has something to say, and not whenever its task runs: connections run with every
+/// request, and would contend for what they all wait for. Nothing comes after its end.
+fn rarely<F: Future<Output = ()>>(future: F) -> FuturesUnordered<F> {
+    FuturesUnordered::from_iter([future])
 }
 
 fn builder(keep_alive: bool) -> Builder<TokioExecutor> {

@@ -28,7 +28,7 @@ pub(crate) async fn shift(call: &mut Call, name: &SwampName) -> Result<Response,
     let idempotency = call.idempotency(&[])?;
     // Whoever waits needs room, as with any long poll.
     let _room = if wanted.wait.is_zero() { None } else { Some(call.app.streams.enter()?) };
-    let shifted = call.app.engine.shift(name, ShiftRequest { idempotency, ..wanted }).await?;
+    let shifted = call.app.engine.shift(name, ShiftRequest { idempotency, deadline: call.deadline, ..wanted }).await?;
     call.mark_written(shifted.durability, shifted.replayed);
     let length = shifted.treasures.iter().map(|treasure| treasure.value.len()).sum();
     let text = by_size(length, move || Ok(body(&shifted.treasures))).await?;
@@ -74,7 +74,7 @@ fn wanted(text: Option<&str>) -> Result<ShiftRequest, Error> {
     shift.lease = duration(&query, "lease")?;
     shift.check()?;
     let wait = wait_of(&query)?.unwrap_or_default();
-    Ok(ShiftRequest { shift, wait, idempotency: None, sync: query.flag("sync")? })
+    Ok(ShiftRequest { shift, wait, sync: query.flag("sync")?, ..ShiftRequest::default() })
 }
 
 fn duration(query: &Query<'_>, name: &str) -> Result<Option<Duration>, Error> {

@@ -1,12 +1,15 @@
 //! What this server wrote in place of a folder's owner: listed, asked for, settled.
 //!
 //! `GET /v1/folders/{F}/takeover` here, `POST /v1/folders/{F}/holds` at the owner, and when nothing is missing
-//! there `POST /v1/folders/{F}/takeover/settle` here.
+//! there `POST /v1/folders/{F}/takeover/settle` here. Between `seal` and `unseal` no more is written here.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
 use hydra_core::wire::{
-    HoldsBody, MissingBody, MissingFileBody, SettleBody, TakeoverBody, TakeoverFileBody, read_object,
+    HoldsBody, MissingBody, MissingFileBody, SealTakeoverBody, SealedTakeoverBody, SettleBody, TakeoverBody,
+    TakeoverFileBody, UnsealTakeoverBody, read_object,
 };
 use hydra_core::{Error, ErrorCode, FolderId, MissingFile, SwampName, TakeoverFile};
 use serde::de::DeserializeOwned;
@@ -69,10 +72,35 @@ fn missing_body(MissingFile { wanted, held, .. }: MissingFile) -> MissingFileBod
 pub(crate) async fn settle(call: &mut Call, folder: FolderId) -> Result<Response, Error> {
     admit(call, folder)?;
     let body = read_body(call, SETTLE_LIMIT).await?;
-    let SettleBody { version } = read(&body, r#"{"version":"…"}"#)?;
+    let SettleBody { version, seal } = read(&body, r#"{"version":"…"}, or {"version":"…","seal":"…"}"#)?;
     let engine = call.app.engine.clone();
-    blocking(move || engine.settle(folder, &version)).await?;
+    blocking(move || match seal {
+        Some(seal) => engine.settle_return(folder, &version, &seal),
+        None => engine.settle(folder, &version),
+    })
+    .await?;
     call.mark_synced();
+    Ok(answer::empty(StatusCode::NO_CONTENT))
+}
+
+/// No write in the owner's place for a moment.
+pub(crate) async fn seal(call: &mut Call, folder: FolderId) -> Result<Response, Error> {
+    admit(call, folder)?;
+    let body = read_body(call, SETTLE_LIMIT).await?;
+    let SealTakeoverBody { lease_ms } = read(&body, r#"{"leaseMs":2000}"#)?;
+    let engine = call.app.engine.clone();
+    let seal = blocking(move || engine.begin_return(folder, Duration::from_millis(lease_ms))).await?;
+    call.mark_synced();
+    answer::json(StatusCode::OK, &SealedTakeoverBody { folder, seal, lease_ms })
+}
+
+/// Writes in the owner's place go on.
+pub(crate) async fn unseal(call: &mut Call, folder: FolderId) -> Result<Response, Error> {
+    admit(call, folder)?;
+    let body = read_body(call, SETTLE_LIMIT).await?;
+    let UnsealTakeoverBody { seal } = read(&body, r#"{"seal":"…"}"#)?;
+    let engine = call.app.engine.clone();
+    blocking(move || engine.end_return(folder, &seal)).await?;
     Ok(answer::empty(StatusCode::NO_CONTENT))
 }
 

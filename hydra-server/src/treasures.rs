@@ -9,8 +9,9 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use httpdate::HttpDate;
 use hydra_core::wire::TREASURE_JSON;
-use hydra_core::{Error, ErrorCode, Pointer, SwampName, Treasure, Value};
+use hydra_core::{Error, ErrorCode, Pointer, SwampName, Timestamp, Treasure, Value};
 
 use crate::answer::{self, Response};
 use crate::app::{Call, by_size};
@@ -18,6 +19,9 @@ use crate::conditions::Tags;
 use crate::query::{Query, invalid};
 use crate::render::{Include, write_treasure};
 use crate::waits::{self, Changed};
+
+/// More than the age of the `Date` that hyper sets, which it writes once a second.
+const DATE_LAGS: Duration = Duration::from_secs(2);
 
 /// The value of a key, with everything known about it in the headers.
 pub(crate) async fn get(call: &mut Call, name: &SwampName, key: &str) -> Result<Response, Error> {
@@ -171,26 +175,34 @@ pub(crate) fn as_put(value: &Value) -> Response {
     response
 }
 
-/// Puts what is known about a treasure into headers. `Date` is set here too, so that `Last-Modified` is
-/// never behind it in the future.
+/// Puts what is known about a treasure into headers.
 pub(crate) fn describe(headers: &mut HeaderMap, treasure: &Treasure) {
     let now = SystemTime::now();
     let modified = SystemTime::from(treasure.updated_at).min(now);
     headers.insert(ETAG, answer::etag(&treasure.version));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(VARY, answer::BY_ACCEPT);
-    headers.insert(DATE, answer::ascii(httpdate::fmt_http_date(now)));
-    headers.insert(LAST_MODIFIED, answer::ascii(httpdate::fmt_http_date(modified)));
-    let updated_at = answer::ascii(treasure.updated_at.to_string());
-    let created_at = match treasure.created_at == treasure.updated_at {
-        true => updated_at.clone(),
-        false => answer::ascii(treasure.created_at.to_string()),
-    };
+    // `Last-Modified` must not be later than `Date`, and the one that hyper sets is up to a second old.
+    if now.duration_since(modified).is_ok_and(|age| age < DATE_LAGS) {
+        headers.insert(DATE, http_date(now));
+    }
+    headers.insert(LAST_MODIFIED, http_date(modified));
+    let updated_at = moment(treasure.updated_at);
+    let created_at =
+        if treasure.created_at == treasure.updated_at { updated_at.clone() } else { moment(treasure.created_at) };
     headers.insert(answer::CREATED_AT, created_at);
     headers.insert(answer::UPDATED_AT, updated_at);
     if let Some(expires_at) = treasure.expires_at {
-        headers.insert(answer::EXPIRES_AT, answer::ascii(expires_at.to_string()));
+        headers.insert(answer::EXPIRES_AT, moment(expires_at));
     }
+}
+
+fn http_date(time: SystemTime) -> HeaderValue {
+    answer::written_value(format_args!("{}", HttpDate::from(time)))
+}
+
+fn moment(time: Timestamp) -> HeaderValue {
+    answer::written_value(format_args!("{time}"))
 }
 
 /// The error for a key that is not there.

@@ -66,11 +66,16 @@ impl Kind {
         let Some(sent) = headers.get(CONTENT_TYPE) else { return Ok(Kind::Json) };
         let sent = sent.to_str().map_err(|_| invalid_header("Content-Type", "is not printable ASCII"))?;
         let (media, parameters) = sent.split_once(';').unwrap_or((sent, ""));
-        let media = media.trim().to_ascii_lowercase();
-        match media.as_str() {
-            "" | "application/json" | "application/x-www-form-urlencoded" => Ok(Kind::Json),
-            "text/plain" => utf8_only(parameters).map(|()| Kind::Text),
-            other if other.ends_with("+json") => Ok(Kind::Json),
+        let media = media.trim();
+        let is = |known: &str| media.eq_ignore_ascii_case(known);
+        if is("application/json") || is("") || is("application/x-www-form-urlencoded") {
+            return Ok(Kind::Json);
+        }
+        if is("text/plain") {
+            return utf8_only(parameters).map(|()| Kind::Text);
+        }
+        match media.rsplit_once('+') {
+            Some((_, suffix)) if suffix.eq_ignore_ascii_case("json") => Ok(Kind::Json),
             _ => Ok(Kind::Binary(sent.trim().to_owned())),
         }
     }

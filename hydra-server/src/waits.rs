@@ -71,6 +71,7 @@ pub(crate) async fn until_changed(
 ) -> Result<Changed, Error> {
     let known = Known::of(&call.head.headers)?;
     let until = Instant::now() + wait;
+    let until = call.deadline.map_or(until, |deadline| until.min(deadline.into()));
     let mut room = None;
     loop {
         let swamp = call.swamp(name).await?;

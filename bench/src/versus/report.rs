@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::docs::{self, figure};
+
 /// Which figure is the better one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Better {
@@ -88,14 +90,9 @@ impl Report {
         println!("\n{}", self.table());
     }
 
-    /// Puts the table between its marks in `benchmarks.md`, and draws the chart beside it.
+    /// Puts the table in its place in `benchmarks.md`, and draws the chart beside it.
     pub(crate) fn write(&self, docs: &Path) -> anyhow::Result<()> {
-        const MARKS: (&str, &str) = ("<!-- figures -->\n", "<!-- end of figures -->");
-        let page = docs.join("benchmarks.md");
-        let text = std::fs::read_to_string(&page)?;
-        let parts = text.split_once(MARKS.0).and_then(|(head, rest)| Some((head, rest.split_once(MARKS.1)?.1)));
-        let (head, tail) = parts.ok_or_else(|| anyhow::anyhow!("{} has no marks for the figures", page.display()))?;
-        std::fs::write(&page, format!("{head}{}{}\n{}{tail}", MARKS.0, self.table(), MARKS.1))?;
+        docs::write(docs, "engine", &self.table())?;
         std::fs::write(docs.join("benchmarks.svg"), self.chart())?;
         Ok(())
     }
@@ -140,15 +137,4 @@ impl Report {
         svg.push_str("</svg>\n");
         svg
     }
-}
-
-/// Three significant places, with thin groups of thousands.
-fn figure(value: f64) -> String {
-    if value.abs() < 100.0 {
-        return format!("{value:.1}");
-    }
-    let digits = format!("{value:.0}");
-    let groups: Vec<String> =
-        digits.as_bytes().rchunks(3).rev().map(|g| String::from_utf8_lossy(g).into_owned()).collect();
-    groups.join(" ")
 }

@@ -69,6 +69,19 @@ pub(crate) fn scan(name: &ChunkName, file: &[u8]) -> Result<Scan, Unreadable> {
     Ok(scan)
 }
 
+/// Reads on in a log of which every byte before `from` was read and is whole; what stands there now is not looked
+/// at. `None` when there is more to say: the log was closed meanwhile, or what follows is damaged.
+pub(crate) fn scan_on(header: Header, file: &[u8], from: usize) -> Option<Scan> {
+    let salt = frame::salt(header.incarnation, header.seq);
+    if from > file.len() || Footer::read(file, salt).is_some() {
+        return None;
+    }
+    let mut scan =
+        Scan { header, frames: Vec::new(), footer: None, torn_at: None, damage: None, length: file.len() as u64 };
+    scan.read_frames(file, from, salt, false);
+    scan.damage.is_none().then_some(scan)
+}
+
 impl Scan {
     fn read_frames(&mut self, file: &[u8], from: usize, salt: u64, closed: bool) {
         let mut at = from;

@@ -40,6 +40,9 @@ pub struct StatusBody {
     pub moves: Vec<StatusMoveBody>,
     /// Folders that stay with a fallback until the primary has what was written there.
     pub stays: Vec<StatusStayBody>,
+    /// Folders that servers said live elsewhere than the map says; only routers learn that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learned: Vec<StatusLearnedBody>,
     /// Requests about a folder since it started, for folders that had any.
     pub load: Vec<(FolderId, u64)>,
     /// How many bytes are in a folder at whoever has most of it, for folders that have any; absent until they are known.
@@ -55,7 +58,7 @@ pub struct StatusServerBody {
     /// Where it listens, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// What whoever tells this thinks of it: `up`, `down` or `back`.
+    /// What whoever tells this thinks of it: `up`, `down`, `back` or `quarantined`.
     pub state: String,
     /// Why it did not answer just now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,4 +106,17 @@ pub struct StatusStayBody {
     pub primary: String,
     /// Who answers.
     pub fallback: String,
+}
+
+/// A folder that lives elsewhere than the map says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusLearnedBody {
+    /// The pool.
+    pub pool: String,
+    /// The folder.
+    pub folder: FolderId,
+    /// The server that owns it.
+    pub server: String,
+    /// Since which epoch.
+    pub epoch: u64,
 }

@@ -5,7 +5,7 @@
 //! explains every answer and in which nothing comes before what had ended when it began. `HYDRA_LINEAR_SECONDS=600`
 //! goes on for longer.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,108 +13,7 @@ use std::time::{Duration, Instant};
 use hydra_core::{Batch, Condition, Engine, ErrorCode, Expiry, Op, OpResult, Policy, SwampName, Version};
 
 use crate::common::{json, name, options};
-
-/// What stands under a key: nothing, or a number that is written once only.
-type Register = Option<i64>;
-
-/// What was asked for and what was told.
-#[derive(Debug, Clone, PartialEq)]
-enum Call {
-    Get(Register),
-    Put(i64),
-    /// A put where nothing stands; whether it was done.
-    Create(i64, bool),
-    /// A put in place of what was read before; whether it was done.
-    Replace(i64, i64, bool),
-    /// Whether there was something.
-    Delete(bool),
-    /// The sum.
-    Add(i64, i64),
-}
-
-impl Call {
-    /// What stands there afterwards, if the answer fits what stands there before.
-    fn apply(&self, before: Register) -> Option<Register> {
-        match *self {
-            Call::Get(seen) => (seen == before).then_some(before),
-            Call::Put(value) => Some(Some(value)),
-            Call::Create(value, done) => (done == before.is_none()).then_some(if done { Some(value) } else { before }),
-            Call::Replace(from, to, done) => {
-                (done == (before == Some(from))).then_some(if done { Some(to) } else { before })
-            }
-            Call::Delete(existed) => (existed == before.is_some()).then_some(None),
-            Call::Add(by, sum) => (before.unwrap_or(0) + by == sum).then_some(Some(sum)),
-        }
-    }
-}
-
-/// A call and the time from before it was made until after it was answered.
-#[derive(Debug, Clone)]
-struct Event {
-    call: Call,
-    from: u64,
-    to: u64,
-}
-
-/// Whether some order explains the history of one key.
-fn is_linearizable(history: &[Event]) -> bool {
-    stuck_at(history).is_none()
-}
-
-/// The first event that no order explains, with those around it.
-fn stuck_at(history: &[Event]) -> Option<Vec<Event>> {
-    let mut history = history.to_vec();
-    history.sort_by_key(|event| event.from);
-    let mut furthest = 0;
-    let mut seen = HashSet::new();
-    // What is done, as the first event that is not and the ones behind it that are.
-    let mut pending: Vec<(usize, Vec<usize>, Register)> = vec![(0, Vec::new(), None)];
-    while let Some((first, done, register)) = pending.pop() {
-        furthest = furthest.max(first);
-        if first == history.len() {
-            return None;
-        }
-        let left = || (first..history.len()).filter(|at| !done.contains(at));
-        // Nobody who began after another had ended comes before that one.
-        let ends = left().take_while(|&at| history[at].from <= history[first].to).map(|at| history[at].to).min();
-        for at in left().take_while(|&at| Some(history[at].from) <= ends) {
-            let Some(after) = history[at].call.apply(register) else { continue };
-            let mut done = done.clone();
-            done.push(at);
-            done.sort_unstable();
-            let mut first = first;
-            while done.first() == Some(&first) {
-                done.remove(0);
-                first += 1;
-            }
-            if seen.insert((first, done.clone(), after)) {
-                pending.push((first, done, after));
-            }
-        }
-    }
-    Some(history[furthest.saturating_sub(8)..history.len().min(furthest + 8)].to_vec())
-}
-
-fn event(call: Call, from: u64, to: u64) -> Event {
-    Event { call, from, to }
-}
-
-#[test]
-fn a_stale_read_a_lost_update_and_a_doubled_increment_are_noticed() {
-    let stale = [event(Call::Put(1), 0, 1), event(Call::Put(2), 2, 3), event(Call::Get(Some(1)), 4, 5)];
-    assert!(!is_linearizable(&stale));
-    let overlapping = [event(Call::Put(1), 0, 1), event(Call::Put(2), 2, 5), event(Call::Get(Some(1)), 4, 6)];
-    assert!(is_linearizable(&overlapping), "the put may take effect after the read");
-    let back = [event(Call::Put(2), 0, 9), event(Call::Get(Some(2)), 1, 2), event(Call::Get(None), 3, 4)];
-    assert!(!is_linearizable(&back), "what was seen once stays");
-    let both =
-        [event(Call::Put(1), 0, 1), event(Call::Replace(1, 2, true), 2, 5), event(Call::Replace(1, 3, true), 3, 6)];
-    assert!(!is_linearizable(&both));
-    let twice = [event(Call::Add(1, 1), 0, 3), event(Call::Add(1, 1), 1, 4)];
-    assert!(!is_linearizable(&twice));
-    assert!(is_linearizable(&[event(Call::Add(1, 2), 0, 3), event(Call::Add(1, 1), 1, 4)]));
-    assert!(!is_linearizable(&[event(Call::Put(1), 0, 1), event(Call::Delete(false), 2, 3)]));
-}
+use crate::history::{Call, Event, Register, stuck_at};
 
 /// The engine, the clock, and what was seen of each key.
 struct Field {

@@ -45,9 +45,8 @@ pub(crate) async fn post<B: Serialize, T: DeserializeOwned>(
 ) -> Result<T, Refused> {
     let refused = |detail: String| Refused { server: server.to_owned(), code: None, detail };
     let body = serde_json::to_vec(body).map_err(|error| refused(format!("a request cannot be written: {error}")))?;
-    let mut request = ForwardRequest::new(OpClass::Overwrite, "POST", folder_path(folder, verb));
-    request.headers.push(("content-type".to_owned(), b"application/json".to_vec()));
-    request.body = ForwardBody::Whole(body.into());
+    let request = ForwardRequest::new(OpClass::Overwrite, "POST", folder_path(folder, verb));
+    let request = request.with_body("application/json", ForwardBody::Whole(body.into()));
     send(hydra, server, request, patience).await
 }
 

@@ -208,9 +208,8 @@ async fn taken_over(hydra: &Hydra, folder: FolderId, fallback: &str, primary: &s
     let mut taken = TakenOver { files: listed.count, ..TakenOver::default() };
     for files in listed.files.chunks(MAX_HOLDS_FILES) {
         let body = serde_json::to_vec(&HoldsBody { files: files.to_vec() }).map_err(|error| error.to_string())?;
-        let mut request = ForwardRequest::new(OpClass::Read, "POST", folder_path(folder, "holds"));
-        request.headers.push(("content-type".to_owned(), b"application/json".to_vec()));
-        request.body = ForwardBody::Whole(body.into());
+        let request = ForwardRequest::new(OpClass::Read, "POST", folder_path(folder, "holds"));
+        let mut request = request.with_body("application/json", ForwardBody::Whole(body.into()));
         request.deadline = Some(PATIENCE);
         match hydra.forward_to(primary, request).await {
             Ok(answer) => {

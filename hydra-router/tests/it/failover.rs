@@ -1,5 +1,7 @@
 //! Servers that are down, silent or not the owner.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use hydra_core::wire::treasure_path;
@@ -112,4 +114,65 @@ fn a_server_that_is_down_at_the_start_is_used_when_the_map_finds_it() {
     let next = pair_map(s1.url(), s2.url()).epoch(2).build().expect("a map");
     router.hydra.set_map(next).expect("in force");
     assert_eq!(router.get(&path).server(), Some("s1"));
+}
+
+/// A server that remembers the heads of requests for a key, and answers 204 to everything.
+fn listening() -> (String, std::sync::mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let (heard, heads) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, heard) = (stream.expect("a connection"), heard.clone());
+            std::thread::spawn(move || {
+                let mut head = Vec::new();
+                let mut byte = [0];
+                while stream.read(&mut byte).is_ok_and(|count| count > 0) {
+                    head.push(byte[0]);
+                    if head.ends_with(b"\r\n\r\n") {
+                        let text = String::from_utf8_lossy(&std::mem::take(&mut head)).to_lowercase();
+                        if text.contains(" /v1/kv/") {
+                            // Nobody listens when the test is over.
+                            let _ = heard.send(text);
+                        }
+                        let _ = stream.write_all(b"HTTP/1.1 204 X\r\nHydra-Server: s1\r\n\r\n");
+                    }
+                }
+            });
+        }
+    });
+    (url, heads)
+}
+
+#[test]
+fn a_server_is_told_how_much_of_the_clients_time_is_left() {
+    let (url, heads) = listening();
+    let map = ClientMap::builder().folders(100).server("s1", url).route("0-99", "s1", [""; 0]).build().expect("a map");
+    let router = Router::start(map, Config::default());
+    let left = |head: &str| -> u64 {
+        let line = head.lines().find_map(|line| line.strip_prefix("hydra-deadline-ms: ")).expect("a deadline");
+        line.trim().parse().expect("a number")
+    };
+    let told = |headers: &[(&str, &str)], path: &str| {
+        router.send("GET", path, headers, "");
+        left(&heads.recv_timeout(Duration::from_secs(5)).expect("asked"))
+    };
+    let near = |told: u64, given: u64| told <= given && told + 900 > given;
+    assert!(near(told(&[], "/v1/kv/a/b/c/k"), 5_000), "the usual one of the map");
+    assert!(near(told(&[("Hydra-Deadline-Ms", "2000")], "/v1/kv/a/b/c/k"), 2_000));
+    assert!(near(told(&[], "/v1/kv/a/b/c/k?wait=20s"), 25_000), "a wait comes on top");
+    let whole = told(&[("Hydra-Deadline-Ms", "22000")], "/v1/kv/a/b/c/k?wait=20s");
+    assert!(near(whole, 22_000), "but not on top of what the client gives: {whole}");
+    let late = router.send("GET", "/v1/kv/a/b/c/k", &[("Hydra-Deadline-Ms", "0")], "");
+    assert_eq!((late.status, late.code().as_str()), (504, "server-timeout"));
+    assert_eq!(late.header("hydra-applied"), Some("no"));
+
+    // What goes by while the body comes is no time for the server.
+    let mut stream = router.connect().expect("connects");
+    write!(stream, "PUT /v1/kv/a/b/c/k HTTP/1.1\r\nHost: h\r\nHydra-Deadline-Ms: 3000\r\nContent-Length: 2\r\n\r\n1")
+        .expect("sent");
+    std::thread::sleep(Duration::from_millis(1_200));
+    stream.write_all(b"2").expect("sent");
+    let told = left(&heads.recv_timeout(Duration::from_secs(5)).expect("asked"));
+    assert!(near(told, 1_800), "{told}");
 }

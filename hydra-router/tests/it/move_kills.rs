@@ -3,27 +3,26 @@
 //! The writers are clients with yesterday's map: they know only the source, follow its hints, and let the new owner
 //! begin when they find a folder that nobody serves. Every write has an idempotency key and is sent until it is
 //! acknowledged. At the end every acknowledged value is at the owner, and every counter is exact.
+//! `HYDRA_MOVE_BATCH=100` lets every batch have so many writes, in place of 8.
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hydra_core::wire::{list_path, treasure_path};
-use hydra_core::{Engine, EngineOptions, FolderSet, SwampName};
+use hydra_core::SwampName;
+use hydra_core::wire::{list_path, swamp_path, treasure_path};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Answer, Target, block_on, name_in, program};
+use crate::process::{Line, Process};
+use crate::support::{Answer, name_in, program};
 
-/// What a process of this test binary serves: `id address directory`.
-const SERVES: &str = "HYDRA_MOVE_TEST_SERVES";
 const WRITERS: usize = 8;
 /// A write that is not acknowledged for so long is lost, or the folder is stuck.
 const STUCK: Duration = Duration::from_secs(20);
@@ -59,124 +58,6 @@ impl Moment {
             Moment::Moved => says(source, "moved"),
             Moment::Owned => says(target, "owned"),
         }
-    }
-}
-
-/// A server as a process that can be killed.
-struct Process {
-    id: &'static str,
-    address: SocketAddr,
-    dir: PathBuf,
-    child: Child,
-}
-
-impl Process {
-    fn start(id: &'static str, dir: &Path) -> Process {
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a port");
-        let dir = dir.join(id);
-        let child = Process::spawn(id, address, &dir);
-        Process { id, address, dir, child }
-    }
-
-    fn spawn(id: &str, address: SocketAddr, dir: &Path) -> Child {
-        let mut child = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--exact", "move_kills::a_server_for_the_test_of_kills", "--nocapture"])
-            .env(SERVES, format!("{id} {address} {}", dir.display()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("a server");
-        let until = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(address).is_err() {
-            assert!(Instant::now() < until, "{id} does not start");
-            assert!(child.try_wait().expect("a process").is_none(), "{id} ended");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        child
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().expect("killed");
-        self.child.wait().expect("gone");
-    }
-
-    fn restart(&mut self) {
-        self.child = Process::spawn(self.id, self.address, &self.dir);
-    }
-
-    /// What it is to a folder; `None` while it does not answer.
-    fn folder(&self, folder: u32) -> Option<Value> {
-        let mut line = Line::new(self.address);
-        let answer = line.send("GET", &format!("/v1/folders/{folder}"), &[], "")?;
-        Some(answer.json()["folders"][0].clone())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Killed already, or not: it is gone afterwards.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// No test: what the processes of the test below run.
-#[test]
-fn a_server_for_the_test_of_kills() {
-    let Ok(serves) = std::env::var(SERVES) else { return };
-    let mut pieces = serves.splitn(3, ' ');
-    let (id, address, dir) = (pieces.next(), pieces.next(), pieces.next());
-    let mut options = EngineOptions::new(dir.expect("a directory"));
-    options.server_id = id.map(str::to_owned);
-    options.copied = true;
-    options.owned = (id == Some("s2")).then(FolderSet::new);
-    // What is acknowledged is on disk: a killed process loses nothing of it.
-    options.default_policy.write_interval = Duration::ZERO;
-    let engine = Engine::open(options).expect("opened");
-    block_on(async {
-        let listener = tokio::net::TcpListener::bind(address.expect("an address")).await.expect("the port");
-        let config = hydra_server::Config::default();
-        hydra_server::run(listener, engine, config, std::future::pending()).await.expect("served");
-    });
-}
-
-/// A connection that is made anew when it breaks.
-struct Line {
-    address: SocketAddr,
-    stream: Option<TcpStream>,
-}
-
-impl Line {
-    fn new(address: SocketAddr) -> Line {
-        Line { address, stream: None }
-    }
-
-    fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Option<Answer> {
-        let answer = self.try_send(method, path, headers, body);
-        if answer.is_none() {
-            self.stream = None;
-        }
-        answer
-    }
-
-    fn try_send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Option<Answer> {
-        let stream = match &mut self.stream {
-            Some(stream) => stream,
-            None => {
-                let stream = Target(self.address).connect().ok()?;
-                stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-                self.stream.insert(stream)
-            }
-        };
-        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: hydra\r\nContent-Length: {}\r\n", body.len());
-        for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
-        }
-        request.push_str("\r\n");
-        request.push_str(body);
-        stream.write_all(request.as_bytes()).ok()?;
-        Answer::read(stream).ok()
     }
 }
 
@@ -216,38 +97,40 @@ impl Load {
                     .clone();
                 let owner = owners.entry(folder).or_insert(0);
                 let id = format!("{number}-{count}");
-                if count % 2 == 0 {
-                    let path = format!("{}?incr=1", treasure_path(&swamp, "sum"));
-                    load.write(&mut lines, owner, folder, "POST", &path, &id, "");
-                    *load.ledger.lock().expect("the ledger").sums.entry(swamp).or_default() += 1;
-                } else {
-                    let path = treasure_path(&swamp, &id);
-                    load.write(&mut lines, owner, folder, "PUT", &path, &id, &format!("\"{id}\""));
-                    let mut ledger = load.ledger.lock().expect("the ledger");
-                    ledger.values.entry(swamp).or_default().insert(id.clone(), format!("\"{id}\""));
-                }
+                // One by one, and many at once: a batch is one write to the disk, too.
+                let (request, keys, sum) = match count % 3 {
+                    0 => (Request::increment(&swamp), Vec::new(), 1),
+                    1 => (Request::put(&swamp, &id), vec![id.clone()], 0),
+                    _ => {
+                        let keys: Vec<String> = (1..batch()).map(|at| format!("{id}-{at}")).collect();
+                        (Request::batch(&swamp, &keys), keys, 1)
+                    }
+                };
+                load.write(&mut lines, owner, folder, &id, &request);
+                load.written.fetch_add(keys.len() as u64 + sum, Ordering::Relaxed);
+                let mut ledger = load.ledger.lock().expect("the ledger");
+                let values = keys.into_iter().map(|key| (key.clone(), format!("\"{key}\"")));
+                ledger.values.entry(swamp.clone()).or_default().extend(values);
+                *ledger.sums.entry(swamp).or_default() += sum as i64;
             }
         })
     }
 
     /// Sends a write until it is acknowledged.
-    #[allow(clippy::too_many_arguments)]
-    fn write(
-        &self,
-        lines: &mut [Line; 2],
-        owner: &mut usize,
-        folder: u32,
-        method: &str,
-        path: &str,
-        id: &str,
-        body: &str,
-    ) {
+    fn write(&self, lines: &mut [Line; 2], owner: &mut usize, folder: u32, id: &str, request: &Request) {
         let begun = Instant::now();
         let headers = [("Idempotency-Key", id), ("Content-Type", "application/json")];
+        let Request { method, path, body } = request;
         loop {
             assert!(begun.elapsed() < STUCK, "{method} {path} is not acknowledged");
             match lines[*owner].send(method, path, &headers, body) {
-                Some(answer) if answer.status < 300 => break,
+                Some(answer) if answer.status < 300 => {
+                    assert!(
+                        answer.text().find("\"failed\":").is_none_or(|_| answer.json()["failed"] == 0),
+                        "{answer:?}"
+                    );
+                    break;
+                }
                 Some(answer) if answer.status == 421 => follow(&answer, lines, owner, folder),
                 Some(answer) => {
                     assert!(answer.status == 503, "{method} {path}: {}", answer.text());
@@ -256,9 +139,43 @@ impl Load {
                 None => std::thread::sleep(Duration::from_millis(5)),
             }
         }
-        self.written.fetch_add(1, Ordering::Relaxed);
         self.longest.fetch_max(begun.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
+}
+
+/// What a writer sends.
+struct Request {
+    method: &'static str,
+    path: String,
+    body: String,
+}
+
+impl Request {
+    fn increment(swamp: &SwampName) -> Request {
+        let path = format!("{}?incr=1", treasure_path(swamp, "sum"));
+        Request { method: "POST", path, body: String::new() }
+    }
+
+    fn put(swamp: &SwampName, key: &str) -> Request {
+        Request { method: "PUT", path: treasure_path(swamp, key), body: format!("\"{key}\"") }
+    }
+
+    /// Counts once, and stores every key.
+    fn batch(swamp: &SwampName, keys: &[String]) -> Request {
+        let puts = keys.iter().map(|key| json!({"op": "put", "key": key, "value": key}));
+        let count = json!({"op": "increment", "key": "sum", "by": 1});
+        let ops: Vec<Value> = std::iter::once(count).chain(puts).collect();
+        Request {
+            method: "POST",
+            path: format!("{}/batch", swamp_path(swamp)),
+            body: json!({ "ops": ops }).to_string(),
+        }
+    }
+}
+
+/// How many writes a batch has.
+fn batch() -> usize {
+    std::env::var("HYDRA_MOVE_BATCH").ok().and_then(|batch| batch.parse().ok()).unwrap_or(8)
 }
 
 /// Goes where a refusal points, and lets the server there begin if that takes a token.
@@ -284,7 +201,7 @@ struct Ground {
 impl Ground {
     fn start() -> Ground {
         let dir = TempDir::new().expect("a directory");
-        let servers = ["s1", "s2"].map(|id| Process::start(id, dir.path()));
+        let servers = [Process::start("s1", dir.path(), "0-99", ""), Process::start("s2", dir.path(), "", "")];
         let map = dir.path().join("hydra.toml");
         let [s1, s2] = [servers[0].address, servers[1].address];
         let text = format!(
@@ -355,7 +272,7 @@ impl Ground {
         // What it came to is not the question: somebody was killed.
         let _ = tool.wait_with_output();
         for server in &mut self.servers {
-            if server.child.try_wait().expect("a process").is_some() {
+            if !server.is_running() {
                 server.restart();
             }
         }
@@ -409,9 +326,11 @@ fn no_write_is_lost_whoever_is_killed_at_whatever_step_of_a_move() {
     // Without a kill: what a move costs the writers.
     for _ in 0..3 {
         ground.load.longest.store(0, Ordering::Relaxed);
+        let (before, round) = (ground.load.written.load(Ordering::Relaxed), Instant::now());
         ground.round(folder, None, false);
         let longest = ground.load.longest.load(Ordering::Relaxed);
-        println!("folder {folder}: nobody is killed, the longest write took {longest} ms");
+        let rate = (ground.load.written.load(Ordering::Relaxed) - before) as f64 / round.elapsed().as_secs_f64();
+        println!("folder {folder}: nobody is killed, {rate:.0} writes a second, the longest took {longest} ms");
         folder += 1;
     }
     for victim in [Victim::Tool, Victim::Source, Victim::Target] {
@@ -428,7 +347,10 @@ fn no_write_is_lost_whoever_is_killed_at_whatever_step_of_a_move() {
         }
     }
     let written = ground.load.written.load(Ordering::Relaxed);
-    println!("{written} writes, {:.0} in a second", written as f64 / begun.elapsed().as_secs_f64());
+    println!(
+        "{written} writes, {:.0} in a second over all, kills and restarts included",
+        written as f64 / begun.elapsed().as_secs_f64()
+    );
     assert!(written > 1_000, "only {written} writes");
     ground.check();
 }

@@ -336,12 +336,12 @@ fn a_copy_takes_the_place_of_a_dead_owner_and_says_how_old_it_is() {
     let s3 = ground.s3.as_ref().expect("a fallback");
     assert_eq!(s3.target().send_to_any("PUT", "/v1/folders/50/archive", &[], &archive.body).status, 200);
 
-    let promote = |fenced: &str| ground.run(&["promote", "50", "--of", "s1", "--to", "s3", "--i-fenced", fenced]);
+    let promote = |fenced: &str| ground.run(&["promote", "50", "--on", "s3", "--i-fenced", fenced]);
     assert_eq!(promote("s3").code, Some(2), "it has to be said of which server");
     let alive = promote("s1");
     assert!(alive.code == Some(4) && alive.err.contains("hydra-router move"), "{alive:?}");
     ground.s1.stop();
-    let promoted = ground.run(&["promote", "50", "--of", "s1", "--to", "s3", "--i-fenced", "s1", "--output", "json"]);
+    let promoted = ground.run(&["promote", "50", "--on", "s3", "--i-fenced", "s1", "--output", "json"]);
     assert_eq!(promoted.code, Some(0), "{promoted:?}");
     let found = &promoted.json()["folders"][0];
     assert!(found["files"] == 1 && found["quietSeconds"].is_u64(), "{found}");

@@ -155,10 +155,24 @@ fn status_says_who_is_there_and_what_copies_lack() {
 
     // The fallback takes writes in place of the primary.
     pair.s1.stop();
-    assert_eq!(pair.put(&path, "2").status, 201);
-    let away = ran(&["status", "--output", "json"], &map);
+    assert_eq!(pair.put(&format!("{path}?sync"), "2").status, 201);
+    let url = format!("http://{}", pair.router.target.0);
+    let away = ran(&["status", "--output", "json", "--router", &format!("{url},http://127.0.0.1:1")], &map);
     assert_eq!(away.code, Some(5), "{away:?}");
     let status = away.json();
+    // What that process thinks, not this one.
+    let (said, silent) = (&status["routers"][0], &status["routers"][1]);
+    assert_eq!((&said["router"], &said["breakers"][0]["server"]), (&json!("r1"), &json!("s1")), "{said}");
+    assert_ne!(said["breakers"][0]["state"], "up", "{said}");
+    assert_eq!((&said["breakers"][1]["state"], &said["stays"][0]["fallback"]), (&json!("up"), &json!("s2")), "{said}");
+    assert_eq!(silent["error"], "refused the connection");
+    let table = ran(&["status", "--router", &url], &map).out;
+    assert!(table.contains("breaker s2           up") && table.contains("of s1 with s2"), "{table}");
+    let explained = ran(&["explain", "users/profiles/alice", "--router", &url, "--output", "json"], &map).json();
+    assert_eq!(explained["router"]["breakers"].as_array().map(Vec::len), Some(2), "{explained}");
+    let here = name_in("0-49", "users/profiles/alice").to_string();
+    let explained = ran(&["explain", &here, "--router", &url], &map).out;
+    assert!(explained.contains("router    r1 at") && explained.contains("stays   folders"), "{explained}");
     assert_eq!(
         (&status["servers"][0]["reachable"], &status["servers"][0]["error"]),
         (&json!(false), &json!("refused the connection"))

@@ -463,8 +463,8 @@ fn a_sync_settles_what_was_taken_over() {
     let (router, name) = taken_over(&mut pair);
     let folder = folder_of(&name, FolderCount::DEFAULT);
     let back = ["--from", "s2", "--to", "s1", "--settle", "--output", "json"];
-    // An rsync that copies nothing: what is missing is not settled.
-    let (_dir, path) = failing_first("0");
+    // An rsync that copies nothing, also when the folder takes no writes: what is missing is not settled.
+    let (_dir, path) = failing_first("0 0");
     let early = Run::of(pair.command(&back).env("PATH", path));
     assert_eq!(early.code, Some(1), "{early:?}");
     let takeover = &early.json()["takeovers"][0];

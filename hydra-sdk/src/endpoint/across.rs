@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use futures_util::stream::{self, StreamExt};
 use hydra_core::wire::{BATCH_PATH, BatchBody, BatchResultBody};
-use hydra_core::{Applied, FolderId, SwampName, Value};
+use hydra_core::{Applied, ErrorCode, FolderId, SwampName, Value};
 use reqwest::Method;
 
 use super::WriteOptions;
@@ -121,8 +121,8 @@ impl Cluster {
         Ok(results)
     }
 
-    /// Operations that the server refused because it does not own their folder are sent by themselves: then hints to
-    /// the owner are followed.
+    /// Operations that the server refused because it does not own their folder, or because that takes no writes for a
+    /// moment, are sent by themselves: then hints to the owner are followed, and the moment is waited for.
     async fn ask_owners(
         &self,
         group: &[(SwampName, Operation)],
@@ -130,7 +130,9 @@ impl Cluster {
         options: &WriteOptions,
     ) {
         let is_misrouted = |result: &Result<Done<Value>>| {
-            result.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotOwner && error.applied() == Applied::No)
+            let is_elsewhere =
+                |error: &Error| error.kind() == ErrorKind::NotOwner || error.code() == Some(ErrorCode::FolderSealed);
+            result.as_ref().is_err_and(|error| is_elsewhere(error) && error.applied() == Applied::No)
         };
         let places: Vec<usize> = (0..group.len()).filter(|&at| is_misrouted(&results[at])).collect();
         let again = Parts::of(places.iter().map(|&at| group[at].clone()).collect(), SwampName::clone);

@@ -134,7 +134,8 @@ impl Embedded {
         options: &WriteOptions,
     ) -> Result<Vec<Treasure<Value>>> {
         let idempotency = idempotency(options, &format!("shift {shift:?} {wait:?}"));
-        let request = ShiftRequest { shift: shift.clone(), wait, idempotency, sync: options.sync };
+        let request =
+            ShiftRequest { shift: shift.clone(), wait, idempotency, sync: options.sync, ..ShiftRequest::default() };
         let shifted = self.engine().shift(name, request).await?;
         Ok(shifted.treasures.into_iter().map(Treasure::from).collect())
     }

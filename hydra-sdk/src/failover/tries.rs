@@ -15,7 +15,7 @@ use crate::failback;
 use crate::health::{Admitted, ServerState};
 use crate::hint::{Hint, Owner};
 use crate::outcome::{Answer, AnswerBody, Cause, Failure, foreign};
-use crate::server::{IN_FLIGHT, Server, ThisTry};
+use crate::server::{IN_FLIGHT, Primary, Server, ThisTry};
 use crate::settings::OpClass;
 
 /// How often a call follows the hint of a server to the owner of the folder.
@@ -24,6 +24,8 @@ const MAX_HOPS: u32 = 3;
 const HOP_PAUSE: Duration = Duration::from_millis(2);
 /// The longest a server may make a call wait before it is asked again.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// So long after its beginning a call still waits for a server that is down, where there are several and none is there.
+const LAST_HOPE: Duration = Duration::from_millis(500);
 /// Between these two grows the ceiling of the pause before a server is asked again that gets ready.
 const READY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
 
@@ -45,6 +47,8 @@ enum Why {
     Again,
     /// It gets ready, and is waited for.
     GetsReady,
+    /// Nobody else is left, and it was down a moment ago.
+    Last,
 }
 
 /// A server to ask now, with all it takes.
@@ -79,6 +83,8 @@ pub(super) struct Tries<'c, 's> {
     token: Option<(usize, Hint)>,
     /// Who a hint named; learned when it answers.
     named: Option<Owner>,
+    /// A fallback said that the owner is back and has everything.
+    has_returned: bool,
     made: Vec<(usize, Attempt)>,
     /// The last refusal that could not be helped.
     refusal: Option<Error>,
@@ -109,6 +115,7 @@ impl<'c, 's> Tries<'c, 's> {
             wanted_pause: None,
             token: None,
             named: None,
+            has_returned: false,
             made: Vec::new(),
             refusal: None,
         }
@@ -178,7 +185,7 @@ impl<'c, 's> Tries<'c, 's> {
         match step.why {
             Why::Again => outcome_at(step.server) == Some(TryOutcome::NotSent) || server.retries.withdraw(),
             Why::Turn if self.is_in_doubt() => server.failovers.withdraw(),
-            Why::Turn | Why::Hint | Why::GetsReady => true,
+            Why::Turn | Why::Hint | Why::GetsReady | Why::Last => true,
         }
     }
 
@@ -188,7 +195,7 @@ impl<'c, 's> Tries<'c, 's> {
             Why::Hint if self.hops < 2 => Duration::ZERO,
             Why::Hint => HOP_PAUSE * (self.hops - 1),
             Why::Again => self.delays.next().max(self.wanted_pause.take().unwrap_or_default()),
-            Why::GetsReady => self.readiness.next(),
+            Why::GetsReady | Why::Last => self.readiness.next(),
         }
     }
 
@@ -196,8 +203,14 @@ impl<'c, 's> Tries<'c, 's> {
     fn not_admitted(&mut self, step: Step, refused: Admission) {
         let is_last = self.queue.is_empty();
         match refused {
-            Admission::Soon if is_last => self.queue.push_front(Step { why: Why::GetsReady, ..step }),
-            Admission::NotBefore(_) if step.why == Why::GetsReady => self.queue.push_front(step),
+            Admission::Soon if is_last || self.has_returned => {
+                self.queue.push_front(Step { why: Why::GetsReady, ..step })
+            }
+            Admission::NotBefore(_) if step.why == Why::GetsReady && !self.has_returned => self.queue.push_front(step),
+            // While servers restart one after the other it may be there again, and nobody has noticed.
+            Admission::NotBefore(_) if is_last && self.candidates.len() > 1 && self.begun.elapsed() < LAST_HOPE => {
+                self.queue.push_front(Step { why: Why::Last, ..step });
+            }
             Admission::NotBefore(wait) if step.why != Why::Again => {
                 self.note(TryOutcome::NotSent, format!("is down, and is asked again in {} ms", wait.as_millis()));
             }
@@ -228,7 +241,12 @@ impl<'c, 's> Tries<'c, 's> {
             timeout: call.timeout.min(left),
             left,
             announce: call.state.announce(call.route.pool()),
-            fallback_for: stands_in.then(|| call.state.servers()[self.owner].id()),
+            fallback_for: stands_in.then(|| Primary {
+                id: call.state.servers()[self.owner].id(),
+                was_tried: self.made.iter().any(|(server, made)| {
+                    *server == self.owner && matches!(made.outcome, TryOutcome::NotSent | TryOutcome::Maybe)
+                }),
+            }),
         }
     }
 
@@ -250,6 +268,9 @@ impl<'c, 's> Tries<'c, 's> {
         if self.stands_in() {
             let owner = &self.call.state.servers()[self.owner];
             failback::heed(owner, self.server(), self.call.route.folder(), &answer);
+        } else if self.has_returned {
+            // Whoever found that the folder can return has waited for the hold-down.
+            self.server().health.reset();
         } else if let Some(named) = self.named.take() {
             self.call.state.learn(self.call.route, named);
         }
@@ -339,9 +360,32 @@ impl<'c, 's> Tries<'c, 's> {
         self.refusal = Some(answer.to_error());
     }
 
-    /// The folder is about to move: the same server, until it takes writes again or says where the folder went.
+    /// The folder is about to move, or to return: the same server, until it takes writes again or says where the folder
+    /// went.
     pub(super) fn sealed(&mut self, answer: Answer) {
-        self.wait(&answer, "has sealed the folder for a move", "the folder is sealed for a move");
+        if self.stands_in() {
+            self.wait(&answer, "has sealed the folder for its return", "the folder is sealed for its return");
+        } else {
+            self.wait(&answer, "has sealed the folder for a move", "the folder is sealed for a move");
+        }
+    }
+
+    /// A fallback sends the write to the owner, which somebody has found to be back with everything. Where this client
+    /// does not reach it, the fallback is asked again and told so.
+    pub(super) fn returned(&mut self, answer: Answer) {
+        let owner = &self.call.state.servers()[self.owner];
+        owner.stays.returned(self.call.route.folder());
+        self.note(TryOutcome::Rejected, format!("says that {} has everything again", owner.label()));
+        self.refusal = Some(answer.to_error());
+        if std::mem::replace(&mut self.has_returned, true) || !self.stands_in() {
+            return;
+        }
+        owner.health.vouch();
+        self.candidates = vec![self.owner, self.current];
+        self.queue = VecDeque::from([
+            Step { server: self.owner, why: Why::Turn },
+            Step { server: self.current, why: Why::GetsReady },
+        ]);
     }
 
     /// Waits for the current server; neither a try nor a repetition as far as attempts and budgets are concerned.

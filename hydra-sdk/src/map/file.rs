@@ -141,7 +141,8 @@ impl Reader<'_> {
 
     /// The settings of `base` with those written in `table` in place of them.
     fn settings(&mut self, table: &DeTable<'_>, place: &str, base: &Settings) -> Settings {
-        const TIMES: [&str; 5] = ["deadline", "try_timeout", "bulk_timeout", "connect_timeout", "hold_down"];
+        const TIMES: [&str; 6] =
+            ["deadline", "try_timeout", "bulk_timeout", "connect_timeout", "hold_down", "failback_pause"];
         const OTHERS: [&str; 4] = ["attempts", "read_from", "fallback_mode", "failback"];
         self.allow(table, place, &[&TIMES[..], &OTHERS[..]].concat());
         let mut settings = base.clone();
@@ -152,7 +153,8 @@ impl Reader<'_> {
                 "try_timeout" => settings.try_timeout = time,
                 "bulk_timeout" => settings.bulk_timeout = time,
                 "connect_timeout" => settings.connect_timeout = time,
-                _ => settings.hold_down = time,
+                "hold_down" => settings.hold_down = time,
+                _ => settings.failback_pause = time,
             }
         }
         if let Some(value) = table.get("attempts") {

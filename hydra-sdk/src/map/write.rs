@@ -109,6 +109,7 @@ fn settings(out: &mut String, table: &str, settings: &Settings) -> std::fmt::Res
         ("bulk_timeout", settings.bulk_timeout),
         ("connect_timeout", settings.connect_timeout),
         ("hold_down", settings.hold_down),
+        ("failback_pause", settings.failback_pause),
     ];
     for (key, time) in times {
         writeln!(out, "{key} = {}", quoted(&format_duration(time)))?;

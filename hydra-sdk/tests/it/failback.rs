@@ -7,7 +7,7 @@ use std::time::Duration;
 use hydra_sdk::{ClientMap, ErrorKind, Failback, Fallback, Hydra, ServerState, Settings, Swamp};
 use serde_json::{Value as Json, json};
 
-use crate::fake::{Asked, Fake, Reply, answer, fine, until};
+use crate::fake::{Asked, Fake, Reply, answer, fine, refusal, until};
 
 const HOLD_DOWN: Duration = Duration::from_millis(200);
 
@@ -71,10 +71,12 @@ fn with_folder(reply: Reply, notes: usize) -> Reply {
 fn standby(notes: Arc<AtomicUsize>) -> impl Fn(&Asked) -> Reply + Send + Sync + 'static {
     move |asked| match (asked.method.as_str(), asked.target.as_str()) {
         ("GET", "/v1/folders/0/takeover") => answer(200, "s2", &takeover(notes.load(Ordering::SeqCst))),
+        ("POST", "/v1/folders/0/takeover/seal") => answer(200, "s2", SEALED),
+        ("POST", "/v1/folders/0/takeover/unseal") => answer(204, "s2", ""),
         ("POST", "/v1/folders/0/takeover/settle") => {
             let wanted: Json = serde_json::from_slice(&asked.body).expect("JSON");
             let version = notes.load(Ordering::SeqCst).to_string();
-            let is_same = wanted == json!({ "version": version });
+            let is_same = wanted == json!({ "version": version, "seal": "s" });
             if is_same {
                 notes.store(0, Ordering::SeqCst);
             }
@@ -86,6 +88,8 @@ fn standby(notes: Arc<AtomicUsize>) -> impl Fn(&Asked) -> Reply + Send + Sync + 
         }
     }
 }
+
+const SEALED: &str = r#"{"folder":0,"seal":"s","leaseMs":1000}"#;
 
 fn takeover(notes: usize) -> String {
     let files: Vec<Json> =
@@ -272,6 +276,134 @@ async fn a_take_over_can_be_settled_by_hand() {
     assert_eq!(settled(pair.hydra.settle(folder, "s1", "s2").await.expect("asked")), (1, 0, true));
     assert_eq!(settled(pair.hydra.settle(folder, "s1", "s2").await.expect("asked")), (0, 0, true));
     assert_eq!(pair.hydra.settle(folder, "s9", "s2").await.expect_err("unknown").kind(), ErrorKind::Invalid);
+}
+
+/// A fallback whose writes wait while it is sealed, and which sends them to the primary once that was settled.
+#[derive(Default)]
+struct Copy {
+    /// Each write is a file of its own.
+    files: AtomicUsize,
+    /// How many of them the primary has.
+    synced: AtomicUsize,
+    is_sealed: AtomicBool,
+    has_returned: AtomicBool,
+    seals: AtomicUsize,
+}
+
+impl Copy {
+    fn standby(self: &Arc<Copy>) -> impl Fn(&Asked) -> Reply + Send + Sync + 'static {
+        let copy = Arc::clone(self);
+        move |asked| {
+            let files = copy.files.load(Ordering::SeqCst);
+            match asked.target.as_str() {
+                "/v1/folders/0/takeover" => answer(200, "s2", &takeover(files)),
+                "/v1/folders/0/takeover/seal" => {
+                    copy.seals.fetch_add(1, Ordering::SeqCst);
+                    copy.is_sealed.store(true, Ordering::SeqCst);
+                    answer(200, "s2", SEALED)
+                }
+                "/v1/folders/0/takeover/unseal" => {
+                    copy.is_sealed.store(false, Ordering::SeqCst);
+                    answer(204, "s2", "")
+                }
+                "/v1/folders/0/takeover/settle" => {
+                    copy.files.store(0, Ordering::SeqCst);
+                    copy.has_returned.store(true, Ordering::SeqCst);
+                    copy.is_sealed.store(false, Ordering::SeqCst);
+                    answer(204, "s2", "")
+                }
+                _ if asked.method == "GET" => with_folder(fine("s2")(asked), files),
+                _ if copy.is_sealed.load(Ordering::SeqCst) => refusal(503, "s2", "folder-sealed", ""),
+                _ if copy.has_returned.load(Ordering::SeqCst) && !says_tried(asked) => {
+                    refusal(421, "s2", "folder-returned", "")
+                }
+                _ => with_folder(fine("s2")(asked), copy.files.fetch_add(1, Ordering::SeqCst) + 1),
+            }
+        }
+    }
+
+    /// A primary that gets what was written until then, every 30 ms.
+    fn primary(self: &Arc<Copy>) -> impl Fn(&Asked) -> Reply + Send + Sync + 'static {
+        let copy = Arc::clone(self);
+        move |asked| match asked.target.as_str() {
+            "/v1/folders/0/holds" => {
+                let body: Json = serde_json::from_slice(&asked.body).expect("JSON");
+                let synced = copy.synced.load(Ordering::SeqCst);
+                let files = body["files"].as_array().expect("files").iter();
+                let number =
+                    |file: &Json| file["file"].as_str().expect("a name")[3..].parse::<usize>().expect("a number");
+                let missing: Vec<Json> = files.filter(|file| number(file) >= synced).cloned().collect();
+                let missing = missing.into_iter().map(|mut file| {
+                    file["held"] = Json::Null;
+                    file
+                });
+                answer(200, "s1", &json!({ "missing": missing.collect::<Vec<_>>() }).to_string())
+            }
+            _ => with_folder(fine("s1")(asked), 0),
+        }
+    }
+
+    fn keep_in_sync(self: &Arc<Copy>) -> tokio::task::JoinHandle<()> {
+        let copy = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                copy.synced.store(copy.files.load(Ordering::SeqCst), Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+        })
+    }
+}
+
+fn says_tried(asked: &Asked) -> bool {
+    asked.header("hydra-fallback-for") == Some("s1; tried")
+}
+
+#[tokio::test]
+async fn writes_that_never_pause_wait_once_and_go_on_at_the_primary() {
+    let mut pair = Pair::start(Failback::WhenSynced).await;
+    let copy = Arc::new(Copy::default());
+    pair.s1.behave(copy.primary());
+    pair.s2.behave(copy.standby());
+    pair.s1.stop().await;
+    pair.swamp.put("k", &1.into()).await.expect("stored at the fallback");
+    let swamp = pair.swamp.clone();
+    let writing = tokio::spawn(async move {
+        loop {
+            swamp.increment("n", 1).await.expect("no call fails");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    pair.s1.restart().await;
+    pair.primary_is(ServerState::Up).await;
+    tokio::time::sleep(HOLD_DOWN * 3).await;
+    assert_eq!(copy.seals.load(Ordering::SeqCst), 0, "nothing is copied, so nobody has to wait");
+    let copying = copy.keep_in_sync();
+    pair.returned().await;
+    until("writes go on at the primary", || count(&pair.s1, "/n?incr=1") > 20).await;
+    assert!(!writing.is_finished(), "a call failed");
+    assert_eq!(pair.reader().await, "s1");
+    assert!(copy.seals.load(Ordering::SeqCst) <= 3, "{} seals", copy.seals.load(Ordering::SeqCst));
+    writing.abort();
+    copying.abort();
+}
+
+#[tokio::test]
+async fn who_does_not_know_that_the_primary_is_back_is_told_by_the_fallback() {
+    let mut pair = Pair::start(Failback::WhenSynced).await;
+    let copy = Arc::new(Copy::default());
+    pair.s2.behave(copy.standby());
+    pair.s1.stop().await;
+    pair.swamp.put("k", &1.into()).await.expect("stored at the fallback");
+    pair.primary_is(ServerState::Down).await;
+    // Somebody else has led the folder back.
+    copy.has_returned.store(true, Ordering::SeqCst);
+    let stored = copy.files.load(Ordering::SeqCst);
+    pair.swamp.put("k", &2.into()).await.expect("the primary is not there for this client");
+    assert_eq!(copy.files.load(Ordering::SeqCst), stored + 1, "so the fallback takes the write");
+    pair.s1.restart().await;
+    pair.swamp.put("k", &3.into()).await.expect("stored at the primary");
+    assert_eq!(copy.files.load(Ordering::SeqCst), stored + 1, "the first call that finds the primary stays there");
+    assert_eq!((pair.hydra.servers()[0].1, pair.reader().await), (ServerState::Up, "s1".into()));
 }
 
 #[tokio::test]

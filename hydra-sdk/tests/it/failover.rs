@@ -65,7 +65,7 @@ async fn a_dead_primary_costs_next_to_nothing() {
     let first = begun.elapsed();
     println!("first call after the primary's death: {first:?}");
     assert!(first < Duration::from_millis(100), "{first:?}");
-    assert_eq!(s2.asked()[0].header("hydra-fallback-for"), Some("s1"));
+    assert_eq!(s2.asked()[0].header("hydra-fallback-for"), Some("s1; tried"));
     until("s1 is known to be down", || hydra.servers()[0].1 == ServerState::Down).await;
     let before = s2.asked().len();
     swamp.put("k", &1.into()).await.expect("stored at the fallback");
@@ -329,6 +329,33 @@ async fn every_listed_server_is_tried_before_giving_up() {
     assert_eq!(tried.len(), 5, "{error}");
     fakes[4].behave(fine("s4"));
     assert_eq!(swamp.get("k").await.expect("the last one"), Some("s4".into()));
+}
+
+#[tokio::test]
+async fn a_server_that_is_back_unnoticed_is_tried_when_nobody_else_is_there() {
+    let (mut s1, mut s2) = (Fake::start(fine("s1")).await, Fake::start(fine("s2")).await);
+    let (hydra, swamp) = swamp(map(&s1, &s2, settings()));
+    s1.stop().await;
+    until("s1 is known to be down", || {
+        let swamp = swamp.clone();
+        tokio::spawn(async move { swamp.get("k").await });
+        hydra.servers()[0].1 == ServerState::Down
+    })
+    .await;
+    // One server after the other restarts, faster than clients look.
+    s1.restart().await;
+    s2.stop().await;
+    let writes = (0..20).map(|n| {
+        let swamp = swamp.clone();
+        tokio::spawn(async move { swamp.put("k", &n.into()).await })
+    });
+    for write in writes.collect::<Vec<_>>() {
+        write.await.expect("no panic").expect("s1 is there");
+    }
+    s1.stop().await;
+    let begun = Instant::now();
+    swamp.put("k", &1.into()).await.expect_err("nobody is there");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -20,13 +20,15 @@ async fn pair(s1: &Fake, s2: &Fake) -> (Hydra, SwampName) {
 
 fn put(body: ForwardBody) -> ForwardRequest {
     let mut request = ForwardRequest::new(OpClass::Overwrite, "PUT", "/v1/kv/a/b/c/k?sync=true");
-    request.headers = vec![
-        ("Content-Type".into(), b"text/plain".to_vec()),
-        ("Connection".into(), b"close".to_vec()),
-        ("Host".into(), b"elsewhere".to_vec()),
-        ("Hydra-Fallback-For".into(), b"spoofed".to_vec()),
-        ("X-Request-Id".into(), b"r1".to_vec()),
-    ];
+    for (name, value) in [
+        ("Content-Type", "text/plain"),
+        ("Connection", "close"),
+        ("Host", "elsewhere"),
+        ("Hydra-Fallback-For", "spoofed"),
+        ("X-Request-Id", "r1"),
+    ] {
+        request.headers.append(name, value).expect("a header");
+    }
     request.body = body;
     request
 }
@@ -126,7 +128,7 @@ async fn a_client_that_counts_other_folders_is_passed_on_as_such() {
     let (s1, s2) = (Fake::start(fine("s1")).await, Fake::start(fine("s2")).await);
     let (hydra, name) = pair(&s1, &s2).await;
     let mut request = ForwardRequest::new(OpClass::Read, "GET", "/v1/kv/a/b/c/k");
-    request.headers.push(("hydra-folders".into(), b"1000".to_vec()));
+    request.headers.append("hydra-folders", "1000").expect("a header");
     hydra.forward(&name, request).await.expect("an answer");
     assert_eq!(s1.asked()[0].header("hydra-folders"), Some("1000"), "the server is the one to refuse it");
 }

@@ -125,7 +125,7 @@ impl<'r> Need<'r> {
             Route::Policy(pattern) => (ADMIN, Place::Pattern(pattern)),
             // Clients ask and settle when they return to a primary. A listing names swamps of everybody.
             Route::Takeover(_) | Route::Holds(_) => (READ, Place::Everywhere),
-            Route::Settle(_) => (WRITE, Place::Everywhere),
+            Route::Settle(_) | Route::SealTakeover(_) | Route::UnsealTakeover(_) => (WRITE, Place::Everywhere),
             Route::Folders | Route::Folder(_) | Route::FlushFolder(_) | Route::FlushAll | Route::MarkCopied(_) => {
                 (ADMIN, Place::Everywhere)
             }

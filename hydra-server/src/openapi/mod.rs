@@ -61,6 +61,8 @@ const BLOCKS: &[&str] = &[
     include_str!("blocks/folder-takeover.json"),
     include_str!("blocks/folder-holds.json"),
     include_str!("blocks/folder-settle.json"),
+    include_str!("blocks/folder-takeover-seal.json"),
+    include_str!("blocks/folder-takeover-unseal.json"),
     include_str!("blocks/folder-fence.json"),
     include_str!("blocks/folder-unfence.json"),
     include_str!("blocks/folder-import.json"),
@@ -106,6 +108,7 @@ const WRITES_SWAMP: &[&str] = &[
     "idempotency-reuse",
     "swamp-read-only",
     "folder-sealed",
+    "folder-returned",
     "disk-full",
     "overloaded",
 ];

@@ -65,6 +65,8 @@ templates! {
     Route::Takeover(_) => "/v1/folders/{folder}/takeover",
     Route::Holds(_) => "/v1/folders/{folder}/holds",
     Route::Settle(_) => "/v1/folders/{folder}/takeover/settle",
+    Route::SealTakeover(_) => "/v1/folders/{folder}/takeover/seal",
+    Route::UnsealTakeover(_) => "/v1/folders/{folder}/takeover/unseal",
     Route::Move(_, MoveVerb::Fence) => "/v1/folders/{folder}/fence",
     Route::Move(_, MoveVerb::Unfence) => "/v1/folders/{folder}/unfence",
     Route::Move(_, MoveVerb::Import) => "/v1/folders/{folder}/import",

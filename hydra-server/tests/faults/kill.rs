@@ -15,7 +15,7 @@ const PACE: Pace = Pace { writers: 4, rest: Duration::ZERO };
 /// Room for about three of the swamps below.
 const MEMORY: [&str; 2] = ["--memory", "96KiB"];
 
-fn start_tidy(data: &Path) -> Process {
+pub(crate) fn start_tidy(data: &Path) -> Process {
     start(data, &[&TIDY[..], &MEMORY].concat())
 }
 

@@ -17,10 +17,16 @@ mod fsync_audit;
 mod full_disk;
 /// Loop devices, file systems and mounts that go away with their guards.
 mod ground;
+/// Whether some order of calls explains every answer.
+#[path = "../../../hydra-core/tests/it/history.rs"]
+#[allow(unreachable_pub, reason = "the other test target may export it")]
+mod history;
 /// Servers that are killed, stopped for a while and ended in order while they compact and collect.
 mod kill;
 /// What was sent and what was acknowledged, kept outside the server.
 mod ledger;
+/// Many clients on few keys of a server that is killed again and again, checked call by call.
+mod linearizable;
 /// The power fails, and the kernel finds what the disk had.
 mod power_cut;
 /// Real rsync in eight ways, from and onto a live server.

@@ -88,6 +88,8 @@ const DEMANDS: &[(&str, &str, &str, &str)] = &[
     ("GET HEAD", "/v1/folders/{folder}/takeover", "r", "all"),
     ("POST", "/v1/folders/{folder}/holds", "r", "all"),
     ("POST", "/v1/folders/{folder}/takeover/settle", "w", "all"),
+    ("POST", "/v1/folders/{folder}/takeover/seal", "w", "all"),
+    ("POST", "/v1/folders/{folder}/takeover/unseal", "w", "all"),
     ("POST", "/v1/folders/{folder}/fence", "a", "all"),
     ("POST", "/v1/folders/{folder}/unfence", "a", "all"),
     ("POST", "/v1/folders/{folder}/import", "a", "all"),

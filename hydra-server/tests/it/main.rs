@@ -10,6 +10,8 @@ mod batches;
 mod cli;
 /// Two servers that wrote without knowing of each other: what lost is listed, on both.
 mod conflicts;
+/// How long a client still waits: nothing is begun for one that has left.
+mod deadlines;
 /// What was acknowledged survives: kill -9, SIGTERM under load, restarts.
 mod durability;
 /// gzip: long answers for those who ask, imports, and nothing without a bound.

@@ -271,6 +271,8 @@ fn what_a_server_answers_is_what_the_document_says() {
     contract.check("POST", "/v1/folders/62/holds", &json, "{}", 400);
     let version = contract.check("GET", "/v1/folders/62/takeover", &[], "", 200).json()["version"].clone();
     contract.check("POST", "/v1/folders/62/takeover/settle", &json, &json!({"version": version}).to_string(), 204);
+    contract.check("POST", "/v1/folders/62/takeover/seal", &json, r#"{"leaseMs":100}"#, 409);
+    contract.check("POST", "/v1/folders/62/takeover/unseal", &json, r#"{"seal":"x"}"#, 409);
 
     let body = |value: serde_json::Value| value.to_string();
     let seal = contract.check("POST", "/v1/folders/7/seal", &json, &body(json!({"epoch": 8, "to": "s9"})), 200).json();

@@ -156,6 +156,101 @@ fn nothing_is_noted_in_folders_that_are_owned_and_settling_nothing_is_fine() {
     assert!(!owner.dir.path().join(".hydra/takeover").exists());
 }
 
+fn seal(standby: Target, lease_ms: u64) -> Answer {
+    standby.post("/v1/folders/60/takeover/seal", &json!({ "leaseMs": lease_ms }).to_string())
+}
+
+fn put_for(standby: Target, owner: &str) -> Answer {
+    standby.send("PUT", &key_path("k"), &[("Hydra-Fallback-For", owner)], "7")
+}
+
+#[test]
+fn while_a_folder_returns_its_copy_takes_no_writes_and_then_sends_them_to_the_owner() {
+    let dir = TempDir::new().expect("a directory");
+    let standby = Process::start(dir.path(), &STANDBY);
+    take_over(standby.target, "k", "1", false);
+    let sealed = seal(standby.target, 20_000);
+    assert_eq!(sealed.status, 200, "{sealed:?}");
+    let waits = put_for(standby.target, "s1; tried");
+    assert_eq!((waits.status, waits.code().as_str()), (503, "folder-sealed"), "whoever sends it");
+    assert_eq!((waits.header("hydra-applied"), waits.header("retry-after")), (Some("no"), Some("1")));
+    let delete = standby.target.send("DELETE", &key_path("k"), &FALLBACK, "");
+    assert_eq!(delete.status, 503, "a delete is a write");
+    assert_eq!(standby.target.get(&key_path("k")).text(), "1", "reads go on");
+    assert_eq!(standby.target.get("/v1/folders/60").json()["folders"][0]["sealed"], true);
+    let listed = listed(standby.target);
+    assert_eq!(listed["count"], 1, "what was only buffered is listed, too");
+
+    let again = seal(standby.target, 1_000);
+    assert_eq!((again.status, again.code().as_str()), (409, "seal-mismatch"), "somebody is at it");
+    let settle_with = |seal: &Value| {
+        let body = json!({"version": listed["version"], "seal": seal}).to_string();
+        standby.target.post("/v1/folders/60/takeover/settle", &body)
+    };
+    assert_eq!(settle_with(&json!("another")).code(), "seal-mismatch");
+    assert_eq!(settle_with(&sealed.json()["seal"]).status, 204);
+
+    let returned = put_for(standby.target, "s1");
+    assert_eq!((returned.status, returned.code().as_str()), (421, "folder-returned"), "{returned:?}");
+    assert_eq!((returned.header("hydra-applied"), returned.header("hydra-takeover")), (Some("no"), None));
+    let tried = put_for(standby.target, "s1; tried");
+    assert_eq!((tried.status, tried.header("hydra-fallback-for")), (200, None), "{tried:?}");
+    assert_eq!(standby.target.send("PUT", &format!("{}?sync", key_path("k")), &[TRIED], "8").status, 200);
+    assert_eq!(put_for(standby.target, "s1").status, 200, "who takes over again takes over for all");
+}
+
+const TRIED: (&str, &str) = ("Hydra-Fallback-For", "s1; tried");
+
+#[test]
+fn a_copy_takes_writes_again_when_nobody_settles_and_rests_before_the_next_time() {
+    let dir = TempDir::new().expect("a directory");
+    let standby = Process::start(dir.path(), &STANDBY);
+    take_over(standby.target, "k", "1", true);
+    let begun = std::time::Instant::now();
+    let first = seal(standby.target, 300).json();
+    assert_eq!(put_for(standby.target, "s1").code(), "folder-sealed");
+    while put_for(standby.target, "s1").status != 200 {
+        assert!(begun.elapsed().as_secs() < 5, "the seal does not end");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(begun.elapsed().as_millis() >= 300, "it ended early");
+    let soon = seal(standby.target, 300);
+    assert_eq!((soon.status, soon.code().as_str()), (409, "seal-mismatch"), "writes must not wait all the time");
+    assert!(soon.header("retry-after").is_some());
+    let late = json!({"version": listed(standby.target)["version"], "seal": first["seal"]}).to_string();
+    assert_eq!(standby.target.post("/v1/folders/60/takeover/settle", &late).code(), "seal-mismatch");
+    assert_eq!(listed(standby.target)["count"], 1, "nothing was settled");
+    while seal(standby.target, 60_000).status != 200 {
+        assert!(begun.elapsed().as_secs() < 8, "there is no next time");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    standby.kill();
+    let standby = Process::start(dir.path(), &STANDBY);
+    assert_eq!(put_for(standby.target, "s1").status, 200, "a seal does not outlive its process");
+    let given_back = seal(standby.target, 60_000).json();
+    assert_eq!(put_for(standby.target, "s1").status, 503);
+    let body = json!({"seal": given_back["seal"]}).to_string();
+    assert_eq!(standby.target.post("/v1/folders/60/takeover/unseal", &body).status, 204);
+    assert_eq!(put_for(standby.target, "s1").status, 200);
+    assert_eq!(standby.target.post("/v1/folders/60/takeover/unseal", &body).code(), "seal-mismatch", "it is gone");
+    for lease in [0, 60_001, u64::MAX] {
+        assert_eq!(seal(standby.target, lease).code(), "invalid-body", "{lease}");
+    }
+}
+
+#[test]
+fn a_fence_for_a_move_ends_what_writes_wait_for() {
+    let dir = TempDir::new().expect("a directory");
+    let standby = Process::start(dir.path(), &STANDBY);
+    assert_eq!(seal(standby.target, 300).status, 200);
+    let fenced = standby.target.post("/v1/folders/60/fence", r#"{"epoch":8,"to":"s9"}"#);
+    assert_eq!(fenced.status, 200, "{fenced:?}");
+    std::thread::sleep(std::time::Duration::from_millis(350));
+    let refused = put_for(standby.target, "s1");
+    assert_eq!((refused.status, refused.code().as_str()), (421, "not-owner"), "the end of one does not open the other");
+    assert_eq!(seal(standby.target, 300).code(), "folder-state-mismatch");
+}
+
 #[test]
 fn a_folder_that_is_not_here_is_421_and_one_that_does_not_exist_400() {
     let owner = owner();
@@ -163,6 +258,8 @@ fn a_folder_that_is_not_here_is_421_and_one_that_does_not_exist_400() {
         ("GET", "takeover", ""),
         ("POST", "holds", r#"{"files":[]}"#),
         ("POST", "takeover/settle", r#"{"version":""}"#),
+        ("POST", "takeover/seal", r#"{"leaseMs":1000}"#),
+        ("POST", "takeover/unseal", r#"{"seal":""}"#),
         ("POST", "hold", ""),
         ("DELETE", "hold", ""),
         ("POST", "gc", ""),
