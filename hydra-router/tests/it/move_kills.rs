@@ -3,7 +3,7 @@
 //! The writers are clients with yesterday's map: they know only the source, follow its hints, and let the new owner
 //! begin when they find a folder that nobody serves. Every write has an idempotency key and is sent until it is
 //! acknowledged. At the end every acknowledged value is at the owner, and every counter is exact.
-//! `HYDRA_MOVE_BATCH=100` lets every batch have so many writes, in place of 8.
+//! `HYDRA_MOVE_BATCH=100` lets every batch have so many writes, in place of 24.
 
 use std::collections::HashMap;
 use std::fs;
@@ -175,7 +175,7 @@ impl Request {
 
 /// How many writes a batch has.
 fn batch() -> usize {
-    std::env::var("HYDRA_MOVE_BATCH").ok().and_then(|batch| batch.parse().ok()).unwrap_or(8)
+    std::env::var("HYDRA_MOVE_BATCH").ok().and_then(|batch| batch.parse().ok()).unwrap_or(24)
 }
 
 /// Goes where a refusal points, and lets the server there begin if that takes a token.
@@ -256,6 +256,14 @@ impl Ground {
         }
     }
 
+    fn revive(&mut self) {
+        for server in &mut self.servers {
+            if !server.is_running() {
+                server.restart();
+            }
+        }
+    }
+
     /// Moves a folder, with somebody killed on the way.
     fn round(&mut self, folder: u32, kill: Option<(Victim, Moment)>, gives_up: bool) {
         self.load.folder.store(folder, Ordering::Relaxed);
@@ -269,13 +277,14 @@ impl Ground {
                 Victim::Target => self.servers[1].kill(),
             }
         }
+        // A server comes back at once, or when the tool has given it up.
+        let comes_back_soon = folder % 2 == 0;
+        if comes_back_soon {
+            self.revive();
+        }
         // What it came to is not the question: somebody was killed.
         let _ = tool.wait_with_output();
-        for server in &mut self.servers {
-            if !server.is_running() {
-                server.restart();
-            }
-        }
+        self.revive();
         if gives_up && self.servers[0].folder(folder).is_some_and(|folder| folder["state"] == "owned") {
             self.finish(folder, &["--abort"]);
         }
