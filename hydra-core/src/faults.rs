@@ -455,7 +455,7 @@ fn fill(engine: &Engine, records: usize) {
     for from in (0..records).step_by(5_000) {
         let put = |at: usize| Op::Put {
             key: format!("key-{at:06}"),
-            value: Value::json(&format!("{{\"number\":{at}}}")).expect("JSON"),
+            value: Value::json(format!("{{\"number\":{at}}}")).expect("JSON"),
             expiry: Expiry::Never,
             condition: Condition::Always,
         };
@@ -500,9 +500,9 @@ fn of_a_log_that_grew_only_what_is_new_is_read() {
         let replaces = round % 3 == 2;
         for at in 0..5 {
             let key = format!("key-{:06}", 1_000 * round + at);
-            writer.put(&swamp(), &key, Value::json(&format!("-1{round}{at}")).expect("JSON")).expect("written");
+            writer.put(&swamp(), &key, Value::json(format!("-1{round}{at}")).expect("JSON")).expect("written");
         }
-        reader.put(&swamp(), "mine", Value::json(&round.to_string()).expect("JSON")).expect("written");
+        reader.put(&swamp(), "mine", Value::json(round.to_string()).expect("JSON")).expect("written");
         copy(replaces);
         let began = Instant::now();
         let shown = number(&format!("key-{:06}", 1_000 * round + 4)).expect("there");

@@ -255,6 +255,9 @@ fn read_settled(shared: &Shared, dir: &Path, copied: bool) -> Result<(Watch, Vec
     }
 }
 
+/// Logs that grew, each with the place of its tail. What was read before is not in all of them.
+pub(crate) type GrownLogs = Vec<(usize, Vec<u8>)>;
+
 /// A look at the directory, and the logs of others that grew since the one before, each by the place of its tail.
 /// `None` where all files have to be read again: some came or went, or are other ones than they were.
 pub(crate) fn read_on(
@@ -263,7 +266,7 @@ pub(crate) fn read_on(
     before: &Watch,
     own: &HashSet<ChunkName>,
     tail_of: impl Fn(&ChunkName) -> Option<(usize, Tail)>,
-) -> Result<Option<(Watch, Vec<(usize, Vec<u8>)>)>> {
+) -> Result<Option<(Watch, GrownLogs)>> {
     let names = list(shared, dir)?;
     let now = Watch::newer(shared, dir, &names);
     if own.iter().any(|name| names.binary_search(name).is_err()) {
