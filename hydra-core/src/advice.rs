@@ -203,7 +203,7 @@ impl ErrorCode {
             ErrorCode::FolderReturned => (
                 "The owner of the folder has everything that this server wrote in its place.",
                 "Send the write to the owner. If that cannot be reached, send it here again with \
-                 Hydra-Fallback-For: <owner's id>; tried",
+                 Hydra-Fallback-For: <owner's id>; tried, and it is taken.",
             ),
             ErrorCode::FolderStateMismatch => (
                 "A step of a move came for a folder that is in another state than the step begins with.",

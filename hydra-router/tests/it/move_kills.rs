@@ -278,7 +278,7 @@ impl Ground {
             }
         }
         // A server comes back at once, or when the tool has given it up.
-        let comes_back_soon = folder % 2 == 0;
+        let comes_back_soon = folder.is_multiple_of(2);
         if comes_back_soon {
             self.revive();
         }
