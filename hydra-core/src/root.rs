@@ -4,10 +4,16 @@ use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::folder::FolderCount;
 use crate::layout::{self, is_server_id};
+
+/// How long a lock that somebody holds is tried for. A program that is being started holds the locks of the process that
+/// starts it until it has become itself, and a process that was killed a moment ago may not be gone yet.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A data directory, held by this process until dropped.
 #[derive(Debug)]
@@ -96,13 +102,17 @@ pub(crate) fn lock_directory(root: &Path) -> Result<File> {
 fn take_lock(path: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
     let file = file.map_err(|error| Error::io("open", path, error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => {
-            Err(Error::new(ErrorCode::DataDirInUse, format!("another process holds {}", path.display()))
-                .with_hint("one process serves a data directory; stop the other one first"))
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_AGAIN),
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(Error::new(ErrorCode::DataDirInUse, format!("another process holds {}", path.display()))
+                    .with_hint("one process serves a data directory; stop the other one first"));
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(Error::io("lock", path, error)),
         }
-        Err(fs::TryLockError::Error(error)) => Err(Error::io("lock", path, error)),
     }
 }
 

@@ -7,7 +7,7 @@ use hydra_core::{
     Policy, Timestamp, Version,
 };
 
-use crate::common::{get, json, name, open, open_soon, options, put, synced};
+use crate::common::{get, json, name, open, open_with, options, put, synced};
 
 const S: &str = "users/profiles/alice";
 
@@ -65,7 +65,7 @@ fn a_patch_keeps_age_expiry_and_the_bytes_it_does_not_touch() {
     assert_eq!((after.created_at, after.expires_at), (before.created_at, Some(until)));
     assert!(after.updated_at > before.updated_at && after.version != before.version);
     engine.close().unwrap();
-    let engine = open_soon(options(dir.path(), "s1", Duration::ZERO));
+    let engine = open_with(options(dir.path(), "s1", Duration::ZERO));
     assert_eq!(engine.get(&name(S), "k").unwrap().unwrap(), after, "the same after a restart");
 }
 
@@ -127,7 +127,7 @@ fn both_kinds_of_increments_see_each_other() {
     run(&engine, steps("n", r#"[{"op":"test","path":"","value":15},{"op":"replace","path":"","value":1}]"#)).unwrap();
     assert_eq!(engine.increment(&name(S), "n", 1).unwrap(), 2);
     engine.close().unwrap();
-    let engine = open_soon(options(dir.path(), "s1", Duration::ZERO));
+    let engine = open_with(options(dir.path(), "s1", Duration::ZERO));
     assert_eq!(get(&engine, S, "n").as_deref(), Some("2"));
 }
 
@@ -177,7 +177,7 @@ fn what_was_done_once_is_answered_alike_after_eviction_restart_and_compaction() 
         let start = || {
             let mut options = options(dir.path(), "s1", interval);
             options.default_policy.idle_evict = Duration::ZERO;
-            open_soon(options)
+            open_with(options)
         };
         let batch = || {
             let at_half = Increment { path: "/n".parse().unwrap(), ..Increment::by(Number::Fraction(0.25)) };

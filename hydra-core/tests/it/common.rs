@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hydra_core::{
-    Batch, Condition, Engine, EngineOptions, ErrorCode, Expiry, Idempotency, Number, Op, OpResult, Policy, SwampName,
-    Value,
+    Batch, Condition, Engine, EngineOptions, Expiry, Idempotency, Number, Op, OpResult, Policy, SwampName, Value,
 };
 
 pub fn name(text: &str) -> SwampName {
@@ -26,18 +25,9 @@ pub fn open(dir: &Path, id: &str, write_interval: Duration) -> Engine {
     Engine::open(options(dir, id, write_interval)).unwrap()
 }
 
-/// Opens a directory that was closed a moment ago. A process that another test starts at that moment holds the
-/// lock with it until it has become another program.
-pub fn open_soon(options: EngineOptions) -> Engine {
-    let until = Instant::now() + Duration::from_secs(5);
-    loop {
-        match Engine::open(options.clone()) {
-            Err(error) if error.code() == ErrorCode::DataDirInUse && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            opened => return opened.unwrap(),
-        }
-    }
+/// An engine with options of its own.
+pub fn open_with(options: EngineOptions) -> Engine {
+    Engine::open(options).unwrap()
 }
 
 pub fn options(dir: &Path, id: &str, write_interval: Duration) -> EngineOptions {

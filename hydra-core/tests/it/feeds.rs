@@ -142,7 +142,7 @@ fn a_feed_goes_on_exactly_where_it_ended_and_begins_anew_where_that_is_not_known
     }
     engine.close().unwrap();
     drop(engine);
-    let again = crate::common::open_soon(options(dir.path(), "s1", Duration::ZERO));
+    let again = crate::common::open_with(options(dir.path(), "s1", Duration::ZERO));
     let mut after = feed(&again, "a/b/c", |options| options.since = at_a);
     assert_eq!(nexts(&mut after), ["reset", "put a=1", "put b=2", "put c=3", "live"]);
 }
@@ -209,7 +209,7 @@ fn what_copies_bring_is_told_while_the_swamp_is_in_memory_and_when_it_left() {
         let mut opened = options(here.path(), "s1", Duration::ZERO);
         opened.default_policy.idle_evict = idle_evict;
         opened.copied = true;
-        let engine = crate::common::open_soon(opened);
+        let engine = crate::common::open_with(opened);
         let swamp = format!("a/b/c{}", idle_evict.as_secs());
         put(&engine, &swamp, "own", "1");
         let mut feed = feed(&engine, &swamp, |_| {});
@@ -219,7 +219,7 @@ fn what_copies_bring_is_told_while_the_swamp_is_in_memory_and_when_it_left() {
         }
         let mut other = options(there.path(), "s2", Duration::ZERO);
         other.copied = true;
-        let other = crate::common::open_soon(other);
+        let other = crate::common::open_with(other);
         put(&other, &swamp, "theirs", "2");
         other.close().unwrap();
         sync(there.path(), here.path());

@@ -60,7 +60,7 @@ fn reader(dir: &Path) -> Engine {
     let mut options = options(dir, "reader", Duration::ZERO);
     options.gc_delay = Duration::ZERO;
     options.copied = true;
-    crate::common::open_soon(options)
+    crate::common::open_with(options)
 }
 
 #[test]

@@ -8,7 +8,7 @@ use hydra_core::{
 };
 use tempfile::tempdir;
 
-use crate::common::{chunks, eventually, json, name, open, open_soon, options, put, sync, synced};
+use crate::common::{chunks, eventually, json, name, open, open_with, options, put, sync, synced};
 
 const SWAMP: &str = "jobs/mail/eu";
 
@@ -64,7 +64,7 @@ fn fences_grow_over_restarts_and_a_lock_that_is_held_outlasts_them() {
     let mut last = 0;
     for _ in 0..4 {
         // Whatever the write interval, a lock is on disk when it is answered.
-        let engine = open_soon(options(dir.path(), "s1", Duration::from_secs(3_600)));
+        let engine = open_with(options(dir.path(), "s1", Duration::from_secs(3_600)));
         let lock = take(&engine, 60_000);
         assert!(lock.fence > last);
         last = lock.fence;
@@ -72,10 +72,10 @@ fn fences_grow_over_restarts_and_a_lock_that_is_held_outlasts_them() {
         crate::common::copy_all(dir.path(), killed.path());
         engine.close().unwrap();
         drop(engine);
-        let engine = open_soon(options(killed.path(), "s1", Duration::from_secs(3_600)));
+        let engine = open_with(options(killed.path(), "s1", Duration::from_secs(3_600)));
         assert_eq!(ask(&engine, 1_000, 0).unwrap_err().code(), ErrorCode::LockHeld, "also after a kill");
         drop(engine);
-        let engine = open_soon(options(dir.path(), "s1", Duration::from_secs(3_600)));
+        let engine = open_with(options(dir.path(), "s1", Duration::from_secs(3_600)));
         release(&engine, &lock).unwrap();
         drop(engine);
     }
@@ -201,7 +201,7 @@ fn two_servers_that_both_granted_it_list_no_conflict() {
     take(&other, 60_000);
     drop((engine, other));
     sync(a.path(), b.path());
-    let merged = open_soon(options(b.path(), "s2", Duration::ZERO));
+    let merged = open_with(options(b.path(), "s2", Duration::ZERO));
     let swamp = merged.hydrate(&name(SWAMP)).unwrap();
     assert!(swamp.lock_info("import").unwrap().is_some());
     assert!(swamp.conflicts().is_empty());
@@ -240,7 +240,7 @@ fn a_request_that_comes_again_has_the_same_grant_as_long_as_it_lasts() {
     let ask = |engine: &Engine| engine.lock(&name(SWAMP), "import", keyed("k")).wait();
     let first = ask(&engine).unwrap();
     drop(engine);
-    let engine = open_soon(options(dir.path(), "s1", Duration::ZERO));
+    let engine = open_with(options(dir.path(), "s1", Duration::ZERO));
     let again = ask(&engine).unwrap();
     assert!(!first.replayed && again.replayed && first.lock == again.lock);
     std::thread::sleep(Duration::from_millis(600));

@@ -10,6 +10,7 @@ mod damage; // cut, flipped and missing bytes
 mod feeds; // what changes is told: in order, without a gap, whatever leaves memory
 mod folders; // the vectors every implementation has to agree with
 mod golden; // directories that earlier versions wrote
+#[allow(dead_code, reason = "the tests over HTTP use the rest")]
 mod history; // whether some order of calls explains every answer
 mod linearizable; // many threads on few keys, checked call by call
 mod locks; // one holder at a time, who waits for it, who sees it

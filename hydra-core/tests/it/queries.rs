@@ -180,7 +180,7 @@ fn engine(dir: &Path, restless: bool) -> Engine {
     if restless {
         options.default_policy = Policy { idle_evict: Duration::ZERO, ..options.default_policy };
     }
-    crate::common::open_soon(options)
+    crate::common::open_with(options)
 }
 
 /// What the engine knows now of a key that was just written.

@@ -11,7 +11,7 @@ use hydra_core::{
 };
 use tempfile::tempdir;
 
-use crate::common::{copy_all, eventually, get, json, name, open, open_soon, options, put, sync, synced};
+use crate::common::{copy_all, eventually, get, json, name, open, open_with, options, put, sync, synced};
 
 const JOBS: &str = "jobs/mail/eu";
 
@@ -191,7 +191,7 @@ fn a_shift_that_comes_again_answers_the_same_also_after_eviction_restart_and_com
     let reopened = |dir: &std::path::Path| {
         let mut options = options(dir, "s1", Duration::ZERO);
         options.default_policy = policy.clone();
-        open_soon(options)
+        open_with(options)
     };
     let engine = reopened(dir.path());
     (0..4).for_each(|n| put(&engine, JOBS, &format!("k{n}"), &format!("{{\"n\":{n}}}")));

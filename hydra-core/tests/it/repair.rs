@@ -24,7 +24,7 @@ fn quick_directory() -> tempfile::TempDir {
 fn reader(dir: &Path) -> Engine {
     let mut options = options(dir, "reader", Duration::ZERO);
     options.copied = true;
-    crate::common::open_soon(options)
+    crate::common::open_with(options)
 }
 
 type Values = Vec<(String, Vec<u8>)>;

@@ -72,7 +72,7 @@ async fn streams_fall_over_only_while_nothing_was_sent() {
     assert_eq!((response.server.as_str(), response.fell_back), ("s2", true));
     let body = String::from_utf8(s2.asked()[0].body.clone()).expect("text");
     assert!(body.contains("hel") && body.contains("lo"), "{body}");
-    assert_eq!(s2.asked()[0].header("hydra-fallback-for"), Some("s1"));
+    assert_eq!(s2.asked()[0].header("hydra-fallback-for"), Some("s1; tried"));
     s2.behave(|_| Reply::Close);
     let before = s2.asked().len();
     let error = hydra.forward(&name, put(streamed(&["hel", "lo"]))).await.expect_err("it was sent once");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use hydra_core::{Engine, EngineOptions, ErrorCode, Policy, SwampName, Value, swamp_dir};
+use hydra_core::{Engine, EngineOptions, Policy, SwampName, Value, swamp_dir};
 use serde_json::Value as Json;
 
 use crate::support::{Process, program};
@@ -45,16 +45,7 @@ fn engine(data: &Path, id: &str) -> Engine {
     let mut options = EngineOptions::new(data);
     options.server_id = Some(id.into());
     options.default_policy = Policy { write_interval: Duration::ZERO, ..Policy::default() };
-    // A program that another test is starting holds the lock, too, until it runs.
-    let until = std::time::Instant::now() + Duration::from_secs(10);
-    loop {
-        match Engine::open(options.clone()) {
-            Err(error) if error.code() == ErrorCode::DataDirInUse && std::time::Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            opened => return opened.expect("an engine"),
-        }
-    }
+    Engine::open(options).expect("an engine")
 }
 
 /// Works on a directory as a server that is then closed.
