@@ -102,14 +102,14 @@ impl<V> Swamp<V> {
     /// Merges another value into the JSON value under a key (RFC 7396): members that are null are removed, objects
     /// are merged, anything else takes the place of what was there. Awaited it answers the version.
     pub fn merge<P: Serialize + ?Sized>(&self, key: impl Into<String>, patch: &P) -> Patch {
-        let change = Value::from_serialize(patch).map(Change::Merge).map_err(Error::from);
+        let change = Value::from_serialize(patch).map(Change::Merge);
         Patch::new(self.handle(), key.into(), change)
     }
 
     /// Changes the JSON value under a key by the operations of a JSON Patch (RFC 6902): all of them or none. Awaited
     /// it answers the version. What is stored decides, so fallbacks are asked only with [`Fallback::Exclusive`].
     pub fn patch<P: Serialize + ?Sized>(&self, key: impl Into<String>, operations: &P) -> Patch {
-        let change = Value::from_serialize(operations).map(Change::Steps).map_err(Error::from);
+        let change = Value::from_serialize(operations).map(Change::Steps);
         Patch::new(self.handle(), key.into(), change)
     }
 
@@ -272,13 +272,13 @@ impl<V: Serialize + DeserializeOwned> Swamp<V> {
 
     /// Stores a value, in place of what was there. Awaited it answers the version.
     pub fn put(&self, key: impl Into<String>, value: &V) -> Put {
-        Put::new(self.handle(), key.into(), Value::from_serialize(value).map_err(Error::from))
+        Put::new(self.handle(), key.into(), Value::from_serialize(value))
     }
 
     /// Stores a value under a new key. Awaited it answers the key: keys sort by the time they were made. However often
     /// it has to be sent, there is one.
     pub fn push(&self, value: &V) -> Push {
-        Push::new(self.handle(), Value::from_serialize(value).map_err(Error::from))
+        Push::new(self.handle(), Value::from_serialize(value))
     }
 
     /// Changes a value by a function of what is there. `change` gets the value, `None` where there is

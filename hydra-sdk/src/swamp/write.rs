@@ -78,16 +78,15 @@ into_write!(Put, Patch, Delete, Increment<N: Amount>);
 pub struct Put {
     swamp: Swamp<()>,
     key: String,
-    value: Result<Value, String>,
+    value: Result<Value, hydra_core::Error>,
     expiry: Expiry,
     condition: Condition,
     options: WriteOptions,
 }
 
 impl Put {
-    pub(super) fn new(swamp: Swamp<()>, key: String, value: Result<Value>) -> Put {
+    pub(super) fn new(swamp: Swamp<()>, key: String, value: Result<Value, hydra_core::Error>) -> Put {
         let options = WriteOptions { call: swamp.options.clone(), ..WriteOptions::default() };
-        let value = value.map_err(|error| error.detail().to_owned());
         Put { swamp, key, value, expiry: Expiry::Never, condition: Condition::Always, options }
     }
 
@@ -131,8 +130,7 @@ impl Put {
 
     fn operation(self) -> Result<Operation> {
         let Put { key, value, expiry, condition, .. } = self;
-        let value = value.map_err(|detail| Error::new(ErrorKind::Invalid, detail))?;
-        Ok(Operation::Put { key, value, expiry, condition })
+        Ok(Operation::Put { key, value: value?, expiry, condition })
     }
 }
 
@@ -157,16 +155,15 @@ impl IntoFuture for Put {
 pub struct Patch {
     swamp: Swamp<()>,
     key: String,
-    change: Result<Change, String>,
+    change: Result<Change, hydra_core::Error>,
     create: bool,
     condition: Condition,
     options: WriteOptions,
 }
 
 impl Patch {
-    pub(super) fn new(swamp: Swamp<()>, key: String, change: Result<Change>) -> Patch {
+    pub(super) fn new(swamp: Swamp<()>, key: String, change: Result<Change, hydra_core::Error>) -> Patch {
         let options = WriteOptions { call: swamp.options.clone(), ..WriteOptions::default() };
-        let change = change.map_err(|error| error.detail().to_owned());
         Patch { swamp, key, change, create: false, condition: Condition::Always, options }
     }
 
@@ -186,8 +183,7 @@ impl Patch {
 
     fn operation(self) -> Result<Operation> {
         let Patch { key, change, create, condition, .. } = self;
-        let change = change.map_err(|detail| Error::new(ErrorKind::Invalid, detail))?;
-        Ok(Operation::Patch { key, change, create, condition })
+        Ok(Operation::Patch { key, change: change?, create, condition })
     }
 }
 
@@ -209,15 +205,14 @@ impl IntoFuture for Patch {
 #[must_use = "nothing is stored until it is awaited"]
 pub struct Push {
     swamp: Swamp<()>,
-    value: Result<Value, String>,
+    value: Result<Value, hydra_core::Error>,
     expiry: Expiry,
     options: WriteOptions,
 }
 
 impl Push {
-    pub(super) fn new(swamp: Swamp<()>, value: Result<Value>) -> Push {
+    pub(super) fn new(swamp: Swamp<()>, value: Result<Value, hydra_core::Error>) -> Push {
         let options = WriteOptions { call: swamp.options.clone(), ..WriteOptions::default() };
-        let value = value.map_err(|error| error.detail().to_owned());
         Push { swamp, value, expiry: Expiry::Never, options }
     }
 
@@ -243,7 +238,7 @@ impl IntoFuture for Push {
     fn into_future(self) -> Call<Pushed> {
         Box::pin(async move {
             let Push { swamp, value, expiry, mut options } = self;
-            let value = value.map_err(|detail| Error::new(ErrorKind::Invalid, detail))?;
+            let value = value?;
             let key = options.idempotency_key.get_or_insert_with(new_key).clone();
             // Nothing else has a UUID for a key; any other text may be one already.
             let is_uuid = key.len() == 36 && uuid::Uuid::try_parse(&key).is_ok();
