@@ -242,8 +242,15 @@ fn config() -> Config {
     config
 }
 
+/// A broken rule holds for the whole process: nothing else is tried meanwhile.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 #[test]
 fn in_whatever_order_everybody_goes_on_and_nothing_is_lost() {
+    let _alone = alone();
     let foreign = foreign();
     for by_priority in [false, true] {
         let (schedules, began, played) = (wanted(1_000), Instant::now(), Arc::new(AtomicUsize::new(0)));
@@ -262,6 +269,7 @@ fn in_whatever_order_everybody_goes_on_and_nothing_is_lost() {
 
 #[test]
 fn a_broken_rule_is_noticed() {
+    let _alone = alone();
     let foreign = foreign();
     for mutant in [Mutant::DirtyEviction, Mutant::LostWakeUp] {
         let foreign = Arc::clone(&foreign);

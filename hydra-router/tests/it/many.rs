@@ -80,6 +80,12 @@ impl Node {
         self.running = Some((engine, stop, serving));
     }
 
+    /// What was acknowledged is on disk, where copies find it.
+    fn flush(&self) {
+        let (engine, ..) = self.running.as_ref().expect("it runs");
+        engine.flush(None).expect("flushed");
+    }
+
     /// As SIGTERM would.
     fn stop(&mut self) {
         let (engine, stop, serving) = self.running.take().expect("it runs");
@@ -319,6 +325,7 @@ fn rolling_restart(nodes: &mut [Node], hydra: &Hydra) {
     let total: i64 = expected.values().sum();
     let longest = longest.load(Ordering::Relaxed);
     println!("all servers restarted in {took:.1?}, {total} increments meanwhile, the longest took {longest} ms");
+    nodes.iter().for_each(Node::flush);
     for number in 0..nodes.len() {
         let after = (number + 1) % nodes.len();
         copy(&nodes[number], &nodes[after]);
