@@ -22,6 +22,8 @@ pub(crate) const ROUTER: HeaderName = HeaderName::from_static(header::ROUTER);
 pub(crate) const FOLDER: HeaderName = HeaderName::from_static(header::FOLDER);
 pub(crate) const RETRIED: HeaderName = HeaderName::from_static(header::RETRIED);
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(header::REQUEST_ID);
+pub(crate) const HOPS: HeaderName = HeaderName::from_static(header::HOPS);
+pub(crate) const DEADLINE_MS: HeaderName = HeaderName::from_static(header::DEADLINE_MS);
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// An answer with a body that is written already.

@@ -10,7 +10,7 @@ use http::header::{ACCEPT_ENCODING, CONNECTION, HeaderMap, HeaderName};
 use http::{HeaderValue, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, BodyStream, StreamBody};
-use hydra_core::wire::{EVENT_STREAM, NDJSON, header};
+use hydra_core::wire::{EVENT_STREAM, NDJSON};
 use hydra_core::{Applied, Error, ErrorCode, SwampName};
 use hydra_sdk::{ForwardBody, ForwardRequest, ForwardResponse, ForwardedBody, OpClass};
 
@@ -101,7 +101,7 @@ pub(crate) fn whole(bytes: Bytes) -> ForwardBody {
 /// there is no time left.
 pub(crate) fn request_of(gateway: &Gateway, head: &Head, class: OpClass) -> Result<ForwardRequest, Refusal> {
     let parts = &head.parts;
-    let hops = number(&parts.headers, header::HOPS)?.unwrap_or(0);
+    let hops = number(&parts.headers, &answer::HOPS)?.unwrap_or(0);
     if hops >= u64::from(MAX_HOPS) {
         let detail = format!("the request has passed {hops} routers, which looks like a loop");
         return Err(Error::new(ErrorCode::ServerUnreachable, detail)
@@ -113,12 +113,12 @@ pub(crate) fn request_of(gateway: &Gateway, head: &Head, class: OpClass) -> Resu
     request.own_token = gateway.config.own_token;
     (request.deadline, request.patience) = share(given(head)?, wait_of_query(parts));
     let named = named_by_connection(&parts.headers);
+    let mut headers = parts.headers.clone();
     // With room for what is added here and by the client.
-    let mut headers = HeaderMap::with_capacity(parts.headers.len() + 8);
-    headers.extend(parts.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+    headers.reserve(8);
     named.iter().for_each(|name| drop(headers.remove(name)));
-    headers.insert(header::HOPS, HeaderValue::from(hops + 1));
-    headers.insert(header::REQUEST_ID, head.id.clone());
+    headers.insert(answer::HOPS, HeaderValue::from(hops + 1));
+    headers.insert(answer::REQUEST_ID, head.id.clone());
     request.headers = headers.into();
     Ok(request)
 }
@@ -135,7 +135,7 @@ pub(crate) fn request_to_read(gateway: &Gateway, head: &Head, class: OpClass) ->
 
 /// What is left of the time that the client gives the request, if it says so.
 fn given(head: &Head) -> Result<Option<Duration>, Error> {
-    let Some(given) = number(&head.parts.headers, header::DEADLINE_MS)? else { return Ok(None) };
+    let Some(given) = number(&head.parts.headers, &answer::DEADLINE_MS)? else { return Ok(None) };
     let left = Duration::from_millis(given).saturating_sub(head.begun.elapsed());
     if left.is_zero() { Err(Error::too_late()) } else { Ok(Some(left)) }
 }
@@ -163,7 +163,7 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
 }
 
-fn number(headers: &HeaderMap, name: &'static str) -> Result<Option<u64>, Error> {
+fn number(headers: &HeaderMap, name: &HeaderName) -> Result<Option<u64>, Error> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     match value.to_str().ok().and_then(|text| text.parse().ok()) {
         Some(number) => Ok(Some(number)),

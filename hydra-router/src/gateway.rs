@@ -8,7 +8,7 @@ use std::time::Instant;
 use http::header::{EXPECT, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, ORIGIN};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
-use hydra_core::wire::{Parameters, header};
+use hydra_core::wire::Parameters;
 use hydra_core::{Error, ErrorCode, FolderCount, Timestamp};
 use hydra_sdk::{ClientMap, Hydra};
 use hyper::body::Incoming;
@@ -153,7 +153,7 @@ impl Gateway {
     fn request_id(&self, head: &Parts) -> HeaderValue {
         let is_sane =
             |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
-        match head.headers.get(header::REQUEST_ID).filter(is_sane) {
+        match head.headers.get(answer::REQUEST_ID).filter(is_sane) {
             Some(sent) => sent.clone(),
             None => {
                 let number = self.requests.fetch_add(1, Ordering::Relaxed);

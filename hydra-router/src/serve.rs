@@ -165,14 +165,15 @@ where
     let io = TokioIo::new(Watched::new(stream, peer.clone(), &gateway.config.id));
     let service = service_fn(|request| {
         let (gateway, waiting) = (Arc::clone(&gateway), peer.wait());
-        async move {
+        // In a box: hyper moves what it gets here, and that is kilobytes.
+        Box::pin(async move {
             let mut answer = gateway.answer(request).await;
             match answer.extensions_mut().remove::<StillReading>() {
                 Some(reader) => reader.keep(waiting),
                 None => drop(waiting),
             }
             Ok::<_, Infallible>(answer)
-        }
+        })
     });
     let builder = builder(!is_late);
     let mut connection = pin!(builder.serve_connection(io, service));

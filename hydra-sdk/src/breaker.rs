@@ -127,6 +127,11 @@ impl Breaker {
         matches!(self.state, State::Open { .. })
     }
 
+    /// Whether every request may go to the server.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
     /// Closed, and not only since a moment ago.
     pub(crate) fn is_trusted(&self) -> bool {
         self.state == State::Closed && self.back_since.is_none()
@@ -137,8 +142,8 @@ impl Breaker {
         self.hard > 0
     }
 
-    /// Heeds what happened; `chance` is anything from 0 to 1.
-    pub(crate) fn heed(&mut self, signal: Signal, now: Instant, chance: f64) -> Change {
+    /// Heeds what happened; `chance` says anything from 0 to 1, and is asked only where it matters.
+    pub(crate) fn heed(&mut self, signal: Signal, now: Instant, chance: impl FnOnce() -> f64) -> Change {
         match signal {
             Signal::Success | Signal::ProbeAnswered => self.success(signal, now),
             Signal::Hard | Signal::Soft => self.failure(signal, now, chance),
@@ -181,7 +186,7 @@ impl Breaker {
         Change::Nothing
     }
 
-    fn failure(&mut self, signal: Signal, now: Instant, chance: f64) -> Change {
+    fn failure(&mut self, signal: Signal, now: Instant, chance: impl FnOnce() -> f64) -> Change {
         match self.state {
             State::Open { .. } => return self.relapse(),
             State::HalfOpen { .. } => return self.open(now, chance),
@@ -210,10 +215,10 @@ impl Breaker {
         Change::Nothing
     }
 
-    fn open(&mut self, now: Instant, chance: f64) -> Change {
+    fn open(&mut self, now: Instant, chance: impl FnOnce() -> f64) -> Change {
         let was_open = self.is_open();
         let whole = self.unit * self.period;
-        self.state = State::Open { until: now + whole / 2 + (whole / 2).mul_f64(chance.clamp(0.0, 1.0)), probes: 0 };
+        self.state = State::Open { until: now + whole / 2 + (whole / 2).mul_f64(chance().clamp(0.0, 1.0)), probes: 0 };
         self.period = (self.period * 2).min(LONGEST);
         (self.hard, self.soft, self.silent) = (0, 0, 0);
         (self.back_since, self.under_way) = (None, 0);
@@ -338,7 +343,7 @@ mod tests {
         }
 
         fn tell(&mut self, signal: Signal) -> Change {
-            self.breaker.heed(signal, self.now, 1.0)
+            self.breaker.heed(signal, self.now, || 1.0)
         }
 
         fn tell_all(&mut self, signals: &[Signal]) -> Vec<Change> {
@@ -486,7 +491,7 @@ mod tests {
     fn jitter_is_equal() {
         for (chance, expected) in [(0.0, 500), (0.5, 750), (1.0, 1_000)] {
             let (mut breaker, now) = (Breaker::new(HOLD_DOWN), Instant::now());
-            breaker.heed(Leaving, now, chance);
+            breaker.heed(Leaving, now, || chance);
             assert_eq!(breaker.until_probe(now), Some(Duration::from_millis(expected)));
         }
     }

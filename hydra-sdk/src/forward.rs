@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
+use http::header::{AUTHORIZATION, HeaderValue};
+use http_body::{Body as _, Frame};
 use hydra_core::wire::header;
-use reqwest::Method;
-use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use reqwest::{Body, Method};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::failover::Answered;
-use crate::headers::Headers;
+use crate::headers::{self, Headers};
 use crate::outcome::{Answer, AnswerBody};
 use crate::request::{Request, RequestBody, new_key};
 use crate::settings::{Fallback, OpClass};
@@ -151,9 +152,8 @@ impl ForwardRequest {
         let is_stream = matches!(self.body, ForwardBody::Stream(_));
         let mut headers = self.headers.without(|name| is_own(name, is_stream));
         headers.get_mut(AUTHORIZATION).into_iter().for_each(|secret| secret.set_sensitive(true));
-        if self.class.is_write() && !headers.contains_key(header::IDEMPOTENCY_KEY) {
-            let key = HeaderValue::from_str(&new_key());
-            headers.extend(key.ok().map(|key| (HeaderName::from_static(header::IDEMPOTENCY_KEY), key)));
+        if self.class.is_write() && !headers.contains_key(headers::IDEMPOTENCY_KEY) {
+            headers.extend(HeaderValue::from_str(&new_key()).ok().map(|key| (headers::IDEMPOTENCY_KEY, key)));
         }
         let body = match self.body {
             ForwardBody::Empty => RequestBody::Whole(Bytes::new()),
@@ -252,7 +252,7 @@ impl ForwardResponse {
         let body = match answer.body {
             AnswerBody::Whole(bytes) => ForwardedBody::new(Some(bytes), None),
             AnswerBody::Lost(_) => ForwardedBody::new(None, None),
-            AnswerBody::Open(response) => ForwardedBody::new(None, Some(Box::pin(response.bytes_stream()))),
+            AnswerBody::Open(rest) => ForwardedBody::new(None, Some(rest)),
         };
         ForwardResponse { status: answer.status, headers, server, fell_back: false, retried: 0, body }
     }
@@ -264,18 +264,13 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 /// The body of a [`ForwardResponse`]: a stream of pieces. Dropping it gives up the rest.
 pub struct ForwardedBody {
     whole: Option<Bytes>,
-    rest: Option<Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>>,
-    /// The next piece was asked for once and had not come.
-    is_awaited: bool,
+    rest: Option<Body>,
     silence: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl ForwardedBody {
-    fn new(
-        whole: Option<Bytes>,
-        rest: Option<Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>>,
-    ) -> ForwardedBody {
-        ForwardedBody { whole, rest, is_awaited: false, silence: None }
+    fn new(whole: Option<Bytes>, rest: Option<Body>) -> ForwardedBody {
+        ForwardedBody { whole, rest, silence: None }
     }
 
     /// The whole body.
@@ -299,14 +294,9 @@ impl Stream for ForwardedBody {
             return Poll::Ready(Some(Ok(Chunk(bytes))));
         }
         let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
-        if let Poll::Ready(piece) = rest.as_mut().poll_next(context) {
-            (self.is_awaited, self.silence) = (false, None);
+        if let Poll::Ready(piece) = poll_piece(rest, context) {
+            self.silence = None;
             return Poll::Ready(piece.map(|piece| piece.map(Chunk).map_err(io::Error::other)));
-        }
-        // A short body is there already, and handed over by its connection in the next turn: no timer for that.
-        if !std::mem::replace(&mut self.is_awaited, true) {
-            context.waker().wake_by_ref();
-            return Poll::Pending;
         }
         let silence = self.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(LONGEST_SILENCE)));
         match silence.as_mut().poll(context) {
@@ -315,6 +305,18 @@ impl Stream for ForwardedBody {
                 self.rest = None;
                 Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::TimedOut, "the server fell silent in its answer"))))
             }
+        }
+    }
+}
+
+/// The next bytes of a body. Trailers, which no server of Hydra sends, are left out.
+fn poll_piece(body: &mut Body, context: &mut Context<'_>) -> Poll<Option<reqwest::Result<Bytes>>> {
+    loop {
+        let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(context));
+        match frame.map(|frame| frame.map(Frame::into_data)).transpose()? {
+            Some(Ok(bytes)) => return Poll::Ready(Some(Ok(bytes))),
+            Some(Err(_trailers)) => {}
+            None => return Poll::Ready(None),
         }
     }
 }

@@ -2,9 +2,19 @@
 
 use std::fmt;
 
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use hydra_core::wire::header;
 
 use crate::error::{Error, ErrorKind, Result};
+
+pub(crate) const SERVER: HeaderName = HeaderName::from_static(header::SERVER);
+pub(crate) const ROUTER: HeaderName = HeaderName::from_static(header::ROUTER);
+pub(crate) const POOL: HeaderName = HeaderName::from_static(header::POOL);
+pub(crate) const FOLDERS: HeaderName = HeaderName::from_static(header::FOLDERS);
+pub(crate) const FALLBACK_FOR: HeaderName = HeaderName::from_static(header::FALLBACK_FOR);
+pub(crate) const DEADLINE_MS: HeaderName = HeaderName::from_static(header::DEADLINE_MS);
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(header::IDEMPOTENCY_KEY);
 
 /// The lines of a head.
 ///

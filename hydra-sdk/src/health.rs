@@ -86,7 +86,7 @@ impl Health {
 
     /// Heeds what happened in a try or a probe.
     pub(crate) fn heed(&self, signal: Signal) -> Change {
-        let change = self.breaker().heed(signal, Instant::now(), delay::chance());
+        let change = self.breaker().heed(signal, Instant::now(), delay::chance);
         if change == Change::Opened {
             self.deaths.send_modify(|deaths| *deaths += 1);
         }
@@ -114,7 +114,11 @@ impl Health {
 
     /// Whether a request may go to the server now.
     pub(crate) fn admit(&self) -> Result<Admitted<'_>, Admission> {
-        match self.breaker().admit(Instant::now()) {
+        let mut breaker = self.breaker();
+        if breaker.is_closed() {
+            return Ok(Admitted(self));
+        }
+        match breaker.admit(Instant::now()) {
             Admission::Yes => Ok(Admitted(self)),
             refused => Err(refused),
         }

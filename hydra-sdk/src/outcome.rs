@@ -16,12 +16,17 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{AsHeaderName, CONTENT_LENGTH, HeaderMap};
 use hydra_core::wire::{Problem, header};
 use hydra_core::{Applied, ErrorCode};
-use reqwest::header::HeaderMap;
+use hyper_util::client::legacy;
 
 use crate::error::{Error, ErrorKind};
+use crate::headers;
 use crate::hint::Hint;
+
+/// Bodies up to so many bytes are awaited, also where pieces would do.
+const SHORT: u64 = 64 << 10;
 
 /// How one try ended.
 #[derive(Debug)]
@@ -107,13 +112,13 @@ pub(crate) enum AnswerBody {
     /// All of it.
     Whole(Bytes),
     /// It is still to come.
-    Open(reqwest::Response),
+    Open(reqwest::Body),
     /// The head said that a write was done; the rest did not come.
     Lost(Failure),
 }
 
 impl Answer {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: impl AsHeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
@@ -162,9 +167,16 @@ impl Answer {
         }
     }
 
+    /// Whether the body is so short that it may be awaited: one that breaks off then is a failed try like any other,
+    /// and not an answer that ends in its midst.
+    pub(crate) fn is_short(&self) -> bool {
+        let length = self.header(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+        length.is_some_and(|length| length <= SHORT)
+    }
+
     /// Whether a Hydra server, or a Hydra router for itself, made this answer.
     fn is_hydras(&self) -> bool {
-        self.headers.contains_key(header::SERVER) || self.headers.contains_key(header::ROUTER)
+        self.headers.contains_key(headers::SERVER) || self.headers.contains_key(headers::ROUTER)
     }
 
     /// What a rejection that did nothing can be answered with.
@@ -203,7 +215,7 @@ pub(crate) fn needs_body(status: u16) -> bool {
 
 /// The outcome of a try that got an answer.
 pub(crate) fn of_answer(answer: Answer) -> Outcome {
-    if !answer.headers.contains_key(header::SERVER) && matches!(answer.status, 502..=504) {
+    if matches!(answer.status, 502..=504) && !answer.headers.contains_key(headers::SERVER) {
         let failure = Failure::new(Cause::Broken, format!("is behind a proxy that answered {}", answer.status));
         return match answer.header(header::APPLIED) {
             Some("no") => Outcome::NotSent(failure),
@@ -226,9 +238,9 @@ pub(crate) fn foreign(answer: &Answer) -> Option<Error> {
 }
 
 /// The outcome of a try that got none.
-pub(crate) fn of_error(error: &reqwest::Error) -> Outcome {
+pub(crate) fn of_error(error: &(dyn StdError + 'static)) -> Outcome {
     let why = describe(error);
-    if error.is_connect() {
+    if is_connect(error) {
         let cause = if is_untrusted(error) { Cause::Untrusted } else { Cause::Unreachable };
         Outcome::NotSent(Failure::new(cause, why))
     } else if was_never_written(error) {
@@ -239,12 +251,24 @@ pub(crate) fn of_error(error: &reqwest::Error) -> Outcome {
 }
 
 /// Why an answer that was begun, or awaited, did not come.
-pub(crate) fn cause_of(error: &reqwest::Error) -> Cause {
-    if error.is_timeout() { Cause::Silence } else { Cause::Broken }
+pub(crate) fn cause_of(error: &(dyn StdError + 'static)) -> Cause {
+    if is_timeout(error) { Cause::Silence } else { Cause::Broken }
+}
+
+/// Whether no connection could be made.
+fn is_connect(error: &(dyn StdError + 'static)) -> bool {
+    chain(error).filter_map(|cause| cause.downcast_ref()).any(legacy::Error::is_connect)
+}
+
+/// Whether time ran out: for a connection, or as the system says.
+fn is_timeout(error: &(dyn StdError + 'static)) -> bool {
+    let of_system = |cause: &io::Error| cause.kind() == io::ErrorKind::TimedOut;
+    error.downcast_ref().is_some_and(reqwest::Error::is_timeout)
+        || chain(error).filter_map(|cause| cause.downcast_ref()).any(of_system)
 }
 
 /// Whether TLS was not agreed on because of the server's certificate: expired, of an unknown issuer, or of another name.
-fn is_untrusted(error: &reqwest::Error) -> bool {
+fn is_untrusted(error: &(dyn StdError + 'static)) -> bool {
     chain(error)
         .filter_map(innermost)
         .any(|error| matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
@@ -259,7 +283,7 @@ fn innermost<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e rustls::Erro
 }
 
 /// Whether hyper handed the request back because the connection closed before anything was written.
-fn was_never_written(error: &reqwest::Error) -> bool {
+fn was_never_written(error: &(dyn StdError + 'static)) -> bool {
     chain(error).filter_map(|cause| cause.downcast_ref::<hyper::Error>()).any(hyper::Error::is_canceled)
 }
 
@@ -273,7 +297,7 @@ fn chain<'e>(error: &'e (dyn StdError + 'static)) -> impl Iterator<Item = &'e (d
 }
 
 /// The failure as a predicate of the server.
-pub(crate) fn describe(error: &reqwest::Error) -> String {
+pub(crate) fn describe(error: &(dyn StdError + 'static)) -> String {
     let io = chain(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).last();
     let root = || chain(error).last().map(ToString::to_string).unwrap_or_default();
     match io.map(io::Error::kind) {
@@ -281,9 +305,9 @@ pub(crate) fn describe(error: &reqwest::Error) -> String {
         Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof) => {
             "broke the connection".to_owned()
         }
-        _ if error.is_connect() && error.is_timeout() => "did not accept a connection in time".to_owned(),
-        _ if error.is_connect() => format!("could not be reached ({})", root()),
-        _ if error.is_timeout() => "did not answer in time".to_owned(),
+        _ if is_connect(error) && is_timeout(error) => "did not accept a connection in time".to_owned(),
+        _ if is_connect(error) => format!("could not be reached ({})", root()),
+        _ if is_timeout(error) => "did not answer in time".to_owned(),
         _ if was_never_written(error) => "closed the connection before the request was written".to_owned(),
         _ => format!("did not complete its answer ({})", root()),
     }

@@ -2,13 +2,15 @@
 
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hydra_core::wire::{ProbeBody, header};
+use hydra_core::wire::ProbeBody;
 use hydra_core::{FolderCount, FolderSet};
 
 use crate::breaker::Signal;
 use crate::cluster::Announce;
+use crate::connections::Connections;
+use crate::headers;
 use crate::notice::ClientEvent;
 use crate::outcome::{Answer, Cause, Failure, Outcome};
 use crate::request::Request;
@@ -70,8 +72,8 @@ impl Server {
 
     /// What a router passes on comes from whom it asked, so it says nothing about the router.
     fn misnamed(&self, answer: &Answer) -> Option<String> {
-        let says = answer.header(header::SERVER).filter(|says| *says != self.id())?;
-        let is_direct = answer.header(header::ROUTER).is_none();
+        let says = answer.header(headers::SERVER).filter(|says| *says != self.id())?;
+        let is_direct = answer.header(headers::ROUTER).is_none();
         is_direct.then(|| format!("says that it is {says:?}"))
     }
 
@@ -119,8 +121,8 @@ impl Server {
 
     async fn probe_now(&self) {
         // Connections that are open say nothing about whether others can be made.
-        let Ok(client) = self.new_connections() else { return };
-        let signal = match self.question(&client, self.connect_timeout() + PATIENCE).await {
+        let Ok(connections) = self.new_connections(0) else { return };
+        let signal = match self.question(&connections, self.connect_timeout() + PATIENCE).await {
             Found::Answer(said) => {
                 said.iter().for_each(|said| self.heed_who(said));
                 Signal::ProbeAnswered
@@ -131,9 +133,10 @@ impl Server {
         self.tell(signal);
     }
 
-    async fn question(&self, client: &reqwest::Client, timeout: Duration) -> Found {
-        let this = ThisTry { timeout, left: timeout, announce: Announce::default(), fallback_for: None };
-        match self.send(client, &Request::get(PROBE), &this).await {
+    async fn question(&self, connections: &Connections, timeout: Duration) -> Found {
+        let begun = Instant::now();
+        let this = ThisTry { begun, timeout, left: timeout, announce: Announce::default(), fallback_for: None };
+        match self.send(connections, &Request::get(PROBE), &this).await {
             Outcome::Answered(answer) if answer.status < 500 => found(&answer),
             Outcome::Answered(_) | Outcome::Rejected(..) => Found::Leaving,
             Outcome::NotSent(failure) if failure.cause == Cause::Unreachable => Found::Nobody(failure),

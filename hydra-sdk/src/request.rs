@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_core::Stream;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use hydra_core::wire::header;
 use reqwest::Method;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::forward::ChunkStream;
 use crate::outcome::{Cause, Failure};

@@ -6,18 +6,20 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use http_body_util::BodyExt;
 use hydra_core::Applied;
-use hydra_core::wire::header;
-use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
-use reqwest::{Method, Response, Url};
+use reqwest::Method;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::access::{Credentials, authority};
 use crate::breaker::{Change, Signal};
 use crate::budget::Budget;
 use crate::cluster::Announce;
+use crate::connections::{self, Connections, POOL_SIZE};
 use crate::error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 use crate::failback::Stays;
+use crate::headers;
 use crate::health::Health;
 use crate::map::MapServer;
 use crate::notice::{ClientEvent, Notices};
@@ -25,12 +27,8 @@ use crate::outcome::{self, Answer, AnswerBody, Cause, Failure, Outcome, Remedy};
 use crate::probe::{self, Expected};
 use crate::request::Request;
 use crate::settings::Settings;
+use crate::timers::{Timer, Timers};
 
-/// How long an unused connection is kept: shorter than servers keep theirs, or requests would meet
-/// connections that are just being closed.
-const POOL_IDLE: Duration = Duration::from_secs(20);
-/// How many unused connections are kept.
-const POOL_SIZE: usize = 32;
 /// How many requests may be under way.
 pub(crate) const IN_FLIGHT: usize = 512;
 /// After so long without an answer somebody looks whether the server is there at all; again after twice the time.
@@ -40,16 +38,15 @@ const SILENCE: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Server {
     listed: MapServer,
-    /// Its address, read.
-    base: Url,
     /// How errors call it: its id, or its address where the id is not known.
     label: String,
     pool: String,
     settings: Settings,
     credentials: Arc<Credentials>,
     /// Its connections; others take their place when it dies.
-    client: ArcSwap<reqwest::Client>,
+    connections: ArcSwap<Connections>,
     in_flight: Semaphore,
+    timers: Timers,
     /// Who the map says it is; nothing where only its address is known.
     pub(crate) expected: Option<Expected>,
     pub(crate) notices: Notices,
@@ -84,7 +81,8 @@ pub(crate) struct Making<'m> {
 /// What a try needs to know beside the request.
 #[derive(Debug, Clone)]
 pub(crate) struct ThisTry<'c> {
-    /// The longest it may take.
+    pub(crate) begun: Instant,
+    /// The longest it may take from then on.
     pub(crate) timeout: Duration,
     /// How long the whole call still has.
     pub(crate) left: Duration,
@@ -112,18 +110,16 @@ impl fmt::Display for Primary<'_> {
 impl Server {
     pub(crate) fn new(making: Making<'_>) -> Result<Arc<Server>> {
         let Making { listed, label, pool, settings, credentials, expected, notices } = making;
-        let client = connections(&listed.url, settings, credentials, POOL_SIZE)?;
-        let refuse = |error| Error::new(ErrorKind::Config, format!("{:?} is no address: {error}", listed.url));
-        let base = Url::parse(&listed.url).map_err(refuse)?;
+        let connections = Connections::new(&listed.url, settings, credentials, POOL_SIZE)?;
         Ok(Arc::new_cyclic(|me| Server {
             listed: listed.clone(),
-            base,
             label: label.to_owned(),
             pool: pool.to_owned(),
             settings: settings.clone(),
             credentials: Arc::clone(credentials),
-            client: ArcSwap::from_pointee(client),
+            connections: ArcSwap::from_pointee(connections),
             in_flight: Semaphore::new(IN_FLIGHT),
+            timers: Timers::default(),
             expected,
             notices: notices.clone(),
             health: Health::new(settings.hold_down),
@@ -176,12 +172,8 @@ impl Server {
 
     /// Sends a request once and waits for the answer: one try, at a server that is who the map says.
     pub(crate) async fn exchange(&self, request: &Request, this: &ThisTry<'_>) -> Outcome {
-        let begun = Instant::now();
         let outcome = match self.introduce().await {
-            Ok(()) => {
-                let timeout = this.timeout.saturating_sub(begun.elapsed());
-                self.send(&self.client.load_full(), request, &ThisTry { timeout, ..this.clone() }).await
-            }
+            Ok(()) => self.send(&self.connections(), request, this).await,
             Err(failure) => Outcome::NotSent(failure),
         };
         let outcome = self.check_answerer(outcome, request);
@@ -225,8 +217,8 @@ impl Server {
             Change::Opened => {
                 self.notices.emit(&ClientEvent::ServerDown { server: self.label.clone() });
                 // What is open leads nowhere any more, or to a process that is gone.
-                if let Ok(client) = connections(&self.listed.url, &self.settings, &self.credentials, POOL_SIZE) {
-                    self.client.store(Arc::new(client));
+                if let Ok(connections) = self.new_connections(POOL_SIZE) {
+                    self.connections.store(Arc::new(connections));
                 }
                 probe::await_return(self);
             }
@@ -234,34 +226,26 @@ impl Server {
     }
 
     /// The connections for ordinary requests.
-    pub(crate) fn connections(&self) -> Arc<reqwest::Client> {
-        self.client.load_full()
+    pub(crate) fn connections(&self) -> Arc<Connections> {
+        self.connections.load_full()
     }
 
-    /// Connections of which none is ever used twice.
-    pub(crate) fn new_connections(&self) -> Result<reqwest::Client> {
-        connections(&self.listed.url, &self.settings, &self.credentials, 0)
+    /// Connections that nobody has used yet, and of which so many are kept; with none, each is used once.
+    pub(crate) fn new_connections(&self, kept: usize) -> Result<Connections> {
+        Connections::new(&self.listed.url, &self.settings, &self.credentials, kept)
     }
 
     /// Sends a request once, without a look at who answers.
-    pub(crate) async fn send(&self, client: &reqwest::Client, request: &Request, this: &ThisTry<'_>) -> Outcome {
-        let http = match self.prepare(request, this) {
-            Ok(http) => http,
-            Err(failure) => return Outcome::NotSent(failure),
-        };
-        let begun = Instant::now();
-        let mut response = match self.unless_dead(client.execute(http), request, this.timeout).await {
+    pub(crate) async fn send(&self, connections: &Connections, request: &Request, this: &ThisTry<'_>) -> Outcome {
+        let sending = connections.send(request, self.headers_of(request, this));
+        let mut timer = self.timers.at(this.begun + SILENCE.min(this.timeout));
+        let mut answer = match self.unless_dead(sending, request, this, &mut timer).await {
             Err(outcome) => return outcome,
-            Ok(response) => response,
+            Ok(answer) => answer,
         };
-        let mut answer = Answer {
-            status: response.status().as_u16(),
-            headers: std::mem::take(response.headers_mut()),
-            body: AnswerBody::Open(response),
-        };
-        if request.collect || outcome::needs_body(answer.status) {
-            let left = this.timeout.saturating_sub(begun.elapsed());
-            match collect(answer, request, left).await {
+        if request.collect || answer.is_short() || outcome::needs_body(answer.status) {
+            timer.reset(this.begun + this.timeout);
+            match collect(answer, request, timer).await {
                 Ok(whole) => answer = whole,
                 Err(failure) => return Outcome::Maybe(failure),
             }
@@ -269,24 +253,25 @@ impl Server {
         outcome::of_answer(answer)
     }
 
-    /// Waits for an answer as long as the server lives and the try may take; a body that is streamed has `limit` for
+    /// Waits for an answer as long as the server lives and the try may take; a body that is streamed has that time for
     /// each piece. When the server is silent, somebody looks whether it lives. One timer does for both.
     async fn unless_dead(
         &self,
-        answer: impl Future<Output = reqwest::Result<Response>>,
+        answer: impl Future<Output = Result<Answer, Outcome>>,
         request: &Request,
-        limit: Duration,
-    ) -> Result<Response, Outcome> {
+        this: &ThisTry<'_>,
+        timer: &mut Timer<'_>,
+    ) -> Result<Answer, Outcome> {
         let mut answer = std::pin::pin!(answer);
-        let begun = Instant::now();
+        let (begun, limit) = (this.begun, this.timeout);
         let mut deaths = self.health.deaths();
         let mut silence = SILENCE;
         let (mut look_at, mut give_up_at) = (begun + silence, begun + limit);
         loop {
             tokio::select! {
                 biased;
-                answered = answer.as_mut() => return answered.map_err(|error| outcome::of_error(&error)),
-                () = tokio::time::sleep_until(look_at.min(give_up_at).into()) => {
+                answered = answer.as_mut() => return answered,
+                () = &mut *timer => {
                     if give_up_at > look_at {
                         self.suspect();
                         silence *= 2;
@@ -296,6 +281,7 @@ impl Server {
                     } else {
                         return Err(Outcome::Maybe(Failure::timeout()));
                     }
+                    timer.reset(look_at.min(give_up_at));
                 }
                 Ok(()) = deaths.changed() => break,
             }
@@ -303,14 +289,14 @@ impl Server {
         // A try that still connects ends by itself, and knows then that nothing was sent.
         let connecting = self.connect_timeout().min(limit).saturating_sub(begun.elapsed());
         match tokio::time::timeout(connecting, answer).await {
-            Ok(answered) => answered.map_err(|error| outcome::of_error(&error)),
+            Ok(answered) => answered,
             Err(_) => Err(Outcome::Maybe(Failure::new(Cause::Death, "died before it answered"))),
         }
     }
 
     /// The longest a new connection may take.
     pub(crate) fn connect_timeout(&self) -> Duration {
-        connect_timeout(&self.listed.url, &self.settings)
+        connections::connect_timeout(&self.listed.url, &self.settings)
     }
 
     /// Asks this server and nobody else: one try.
@@ -321,9 +307,9 @@ impl Server {
         announce: Announce<'_>,
     ) -> Result<Answer> {
         let timeout = deadline.unwrap_or(self.settings.bulk_timeout);
-        let this = ThisTry { timeout, left: timeout, announce, fallback_for: None };
         let begun = Instant::now();
-        let tried = self.send(&self.client.load_full(), request, &this).await;
+        let this = ThisTry { begun, timeout, left: timeout, announce, fallback_for: None };
+        let tried = self.send(&self.connections(), request, &this).await;
         self.heed(&tried);
         let (outcome, why, error) = match tried {
             Outcome::Answered(answer) | Outcome::Rejected(answer, _) => match outcome::foreign(&answer) {
@@ -339,43 +325,28 @@ impl Server {
         Err(error.with_applied(applied).with_attempts(vec![attempt]))
     }
 
-    fn prepare(&self, request: &Request, this: &ThisTry<'_>) -> Result<reqwest::Request, Failure> {
-        let mut http = reqwest::Request::new(request.method.clone(), self.url_of(&request.target));
-        *http.headers_mut() = request.headers.clone();
+    /// The head of a request as this try sends it.
+    fn headers_of(&self, request: &Request, this: &ThisTry<'_>) -> HeaderMap {
+        let mut headers = request.headers.clone();
         if request.own_token && !request.headers.contains_key(AUTHORIZATION) {
             let token = self.credentials.authorization();
-            http.headers_mut().extend(token.map(|token| (AUTHORIZATION, token)));
+            headers.extend(token.map(|token| (AUTHORIZATION, token)));
         }
-        let mut set = |name: &'static str, value: &str| {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                http.headers_mut().insert(HeaderName::from_static(name), value);
-            }
-        };
-        if let Some(pool) = this.announce.pool {
-            set(header::POOL, pool);
+        // Names of pools and servers are printable, whatever the map.
+        let text = |text: &str| HeaderValue::from_str(text).ok();
+        if let Some(pool) = this.announce.pool.and_then(text) {
+            headers.insert(headers::POOL, pool);
         }
         // What a request that is passed on says itself is for the server to judge.
-        if let Some(folders) = this.announce.folders.filter(|_| !request.headers.contains_key(header::FOLDERS)) {
-            set(header::FOLDERS, &folders.to_string());
+        if let Some(folders) = this.announce.folders.filter(|_| !request.headers.contains_key(headers::FOLDERS)) {
+            headers.insert(headers::FOLDERS, HeaderValue::from(folders));
         }
-        if let Some(primary) = this.fallback_for {
-            set(header::FALLBACK_FOR, &primary.to_string());
+        if let Some(primary) = this.fallback_for.and_then(|primary| text(&primary.to_string())) {
+            headers.insert(headers::FALLBACK_FOR, primary);
         }
-        set(header::DEADLINE_MS, &this.left.as_millis().to_string());
-        *http.body_mut() = request.body.to_http()?;
-        Ok(http)
-    }
-
-    /// The address of what a request is about. Scheme and host are read once, which is most of the work of a URL.
-    fn url_of(&self, target: &str) -> Url {
-        let mut url = self.base.clone();
-        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-        match self.base.path().trim_end_matches('/') {
-            "" => url.set_path(path),
-            prefix => url.set_path(&format!("{prefix}{path}")),
-        }
-        url.set_query(query);
-        url
+        let left = u64::try_from(this.left.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(headers::DEADLINE_MS, HeaderValue::from(left));
+        headers
     }
 
     /// Whether anyone takes a new connection. Those that are open say nothing about that.
@@ -385,40 +356,22 @@ impl Server {
     }
 }
 
-/// The connections to a server, with so many kept open.
-fn connections(url: &str, settings: &Settings, credentials: &Credentials, kept: usize) -> Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .connect_timeout(connect_timeout(url, settings))
-        .tls_backend_preconfigured(credentials.tls.clone())
-        .pool_idle_timeout(POOL_IDLE)
-        .pool_max_idle_per_host(kept)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Duration::from_secs(15))
-        .build()
-        .map_err(|error| Error::new(ErrorKind::Config, format!("no HTTP client could be made: {error}")))
-}
-
-fn connect_timeout(url: &str, settings: &Settings) -> Duration {
-    // To agree on TLS takes two more ways there and back.
-    settings.connect_timeout * if url.starts_with("https://") { 3 } else { 1 }
-}
-
 fn unanswered(timed_out: bool) -> Error {
     let kind = if timed_out { ErrorKind::Timeout } else { ErrorKind::Network };
     Error::new(kind, "the server did not answer")
 }
 
-/// Reads the body of an answer. Fails where the answer is worth nothing without it.
-async fn collect(answer: Answer, request: &Request, left: Duration) -> Result<Answer, Failure> {
+/// Reads the body of an answer until the timer ends. Fails where the answer is worth nothing without it.
+async fn collect(answer: Answer, request: &Request, timer: Timer<'_>) -> Result<Answer, Failure> {
     let Answer { status, headers, body } = answer;
-    let AnswerBody::Open(response) = body else { return Ok(Answer { status, headers, body }) };
-    let failure = match tokio::time::timeout(left, response.bytes()).await {
-        Ok(Ok(bytes)) => return Ok(Answer { status, headers, body: AnswerBody::Whole(bytes) }),
-        Ok(Err(error)) => Failure::new(outcome::cause_of(&error), outcome::describe(&error)),
-        Err(_) => Failure::timeout(),
+    let AnswerBody::Open(pieces) = body else { return Ok(Answer { status, headers, body }) };
+    let failure = tokio::select! {
+        biased;
+        collected = pieces.collect() => match collected {
+            Ok(whole) => return Ok(Answer { status, headers, body: AnswerBody::Whole(whole.to_bytes()) }),
+            Err(error) => Failure::new(outcome::cause_of(&error), outcome::describe(&error)),
+        },
+        () = timer => Failure::timeout(),
     };
     match (request.class.is_write(), (200..300).contains(&status)) {
         // The head said that it was done; what would have followed can be read again.

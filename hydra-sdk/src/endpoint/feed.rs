@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
+use http_body_util::{BodyDataStream, BodyExt, Collected};
 use hydra_core::duration::format_duration;
 use hydra_core::wire::{ABSENT_VERSION, EventBody, NDJSON, TreasureBody, events_path, treasure_path};
 use hydra_core::{SwampName, Value, Version};
-use reqwest::Method;
+use reqwest::{Body, Method};
 
 use super::remote::{Found, from_body, treasure_of, unreadable};
 use crate::cluster::{CallOptions, Cluster};
@@ -57,11 +58,11 @@ impl Cluster {
             Topic::Pattern(_, server) => (self.ask_known(server.as_deref().unwrap_or_default(), &request).await?, None),
         };
         let is_stale = answer.is_stale();
-        let response = match answer.body {
-            AnswerBody::Open(response) if answer.status == 200 => response,
+        let body = match answer.body {
+            AnswerBody::Open(body) if answer.status == 200 => body,
             _ => return Err(refused(answer).await),
         };
-        let lines = Lines { bytes: response.bytes_stream().boxed(), buffer: Vec::new(), searched: 0 };
+        let lines = Lines { pieces: body.into_data_stream(), buffer: Vec::new(), searched: 0 };
         let reading = Reading { cluster: self, asked, lines, is_stale };
         Ok(Box::pin(stream::unfold(Some(reading), |reading| async move {
             let mut reading = reading?;
@@ -108,7 +109,7 @@ impl Cluster {
 async fn refused(answer: Answer) -> Error {
     let Answer { status, headers, body } = answer;
     let body = match body {
-        AnswerBody::Open(response) => AnswerBody::Whole(response.bytes().await.unwrap_or_default()),
+        AnswerBody::Open(body) => AnswerBody::Whole(body.collect().await.map(Collected::to_bytes).unwrap_or_default()),
         body => body,
     };
     Answer { status, headers, body }.to_error()
@@ -191,7 +192,7 @@ fn treasure(body: TreasureBody, is_stale: bool) -> Result<Treasure<Value>> {
 
 /// An answer as lines.
 struct Lines {
-    bytes: stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
+    pieces: BodyDataStream<Body>,
     buffer: Vec<u8>,
     /// So much of the buffer has no line break.
     searched: usize,
@@ -211,8 +212,8 @@ impl Lines {
             if self.searched > LONGEST_LINE {
                 return Some(Err(unreadable("an event that never ends")));
             }
-            match tokio::time::timeout(LONGEST_SILENCE, self.bytes.next()).await {
-                Ok(Some(Ok(bytes))) => self.buffer.extend_from_slice(&bytes),
+            match tokio::time::timeout(LONGEST_SILENCE, self.pieces.next()).await {
+                Ok(Some(Ok(piece))) => self.buffer.extend_from_slice(&piece),
                 Ok(Some(Err(error))) => {
                     return Some(Err(Error::new(ErrorKind::Network, crate::outcome::describe(&error))));
                 }

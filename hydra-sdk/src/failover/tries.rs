@@ -75,8 +75,9 @@ pub(super) struct Tries<'c, 's> {
     /// Tries that were not "not sent".
     counted: u32,
     hops: u32,
-    delays: Delays,
-    readiness: Delays,
+    /// Both are made when they are needed, which is rare.
+    delays: Option<Delays>,
+    readiness: Option<Delays>,
     /// A pause that a server asked for.
     wanted_pause: Option<Duration>,
     /// What lets a server begin to serve, by the server's place.
@@ -110,8 +111,8 @@ impl<'c, 's> Tries<'c, 's> {
             rounds: 1,
             counted: 0,
             hops: 0,
-            delays: Delays::new(),
-            readiness: Delays::between(READY.0, READY.1),
+            delays: None,
+            readiness: None,
             wanted_pause: None,
             token: None,
             named: None,
@@ -134,13 +135,13 @@ impl<'c, 's> Tries<'c, 's> {
                 continue;
             }
             let pause = self.pause_before(step);
-            if pause >= self.left() {
-                return None;
-            }
             if !pause.is_zero() {
+                if pause >= self.left() {
+                    return None;
+                }
                 tokio::time::sleep(pause).await;
+                self.current_begun = Instant::now();
             }
-            self.current_begun = Instant::now();
             if let Some(why) = self.server().health.stranger() {
                 self.quarantined(why);
                 continue;
@@ -194,8 +195,13 @@ impl<'c, 's> Tries<'c, 's> {
             Why::Turn => Duration::ZERO,
             Why::Hint if self.hops < 2 => Duration::ZERO,
             Why::Hint => HOP_PAUSE * (self.hops - 1),
-            Why::Again => self.delays.next().max(self.wanted_pause.take().unwrap_or_default()),
-            Why::GetsReady | Why::Last => self.readiness.next(),
+            Why::Again => {
+                let delay = self.delays.get_or_insert_with(Delays::new).next();
+                delay.max(self.wanted_pause.take().unwrap_or_default())
+            }
+            Why::GetsReady | Why::Last => {
+                self.readiness.get_or_insert_with(|| Delays::between(READY.0, READY.1)).next()
+            }
         }
     }
 
@@ -238,6 +244,7 @@ impl<'c, 's> Tries<'c, 's> {
         let left = self.left();
         let stands_in = self.stands_in();
         ThisTry {
+            begun: self.current_begun,
             timeout: call.timeout.min(left),
             left,
             announce: call.state.announce(call.route.pool()),
