@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::answer::{self, Refusal, Response};
 use crate::body::{KeptMemory, RequestBody};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
+use crate::feeds::Topic;
 use crate::metrics::Metrics;
 use crate::route::{Place, Route};
 use crate::{catalog, export, fan_out, feeds, folders, forward, import, overview, service, split};
@@ -102,8 +103,11 @@ impl Gateway {
         match route {
             Route::Named(name, place) => forward::forward(self, head, body, &name, &place).await,
             Route::Events => {
-                let name = feeds::one_place(self, &head.parts)?;
-                forward::forward(self, head, body, &name, &Place::Verb).await
+                let topic = Topic::of(head.parts.uri.query())?;
+                match topic.one_place(&self.map()) {
+                    Some(name) => forward::forward(self, head, body, name, &Place::Verb).await,
+                    None => feeds::merged(self, head, topic).await,
+                }
             }
             Route::Policies => fan_out::policies(self, head, body).await,
             Route::Flush => fan_out::flush(self, head, body).await,

@@ -31,6 +31,11 @@ pub(crate) struct Where {
 }
 
 impl Where {
+    /// There is no such treasure.
+    fn absent(&self, key: &str) -> Failure {
+        Failure::absent(format!("{} has no treasure {key:?}", self.swamp))
+    }
+
     fn open<V>(&self) -> Result<Swamp<V>, Failure> {
         Ok(Hydra::with_map(ClientMap::from_file(&self.map)?)?.swamp(self.swamp.clone())?)
     }
@@ -140,7 +145,7 @@ pub(crate) struct WatchFlags {
 /// Prints a value as it is stored.
 pub(crate) fn get(flags: &GetFlags) -> Result<(), Failure> {
     let swamp = flags.place.open::<Box<RawValue>>()?;
-    let absent = || Failure::absent(format!("{} has no treasure {:?}", flags.place.swamp, flags.key));
+    let absent = || flags.place.absent(&flags.key);
     on_runtime(async {
         if flags.info {
             let found = swamp.treasure(&flags.key).await?.ok_or_else(absent)?;
@@ -200,7 +205,7 @@ fn bytes_of(value: &str) -> Result<Vec<u8>, Failure> {
 /// Removes a treasure.
 pub(crate) fn delete(flags: &DeleteFlags) -> Result<(), Failure> {
     let swamp = flags.place.open::<Box<RawValue>>()?;
-    let absent = || Failure::absent(format!("{} has no treasure {:?}", flags.place.swamp, flags.key));
+    let absent = || flags.place.absent(&flags.key);
     on_runtime(async {
         if flags.dry_run {
             let found = swamp.treasure(&flags.key).await?.ok_or_else(absent)?;

@@ -1,7 +1,7 @@
 //! [`Conflict`]: a write that lost against one that had not seen it, for whoever wants to put that right.
 
 use hydra_core::wire::{ConflictBody, LostBody};
-use hydra_core::{Timestamp, Value, Version};
+use hydra_core::{LostContent, Timestamp, Version};
 
 use crate::binary;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,18 +35,6 @@ pub struct LostWrite {
     pub content: LostContent,
 }
 
-/// What a [`LostWrite`] had written.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum LostContent {
-    /// A value.
-    Value(Value),
-    /// The key was deleted.
-    Deleted,
-    /// So much was added.
-    Increment(i128),
-}
-
 /// The winner of a [`Conflict`].
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -60,19 +48,13 @@ pub struct WinningWrite {
 }
 
 impl Conflict {
-    /// A conflict as the engine lists it; `None` for one of a kind that is not known here.
-    pub(crate) fn of(conflict: hydra_core::Conflict) -> Option<Conflict> {
+    /// A conflict as the engine lists it.
+    pub(crate) fn of(conflict: hydra_core::Conflict) -> Conflict {
         let hydra_core::Conflict { key, lost, won, until, .. } = conflict;
-        let content = match lost.content {
-            hydra_core::LostContent::Value(value) => LostContent::Value(value),
-            hydra_core::LostContent::Deleted => LostContent::Deleted,
-            hydra_core::LostContent::Increment(sum) => LostContent::Increment(sum),
-            _ => return None,
-        };
         let server = Some(lost.server).filter(|server| !server.is_empty());
-        let lost = LostWrite { version: lost.version, updated_at: lost.updated_at, server, content };
+        let lost = LostWrite { version: lost.version, updated_at: lost.updated_at, server, content: lost.content };
         let won = WinningWrite { version: won.version, updated_at: won.updated_at, server: won.server };
-        Some(Conflict { key, lost, won, until })
+        Conflict { key, lost, won, until }
     }
 
     pub(crate) fn of_body(body: ConflictBody) -> Result<Conflict> {

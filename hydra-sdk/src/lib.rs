@@ -66,7 +66,7 @@ mod watch;
 
 pub use access::Access;
 pub use client::{Hydra, Location, Redirect};
-pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
+pub use conflict::{Conflict, LostWrite, WinningWrite};
 pub use connect::HydraBuilder;
 pub use error::{Attempt, Error, ErrorKind, Result, TryOutcome};
 pub use event::{Event, EventKind, EventStream, Waited};
@@ -76,8 +76,8 @@ pub use forward::{Chunk, ChunkStream, ForwardBody, ForwardRequest, ForwardRespon
 pub use headers::Headers;
 pub use health::ServerState;
 pub use hydra_core::{
-    Applied, Compression, CopyState, ErrorCode, EventId, Expired, FolderCount, FolderId, FolderSet, LockInfo, Number,
-    Order, Pattern, Pointer, Policy, SwampName, Timestamp, Value, Version, folder_of,
+    Applied, Compression, CopyState, ErrorCode, EventId, Expired, FolderCount, FolderId, FolderSet, LockInfo,
+    LostContent, Number, Order, Pattern, Pointer, Policy, SwampName, Timestamp, Value, Version, folder_of,
 };
 pub use map::{ClientMap, Finding, FolderMove, MapBuilder, MapError, MapServer, PoolBuilder, Route, Severity};
 pub use notice::ClientEvent;

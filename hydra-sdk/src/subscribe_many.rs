@@ -67,7 +67,8 @@ impl<V: DeserializeOwned + Send + 'static> SubscribeMany<V> {
     /// one that got a copy of it. A server that was away too long, or started anew, tells that with
     /// [`EventKind::Reset`](crate::EventKind::Reset), and no snapshot follows: read what you need then.
     ///
-    /// Through a router there is no such feed, because no server answers for all swamps.
+    /// A router tells all of that in one feed; with it, what broke off goes on exactly at one server, and with
+    /// [`EventKind::Reset`](crate::EventKind::Reset) at the others.
     #[must_use]
     pub fn stream(self) -> EventStream<V> {
         EventStream::of_many(self.hydra, self.pattern, self.wanted)

@@ -196,7 +196,7 @@ impl Embedded {
 
     pub(super) async fn conflicts(&self, name: &SwampName, _: &CallOptions) -> Result<Vec<Conflict>> {
         let swamp = self.swamp(name).await?;
-        blocking(move || Ok(swamp.conflicts().into_iter().filter_map(Conflict::of).collect())).await
+        blocking(move || Ok(swamp.conflicts().into_iter().map(Conflict::of).collect())).await
     }
 
     pub(super) async fn flush(&self, name: &SwampName, _: &CallOptions) -> Result<()> {

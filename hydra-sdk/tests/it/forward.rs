@@ -8,7 +8,7 @@ use hydra_sdk::{
     Applied, Chunk, ClientMap, ErrorKind, ForwardBody, ForwardRequest, Hydra, OpClass, Settings, SwampName,
 };
 
-use crate::fake::{Fake, Reply, fine, refusal};
+use crate::fake::{Asked, Fake, Reply, fine, refusal};
 
 async fn pair(s1: &Fake, s2: &Fake) -> (Hydra, SwampName) {
     let mut settings = Settings::default();
@@ -93,13 +93,33 @@ async fn a_slow_upload_is_no_timeout() {
 
 #[tokio::test]
 async fn answers_are_streamed() {
-    let head = b"HTTP/1.1 200 OK\r\nhydra-server: s1\r\ncontent-length: 8\r\n\r\nhalf".to_vec();
+    let head = b"HTTP/1.1 200 OK\r\nhydra-server: s1\r\ncontent-length: 80000\r\n\r\nhalf".to_vec();
     let (s1, s2) = (Fake::start(move |_| Reply::BytesThenStall(head.clone())).await, Fake::start(fine("s2")).await);
     let (hydra, name) = pair(&s1, &s2).await;
     let request = ForwardRequest::new(OpClass::Read, "GET", "/v1/kv/a/b/c");
     let mut response = hydra.forward(&name, request).await.expect("the head is enough");
     let piece = Pin::new(&mut response.body).next().await.expect("a piece").expect("the first half");
-    assert_eq!((piece.as_ref(), response.header("content-length")), (b"half".as_slice(), Some("8")));
+    assert_eq!((piece.as_ref(), response.header("content-length")), (b"half".as_slice(), Some("80000")));
+}
+
+#[tokio::test]
+async fn a_short_answer_that_breaks_off_is_a_failed_try() {
+    let head = b"HTTP/1.1 200 OK\r\nhydra-server: s1\r\ncontent-length: 8\r\n\r\nhalf".to_vec();
+    for stalls in [false, true] {
+        let head = head.clone();
+        let reply = move |_: &Asked| match stalls {
+            true => Reply::BytesThenStall(head.clone()),
+            false => Reply::Bytes(head.clone()),
+        };
+        let (s1, s2) = (Fake::start(reply).await, Fake::start(fine("s2")).await);
+        let (hydra, name) = pair(&s1, &s2).await;
+        let request = ForwardRequest::new(OpClass::Read, "GET", "/v1/kv/a/b/c");
+        let response = hydra.forward(&name, request).await.expect("the fallback answers");
+        assert_eq!((response.server.as_str(), response.fell_back), ("s2", true), "stalls: {stalls}");
+        // A write that the head calls a success was done, and is not done again.
+        let error = hydra.forward(&name, put(ForwardBody::Whole(b"1".to_vec().into()))).await.expect_err("half of it");
+        assert_eq!((error.applied(), s1.asked().len()), (Applied::Yes, 2), "{error}");
+    }
 }
 
 #[tokio::test]

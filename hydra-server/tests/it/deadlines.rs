@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use hydra_server::Config;
 use serde_json::json;
 
 use crate::support::{Answer, Hydra};
@@ -69,14 +68,7 @@ fn nobody_waits_for_longer_than_the_client_does() {
 
 #[test]
 fn room_in_memory_is_waited_for_no_longer_than_the_client_does() {
-    let hydra = Hydra::start_with(|options| options.memory_budget = 50_000, Config::default());
-    let padding = format!("\"{}\"", "x".repeat(30_000));
-    // Whoever holds a swamp keeps it in memory.
-    let held = ["a/b/c", "a/b/d"].map(|name| {
-        assert_eq!(hydra.send("PUT", &format!("/v1/kv/{name}/k?sync"), &[], &padding).status, 201);
-        hydra.server().engine().hydrate(&name.parse().expect("a name"))
-    });
-    assert!(held.iter().all(Result::is_ok) && !hydra.server().engine().has_room());
+    let (hydra, _held) = Hydra::start_without_room();
     for (method, path) in [("PUT", "/v1/kv/a/b/c/l"), ("GET", "/v1/kv/a/b/other/k")] {
         let (refused, took) = send(&hydra, "200", method, path, if method == "PUT" { "1" } else { "" });
         assert!(matches!(refused.status, 503 | 504), "{refused:?}");

@@ -87,14 +87,7 @@ fn forty_swamps_in_memory_for_three_are_served_to_many_clients() {
 
 #[test]
 fn without_memory_a_write_waits_two_seconds_and_is_refused_with_503() {
-    let hydra = Hydra::start_with(|options| options.memory_budget = 50_000, Config::default());
-    let padding = format!("\"{}\"", "x".repeat(30_000));
-    // Whoever holds a swamp keeps it in memory.
-    let held = ["a/b/c", "a/b/d"].map(|name| {
-        assert_eq!(hydra.send("PUT", &format!("/v1/kv/{name}/k?sync"), &[], &padding).status, 201);
-        hydra.server().engine().hydrate(&name.parse().expect("a name"))
-    });
-    assert!(held.iter().all(Result::is_ok) && !hydra.server().engine().has_room());
+    let (hydra, held) = Hydra::start_without_room();
     let begun = Instant::now();
     for (method, path) in [("PUT", "/v1/kv/a/b/c/l"), ("GET", "/v1/kv/a/b/other/k")] {
         let refused = hydra.send(method, path, &[], if method == "PUT" { "1" } else { "" });

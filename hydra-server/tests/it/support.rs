@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use hydra_core::EngineOptions;
+use hydra_core::{EngineOptions, Swamp};
 use hydra_server::{Config, Server};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -212,6 +212,19 @@ impl Hydra {
         let address = server.url().split("://").nth(1).and_then(|address| address.parse().ok());
         let target = Target(address.expect("an address"));
         Hydra { server: Some(server), target, dir }
+    }
+
+    /// A server whose memory is used up by two swamps, a/b/c and a/b/d, with a treasure k each; whoever holds a swamp keeps
+    /// it in memory.
+    pub(crate) fn start_without_room() -> (Hydra, [Swamp; 2]) {
+        let hydra = Hydra::start_with(|options| options.memory_budget = 50_000, Config::default());
+        let padding = format!("\"{}\"", "x".repeat(30_000));
+        let held = ["a/b/c", "a/b/d"].map(|name| {
+            assert_eq!(hydra.send("PUT", &format!("/v1/kv/{name}/k?sync"), &[], &padding).status, 201);
+            hydra.server().engine().hydrate(&name.parse().expect("a name")).expect("there was room")
+        });
+        assert!(!hydra.server().engine().has_room());
+        (hydra, held)
     }
 
     pub(crate) fn server(&self) -> &Server {
