@@ -817,7 +817,7 @@ impl Swamp {
     /// # Errors
     /// `corrupt-swamp` or `incomplete-copy` when the key is not found and a damaged or missing file may hold it.
     pub fn get(&self, key: &str) -> Result<Option<Treasure>> {
-        self.get_at(key, Timestamp::now())
+        self.get_at(key, Timestamp::now)
     }
 
     /// Reads one treasure, also one that has expired and was not dropped yet.
@@ -826,13 +826,13 @@ impl Swamp {
     /// Those of [`Swamp::get`].
     pub fn get_with_expired(&self, key: &str) -> Result<Option<Treasure>> {
         // At the beginning of time nothing has expired.
-        self.get_at(key, Timestamp::default())
+        self.get_at(key, Timestamp::default)
     }
 
-    fn get_at(&self, key: &str, now: Timestamp) -> Result<Option<Treasure>> {
+    fn get_at(&self, key: &str, now: fn() -> Timestamp) -> Result<Option<Treasure>> {
         count(&self.0.shared.stats.reads);
         let state = self.0.state.read();
-        match state.treasure(key, now) {
+        match state.treasure_at(key, now) {
             None if !state.knows(key) => doubtful_absence(&state, key).map(|()| None),
             found => Ok(found),
         }

@@ -375,6 +375,11 @@ impl State {
         if is_hidden(key.as_bytes()) { None } else { self.known(key).treasure(now) }
     }
 
+    /// The same; the clock is asked only where something can expire, since that takes a fifth of a read.
+    pub(crate) fn treasure_at(&self, key: &str, now: fn() -> Timestamp) -> Option<Treasure> {
+        self.treasure(key, if self.tally.expiring == 0 { NEVER } else { now() })
+    }
+
     /// Whether anything at all is known of a key.
     pub(crate) fn knows(&self, key: &str) -> bool {
         self.slot(key).is_some()

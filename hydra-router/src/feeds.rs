@@ -27,6 +27,8 @@ const KNOWN: [&str; 8] = ["swamp", "pattern", "since", "snapshot", "keys_only", 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// No event is longer: the longest binary value twice, as it is and as it was, and some room.
 const LONGEST_RECORD: usize = 80 << 20;
+/// How long a server may take to begin its feed, which it does at once.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long until a server is asked again whose feed broke off.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -271,6 +273,7 @@ impl Feed {
             set(&mut parameters, "since", id);
         }
         let mut request = self.across.request(OpClass::Read, "GET", with_parameters("/v1/events", &parameters));
+        request.deadline = Some(PATIENCE);
         request
             .headers
             .append(ACCEPT.as_str(), self.format.content_type())
