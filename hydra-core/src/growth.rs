@@ -258,8 +258,12 @@ impl<'s> Growing<'s> {
         let mut adds = Vec::new();
         for record in records {
             match *record {
-                // A snapshot that is here stands for it.
-                Record::Write { stamp, .. } if self.vector.saw(stamp) && key.is_none() => {}
+                // A snapshot that is here stands for it; but what lost may have lost against it first.
+                Record::Write { stamp, ref write } if self.vector.saw(stamp) && key.is_none() => {
+                    if self.is_contended(write.key()) {
+                        return None;
+                    }
+                }
                 Record::Write { stamp, .. } if self.vector.saw(stamp) => return None,
                 Record::Write { stamp, write } => {
                     adds.extend(remembered(key.as_ref(), &mut positions, stamp, write));
@@ -290,6 +294,10 @@ impl<'s> Growing<'s> {
         Some(())
     }
 
+    fn is_contended(&self, key: &str) -> bool {
+        self.contended.contains(&hash_key(key.as_bytes()))
+    }
+
     fn known(&self, key: &str) -> Known<'_> {
         self.touched.get(key).map_or_else(|| self.state.known(key), KeyState::as_known)
     }
@@ -299,7 +307,7 @@ impl<'s> Growing<'s> {
         let before = self.known(key);
         let counter = before.counter.cloned();
         let is_singled_out = counter.as_ref().is_some_and(|counter| counter.singles_out_some());
-        if is_singled_out || self.contended.contains(&hash_key(key.as_bytes())) {
+        if is_singled_out || self.is_contended(key) {
             return None;
         }
         let after = match write {

@@ -33,7 +33,9 @@ pub(crate) fn conflicts<'a>(chunks: &'a [Chunk<'a>], merged: &Merged<'a>, base: 
     let mut gathering =
         Gathering { base, contended, contexts: Vec::new(), aliases: HashMap::default(), keys: ByKey::default() };
     gathering.read_snaps(&order);
+    let told_by_snaps = gathering.adds();
     gathering.read_logs(&order);
+    gathering.leave_out_judged_adds(&told_by_snaps);
     let judge = Judge {
         merged,
         contexts: &gathering.contexts,
@@ -263,6 +265,21 @@ impl<'a> Gathering<'a, '_> {
                 self.take_adopted(stamp, write);
             }
             _ => {}
+        }
+    }
+
+    /// The increments that are held by themselves.
+    fn adds(&self) -> HashSet<Stamp, KeyHashing> {
+        self.keys.values().flat_map(BTreeMap::values).flat_map(|entry| entry.adds.keys().copied()).collect()
+    }
+
+    /// What a snapshot covers behind a copy of an increment was written by somebody who had seen it, and the snapshot
+    /// judged it: it tells of the increment, or that was replaced on purpose, which nothing else tells any more.
+    fn leave_out_judged_adds(&mut self, told_by_snaps: &HashSet<Stamp, KeyHashing>) {
+        let Gathering { base, aliases, keys, .. } = self;
+        let is_judged = |stamp: &Stamp| aliases.get(stamp).into_iter().flatten().any(|alias| base.saw(*alias));
+        for entry in keys.values_mut().flat_map(BTreeMap::values_mut) {
+            entry.adds.retain(|stamp, _| told_by_snaps.contains(stamp) || !is_judged(stamp));
         }
     }
 

@@ -1,10 +1,12 @@
-//! The HTTP contract: paths, headers, bodies and error texts, for server, client and router alike.
+//! The HTTP contract: paths, headers, bodies and error texts, for server, client and router alike; and what their
+//! connections have in common ([`Rarely`]).
 //!
 //! A leaf: nothing of the engine imports it, and it imports nothing of the engine but the vocabulary.
 
 mod encoding;
 mod moves;
 mod parameters;
+mod rarely;
 mod status;
 
 use std::borrow::Cow;
@@ -31,6 +33,7 @@ pub use moves::{
     SealBody, SealedBody, UnderSealBody, UnfenceBody,
 };
 pub use parameters::{Parameters, folder_state, invalid_parameter, with_parameters};
+pub use rarely::Rarely;
 pub use status::{
     STATUS_PAGE, STATUS_PAGE_POLICY, StatusBody, StatusLearnedBody, StatusMoveBody, StatusRouteBody, StatusServerBody,
     StatusStayBody,

@@ -7,8 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use hydra_core::wire::Rarely;
 use hydra_sdk::Hydra;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -121,13 +120,13 @@ impl Connections {
         let is_late = self.draining.is_cancelled();
         // In a box: a task that captures a future and then waits for it keeps room for it twice.
         let connection = Box::pin(greet(stream, Arc::clone(&self.gateway), self.draining.clone(), is_late));
-        let mut ended = rarely(self.ended.clone().cancelled_owned());
+        let ended = Rarely::new(self.ended.clone().cancelled_owned());
         let task = async move {
             let _slot = slot;
             tokio::select! {
                 biased;
                 () = connection => {}
-                Some(()) = ended.next() => {}
+                () = ended => {}
             }
         };
         if is_late {
@@ -177,8 +176,8 @@ where
     });
     let builder = builder(!is_late);
     let mut connection = pin!(builder.serve_connection(io, service));
-    let mut expired = rarely(peer.expired(&gateway.config));
-    let mut drained = rarely(draining.cancelled());
+    let mut expired = Rarely::new(peer.expired(&gateway.config));
+    let mut drained = Rarely::new(draining.cancelled());
     loop {
         tokio::select! {
             biased;
@@ -188,19 +187,13 @@ where
                 }
                 return;
             }
-            Some(()) = drained.next(), if !is_late => connection.as_mut().graceful_shutdown(),
-            Some(()) = expired.next() => {
+            () = &mut drained, if !is_late => connection.as_mut().graceful_shutdown(),
+            () = &mut expired => {
                 tracing::debug!("a connection was closed: its peer took too long");
                 return;
             }
         }
     }
-}
-
-/// A future that is polled when it has something to say, and not whenever its task runs: connections run with every
-/// request, and would contend for what they all wait for. Nothing comes after its end.
-fn rarely<F: Future<Output = ()>>(future: F) -> FuturesUnordered<F> {
-    FuturesUnordered::from_iter([future])
 }
 
 fn builder(keep_alive: bool) -> Builder<TokioExecutor> {

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use http::Request;
 use hydra_core::Engine;
+use hydra_core::wire::Rarely;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -132,13 +131,13 @@ impl Server {
             if late { CancellationToken::new() } else { self.draining.clone() },
             !late,
         ));
-        let mut ended = rarely(self.ended.clone().cancelled_owned());
+        let ended = Rarely::new(self.ended.clone().cancelled_owned());
         let task = async move {
             let _slot = slot;
             tokio::select! {
                 biased;
                 () = connection => {}
-                Some(()) = ended.next() => {}
+                () = ended => {}
             }
         };
         if late {
@@ -195,8 +194,8 @@ where
     });
     let builder = builder(keep_alive);
     let mut connection = pin!(builder.serve_connection(io, service));
-    let mut drained = rarely(draining.cancelled());
-    let mut expired = rarely(activity.expired(&app.config));
+    let mut drained = Rarely::new(draining.cancelled());
+    let mut expired = Rarely::new(activity.expired(&app.config));
     loop {
         tokio::select! {
             biased;
@@ -206,19 +205,13 @@ where
                 }
                 return;
             }
-            Some(()) = drained.next() => connection.as_mut().graceful_shutdown(),
-            Some(()) = expired.next() => {
+            () = &mut drained => connection.as_mut().graceful_shutdown(),
+            () = &mut expired => {
                 tracing::debug!("a connection was closed: its peer took too long");
                 return;
             }
         }
     }
-}
-
-/// A future that is polled when it has something to say, and not whenever its task runs: connections run with every
-/// request, and would contend for what they all wait for. Nothing comes after its end.
-fn rarely<F: Future<Output = ()>>(future: F) -> FuturesUnordered<F> {
-    FuturesUnordered::from_iter([future])
 }
 
 fn builder(keep_alive: bool) -> Builder<TokioExecutor> {
