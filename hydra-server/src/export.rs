@@ -73,7 +73,12 @@ fn stream_of(call: &Call, export: Export, with_swamp: bool) -> Response {
     let pieces = stream::try_unfold(Some(sending), |sending| async move {
         let Some(sending) = sending else { return Ok(None) };
         // A thread may be gone only with the process.
-        blocking(move || Ok(sending.piece())).await.map_err(std::io::Error::other)?
+        let piece = blocking(move || Ok(sending.piece())).await.map_err(std::io::Error::other)?;
+        if piece.is_err() {
+            // hyper forgets what it has not sent when a body fails, and sends it when there is nothing to do.
+            tokio::task::yield_now().await;
+        }
+        piece
     });
     let mut response = Response::new(Body::from_stream(pieces));
     *response.status_mut() = StatusCode::OK;
