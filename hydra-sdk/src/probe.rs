@@ -22,6 +22,10 @@ const PROBE: &str = "/v1/probe";
 /// How long it may take for that, once it is connected.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// So much longer an introduction may take than a connection: of timers of the same length any may end first, and a
+/// server that takes no connections would pass for one that is silent.
+const LEEWAY: Duration = Duration::from_millis(20);
+
 /// Who the map says that a server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Expected {
@@ -51,7 +55,7 @@ impl Server {
     /// When it is somebody else, or cannot be reached. One that does not say who it is is taken at its word later.
     pub(crate) async fn introduce(&self) -> Result<(), Failure> {
         if self.expected.is_some() && self.health.is_to_be_asked() {
-            match self.question(&self.connections(), self.connect_timeout()).await {
+            match self.question(&self.connections(), self.connect_timeout() + LEEWAY).await {
                 Found::Nobody(failure) | Found::Untrusted(failure) => return Err(failure),
                 Found::Answer(Some(said)) => self.heed_who(&said),
                 Found::Answer(None) | Found::Leaving | Found::Silence => self.health.said_nothing(),
