@@ -1,13 +1,15 @@
 //! The HTTP contract: paths, headers, bodies and error texts, for server, client and router alike; and what their
-//! connections have in common ([`Rarely`]).
+//! connections have in common ([`Rarely`], [`is_http1`]).
 //!
 //! A leaf: nothing of the engine imports it, and it imports nothing of the engine but the vocabulary.
 
 mod encoding;
+mod feeds;
 mod moves;
 mod parameters;
 mod rarely;
 mod status;
+mod version;
 
 use std::borrow::Cow;
 use std::ops::AddAssign;
@@ -27,6 +29,7 @@ use crate::policy::Policy;
 use crate::stamp::{Timestamp, Version};
 
 pub use encoding::{GZIP, Gunzip, accepts_gzip, is_gzip_body};
+pub use feeds::{FEED_PARAMETERS, FeedFormat, FeedTopic, MAX_FEED_SWAMPS};
 pub use moves::{
     AbortBody, ActivateBody, CleanBody, CleanedBody, CommitBody, FenceBody, ImportFolderBody, LackedBody, LacksBody,
     MAX_PIECES, ManifestBody, MovedBody, PieceBody, PiecesBody, PromoteBody, PromotedBody, PullBody, PulledBody,
@@ -38,6 +41,7 @@ pub use status::{
     STATUS_PAGE, STATUS_PAGE_POLICY, StatusBody, StatusLearnedBody, StatusMoveBody, StatusRouteBody, StatusServerBody,
     StatusStayBody,
 };
+pub use version::{HTTP2_PREFACE, is_http1};
 
 /// Where a server listens unless told otherwise.
 pub const DEFAULT_SERVER: &str = "127.0.0.1:4937";

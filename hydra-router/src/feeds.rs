@@ -12,18 +12,17 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, BoxStream, SelectAll, Stream, StreamExt};
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use hydra_core::wire::{EVENT_STREAM, NDJSON, Parameters, invalid_parameter, with_parameters};
-use hydra_core::{Error, ErrorCode, Pattern, SwampName, Timestamp};
+use hydra_core::wire::{FEED_PARAMETERS, FeedFormat, FeedTopic, NDJSON, with_parameters};
+use hydra_core::{Error, ErrorCode, SwampName, Timestamp};
 use hydra_sdk::{ClientMap, ForwardedBody, OpClass};
 use serde::Deserialize;
 
 use crate::across::{Across, refusal_of};
-use crate::answer::{Refusal, Response};
+use crate::answer::{self, Refusal, Response};
 use crate::fan_out::routed;
 use crate::gateway::{Gateway, Head};
 use crate::stream::{accepts, answer_of};
 
-const KNOWN: [&str; 8] = ["swamp", "pattern", "since", "snapshot", "keys_only", "prefix", "old", "heartbeat"];
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// No event is longer: the longest binary value twice, as it is and as it was, and some room.
 const LONGEST_RECORD: usize = 80 << 20;
@@ -32,50 +31,59 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long until a server is asked again whose feed broke off.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What a feed is about.
-#[derive(Debug, Clone)]
-pub(crate) enum Topic {
-    Swamps(Vec<SwampName>),
-    /// All that match a pattern, which the servers know.
-    Pattern,
+/// What a request for a feed asks.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    topic: FeedTopic,
+    format: FeedFormat,
+    /// The parameters that every server gets: all but the names. A browser that comes back asks for the same target, and
+    /// says in a header where it was.
+    parameters: Vec<(&'static str, String)>,
 }
 
-impl Topic {
+impl Wanted {
     /// # Errors
-    /// `invalid-parameter` unless there is a pattern or a name.
-    pub(crate) fn of(query: Option<&str>) -> Result<Topic, Error> {
-        let query = Parameters::parse_lists(query, &KNOWN, &["swamp"])?;
-        let names = query.texts("swamp").map(str::parse).collect::<Result<Vec<SwampName>, Error>>()?;
-        match (query.text("pattern"), names.is_empty()) {
-            (Some(_), false) => Err(invalid_parameter("pattern", "came together with swamp; send one of them")),
-            (Some(pattern), true) => pattern.parse::<Pattern>().map(|_| Topic::Pattern),
-            (None, false) => Ok(Topic::Swamps(names)),
-            (None, true) => Err(invalid_parameter(
-                "swamp",
-                "is missing, and so is pattern; name swamps with ?swamp=a/b/c&swamp=d/e/f",
-            )),
+    /// Those of [`FeedTopic::parse`].
+    pub(crate) fn of(head: &Head) -> Result<Wanted, Error> {
+        let (topic, query) = FeedTopic::parse(head.parts.uri.query())?;
+        let sent = FEED_PARAMETERS.iter().filter_map(|&name| Some((name, query.text(name)?.to_owned())));
+        let mut parameters: Vec<(&'static str, String)> = sent.collect();
+        let headers = &head.parts.headers;
+        let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
+        if let Some(id) = last {
+            set(&mut parameters, "since", id);
         }
+        if let FeedTopic::Pattern(pattern) = &topic {
+            parameters.push(("pattern", pattern.to_string()));
+        }
+        let format = if accepts(headers, NDJSON) { FeedFormat::Lines } else { FeedFormat::Sse };
+        Ok(Wanted { topic, format, parameters })
     }
 
     /// A name whose server answers for all of it, if there is one.
     pub(crate) fn one_place(&self, map: &ClientMap) -> Option<&SwampName> {
-        match (self, &self.places(map)[..]) {
-            (Topic::Swamps(names), [_]) => names.first(),
+        match (&self.topic, &places(&self.topic, map)[..]) {
+            (FeedTopic::Swamps(names), [_]) => names.first(),
             _ => None,
         }
     }
+}
 
-    /// Whom to ask for which part of it.
-    fn places(&self, map: &ClientMap) -> Vec<Place> {
-        match self {
-            Topic::Pattern => routed(map).into_iter().map(|server| Place::Server(server.to_owned())).collect(),
-            Topic::Swamps(names) => {
-                let mut by_server: BTreeMap<&str, Vec<SwampName>> = BTreeMap::new();
-                for name in names {
-                    by_server.entry(&map.route(name).primary().id).or_default().push(name.clone());
-                }
-                by_server.into_values().map(Place::OfSwamps).collect()
+fn set(parameters: &mut Vec<(&'static str, String)>, name: &'static str, value: &str) {
+    parameters.retain(|(known, _)| *known != name);
+    parameters.push((name, value.to_owned()));
+}
+
+/// Whom to ask for which part of a feed.
+fn places(topic: &FeedTopic, map: &ClientMap) -> Vec<Place> {
+    match topic {
+        FeedTopic::Pattern(_) => routed(map).into_iter().map(|server| Place::Server(server.to_owned())).collect(),
+        FeedTopic::Swamps(names) => {
+            let mut by_server: BTreeMap<&str, Vec<SwampName>> = BTreeMap::new();
+            for name in names {
+                by_server.entry(&map.route(name).primary().id).or_default().push(name.clone());
             }
+            by_server.into_values().map(Place::OfSwamps).collect()
         }
     }
 }
@@ -89,71 +97,54 @@ enum Place {
     OfSwamps(Vec<SwampName>),
 }
 
-/// How events are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
-    Sse,
-    Lines,
+/// The length of the first whole record.
+fn end_of_record(format: FeedFormat, bytes: &[u8], searched: usize) -> Option<usize> {
+    match format {
+        FeedFormat::Lines => bytes[searched..].iter().position(|&byte| byte == b'\n').map(|at| searched + at + 1),
+        FeedFormat::Sse => {
+            // The end may have come in two pieces.
+            let from = searched.saturating_sub(1);
+            bytes[from..].windows(2).position(|pair| pair == b"\n\n").map(|at| from + at + 2)
+        }
+    }
 }
 
-impl Format {
-    fn content_type(self) -> &'static str {
-        match self {
-            Format::Sse => EVENT_STREAM,
-            Format::Lines => NDJSON,
-        }
+/// What is known of a record without a look at its data.
+fn read(format: FeedFormat, record: &[u8]) -> About {
+    #[derive(Deserialize, Default)]
+    struct Line {
+        event: Option<String>,
+        id: Option<String>,
     }
-
-    /// The length of the first whole record.
-    fn end_of_record(self, bytes: &[u8], searched: usize) -> Option<usize> {
-        match self {
-            Format::Lines => bytes[searched..].iter().position(|&byte| byte == b'\n').map(|at| searched + at + 1),
-            Format::Sse => {
-                // The end may have come in two pieces.
-                let from = searched.saturating_sub(1);
-                bytes[from..].windows(2).position(|pair| pair == b"\n\n").map(|at| from + at + 2)
-            }
+    let (event, id) = match format {
+        FeedFormat::Lines => {
+            let Line { event, id } = serde_json::from_slice(record).unwrap_or_default();
+            (event, id)
         }
-    }
-
-    /// What is known of a record without a look at its data.
-    fn read(self, record: &[u8]) -> About {
-        #[derive(Deserialize, Default)]
-        struct Line {
-            event: Option<String>,
-            id: Option<String>,
+        FeedFormat::Sse => {
+            let field = |name: &str| {
+                let mut lines = record.split(|&byte| byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
+                lines.find_map(|line| line.strip_prefix(name)).map(|text| text.trim().to_owned())
+            };
+            (field("event:"), field("id:"))
         }
-        let (event, id) = match self {
-            Format::Lines => {
-                let Line { event, id } = serde_json::from_slice(record).unwrap_or_default();
-                (event, id)
-            }
-            Format::Sse => {
-                let field = |name: &str| {
-                    let mut lines =
-                        record.split(|&byte| byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
-                    lines.find_map(|line| line.strip_prefix(name)).map(|text| text.trim().to_owned())
-                };
-                (field("event:"), field("id:"))
-            }
-        };
-        let kind = match event.as_deref() {
-            Some("live") => Kind::Live,
-            Some("lagged") => Kind::Lagged,
-            Some(_) => Kind::Event,
-            None => Kind::SignOfLife,
-        };
-        About { kind, id }
-    }
+    };
+    let kind = match event.as_deref() {
+        Some("live") => Kind::Live,
+        Some("lagged") => Kind::Lagged,
+        Some(_) => Kind::Event,
+        None => Kind::SignOfLife,
+    };
+    About { kind, id }
+}
 
-    /// An event that says that something may be missing.
-    fn reset(self, reason: &str) -> Bytes {
-        let at = Timestamp::now().to_string();
-        let data = serde_json::json!({"reason": reason, "at": at}).to_string();
-        match self {
-            Format::Sse => format!("event: reset\ndata: {data}\n\n").into(),
-            Format::Lines => format!("{{\"event\":\"reset\",{}\n", &data[1..]).into(),
-        }
+/// An event that says that something may be missing.
+fn reset(format: FeedFormat, reason: &str) -> Bytes {
+    let at = Timestamp::now().to_string();
+    let data = serde_json::json!({"reason": reason, "at": at}).to_string();
+    match format {
+        FeedFormat::Sse => format!("event: reset\ndata: {data}\n\n").into(),
+        FeedFormat::Lines => format!("{{\"event\":\"reset\",{}\n", &data[1..]).into(),
     }
 }
 
@@ -178,21 +169,27 @@ struct About {
 ///
 /// # Errors
 /// What a server refused; `server-unreachable` when none could be asked.
-pub(crate) async fn merged(gateway: &Gateway, head: &Head, topic: Topic) -> Result<Response, Refusal> {
-    let format = if accepts(&head.parts.headers, NDJSON) { Format::Lines } else { Format::Sse };
-    let across = Across::of(gateway, head)?;
-    let parameters = parameters_of(head)?;
-    let places = topic.places(&across.map);
-    let feed_of = |place: &Place| {
-        let (across, place, parameters) = (across.clone(), place.clone(), parameters.clone());
-        let (body, came, last_id) = (None, BytesMut::new(), None);
-        Feed { across, place, parameters, format, body, came, searched: 0, last_id, is_awaited: false }
+pub(crate) async fn merged(gateway: &Gateway, head: &Head, wanted: Wanted) -> Result<Response, Refusal> {
+    let mut response = match head.parts.method {
+        Method::HEAD => answer::empty(StatusCode::OK),
+        _ => opened(gateway, head, &wanted).await?,
     };
-    let mut feeds: Vec<Feed> = places.iter().map(feed_of).collect();
-    let opened = join_all(feeds.iter_mut().map(Feed::open)).await;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(wanted.format.content_type()));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// The records of every server that could be asked, as they come.
+async fn opened(gateway: &Gateway, head: &Head, wanted: &Wanted) -> Result<Response, Refusal> {
+    let across = Across::of(gateway, head)?;
+    let places = places(&wanted.topic, &across.map);
+    let mut feeds: Vec<Feed> = places.iter().map(|place| Feed::new(&across, place, wanted)).collect();
+    let outcomes = join_all(feeds.iter_mut().map(Feed::open)).await;
     let mut telling = 0;
     let mut unreachable = None;
-    for (outcome, feed) in opened.into_iter().zip(&mut feeds) {
+    for (outcome, feed) in outcomes.into_iter().zip(&mut feeds) {
         match outcome {
             Ok(()) => {
                 telling += 1;
@@ -206,36 +203,9 @@ pub(crate) async fn merged(gateway: &Gateway, head: &Head, topic: Topic) -> Resu
         return Err(refusal);
     }
     let records: SelectAll<BoxStream<'static, Record>> = feeds.into_iter().map(|feed| feed.records().boxed()).collect();
-    let merging = Merging { records, topic, places, across, telling, is_over: false };
+    let merging = Merging { records, topic: wanted.topic.clone(), places, across, telling, is_over: false };
     let pieces = stream::unfold(merging, Merging::next).take_until(gateway.ending.clone().cancelled_owned());
-    let mut response = answer_of(StatusCode::OK, pieces);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    if head.parts.method == Method::HEAD {
-        *response.body_mut() = crate::answer::empty(StatusCode::OK).into_body();
-    }
-    Ok(response)
-}
-
-/// The parameters that every server gets: all but what the feed is about. A browser that comes back asks for the same
-/// target, and says in a header where it was.
-fn parameters_of(head: &Head) -> Result<Vec<(&'static str, String)>, Error> {
-    let query = Parameters::parse_lists(head.parts.uri.query(), &KNOWN, &["swamp"])?;
-    let sent = KNOWN[2..].iter().filter_map(|&name| Some((name, query.text(name)?.to_owned())));
-    let mut parameters: Vec<(&'static str, String)> = sent.collect();
-    let last = head.parts.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
-    if let Some(id) = last {
-        set(&mut parameters, "since", id);
-    }
-    parameters.extend(query.text("pattern").map(|pattern| ("pattern", pattern.to_owned())));
-    Ok(parameters)
-}
-
-fn set(parameters: &mut Vec<(&'static str, String)>, name: &'static str, value: &str) {
-    parameters.retain(|(known, _)| *known != name);
-    parameters.push((name, value.to_owned()));
+    Ok(answer_of(StatusCode::OK, pieces))
 }
 
 /// Whether somebody may answer later who does not now.
@@ -251,7 +221,7 @@ struct Feed {
     across: Across,
     place: Place,
     parameters: Vec<(&'static str, String)>,
-    format: Format,
+    format: FeedFormat,
     body: Option<ForwardedBody>,
     /// What has come and is not given out yet.
     came: BytesMut,
@@ -263,6 +233,21 @@ struct Feed {
 }
 
 impl Feed {
+    /// Not asked for yet.
+    fn new(across: &Across, place: &Place, wanted: &Wanted) -> Feed {
+        Feed {
+            across: across.clone(),
+            place: place.clone(),
+            parameters: wanted.parameters.clone(),
+            format: wanted.format,
+            body: None,
+            came: BytesMut::new(),
+            searched: 0,
+            last_id: None,
+            is_awaited: false,
+        }
+    }
+
     /// Asks for the feed, from the last id on.
     async fn open(&mut self) -> Result<(), Refusal> {
         let mut parameters = self.parameters.clone();
@@ -312,7 +297,7 @@ impl Feed {
                 match self.open().await {
                     // The server knows whether it can go on; without an id only this router does.
                     Ok(()) if self.last_id.is_none() => {
-                        return Ok((self.format.reset("a server was away, or its connection broke"), Kind::Event));
+                        return Ok((reset(self.format, "a server was away, or its connection broke"), Kind::Event));
                     }
                     Err(refusal) if !is_away(&refusal) => return Err(refusal),
                     Ok(()) | Err(_) => continue,
@@ -327,7 +312,7 @@ impl Feed {
 
     /// The next record that is here as a whole.
     fn whole_record(&mut self) -> Result<Option<(Bytes, Kind)>, Refusal> {
-        let Some(end) = self.format.end_of_record(&self.came, self.searched) else {
+        let Some(end) = end_of_record(self.format, &self.came, self.searched) else {
             self.searched = self.came.len();
             if self.searched > LONGEST_RECORD {
                 return Err(Error::new(ErrorCode::ServerUnreachable, "a server told an event without end").into());
@@ -336,7 +321,7 @@ impl Feed {
         };
         self.searched = 0;
         let record = self.came.split_to(end).freeze();
-        let About { mut kind, id } = self.format.read(&record);
+        let About { mut kind, id } = read(self.format, &record);
         self.last_id = id.or(self.last_id.take());
         if kind == Kind::Live && !std::mem::take(&mut self.is_awaited) {
             kind = Kind::Event;
@@ -348,7 +333,7 @@ impl Feed {
 /// Several feeds on their way to one reader.
 struct Merging {
     records: SelectAll<BoxStream<'static, Record>>,
-    topic: Topic,
+    topic: FeedTopic,
     places: Vec<Place>,
     /// With the map by which the places were found.
     across: Across,
@@ -389,7 +374,7 @@ impl Merging {
     fn is_up_to_date(&mut self) -> bool {
         let Some(map) = self.across.hydra.map() else { return false };
         if !std::sync::Arc::ptr_eq(&map, &self.across.map) {
-            if self.topic.places(&map) != self.places {
+            if places(&self.topic, &map) != self.places {
                 return false;
             }
             self.across.map = map;
@@ -404,37 +389,37 @@ mod tests {
 
     #[test]
     fn records_end_where_their_format_says() {
-        assert_eq!(Format::Sse.end_of_record(b": hello\n\nid: 1", 0), Some(9));
-        assert_eq!(Format::Sse.end_of_record(b": hello\n\nid: 1", 8), Some(9), "the end came in two pieces");
-        assert_eq!(Format::Sse.end_of_record(b"data: {}\n", 0), None);
-        assert_eq!(Format::Lines.end_of_record(b"{}\n{}", 0), Some(3));
-        assert_eq!(Format::Lines.end_of_record(b"{}", 2), None);
+        assert_eq!(end_of_record(FeedFormat::Sse, b": hello\n\nid: 1", 0), Some(9));
+        assert_eq!(end_of_record(FeedFormat::Sse, b": hello\n\nid: 1", 8), Some(9), "the end came in two pieces");
+        assert_eq!(end_of_record(FeedFormat::Sse, b"data: {}\n", 0), None);
+        assert_eq!(end_of_record(FeedFormat::Lines, b"{}\n{}", 0), Some(3));
+        assert_eq!(end_of_record(FeedFormat::Lines, b"{}", 2), None);
     }
 
     #[test]
     fn kind_and_id_are_read_from_both_formats() {
-        let of = |format: Format, record: &str| {
-            let About { kind, id } = format.read(record.as_bytes());
+        let of = |format: FeedFormat, record: &str| {
+            let About { kind, id } = read(format, record.as_bytes());
             (kind, id)
         };
         let one = Some("9f.12".to_owned());
         assert_eq!(
-            of(Format::Sse, "id: 9f.12\nevent: put\ndata: {\"key\":\"event: live\"}\n\n"),
+            of(FeedFormat::Sse, "id: 9f.12\nevent: put\ndata: {\"key\":\"event: live\"}\n\n"),
             (Kind::Event, one.clone())
         );
-        assert_eq!(of(Format::Lines, "{\"event\":\"put\",\"id\":\"9f.12\",\"key\":\"k\"}\n"), (Kind::Event, one));
-        assert_eq!(of(Format::Sse, "event: live\ndata: {}\n\n"), (Kind::Live, None));
-        assert_eq!(of(Format::Lines, "{\"event\":\"lagged\"}\n"), (Kind::Lagged, None));
-        assert_eq!(of(Format::Sse, ":\n\n"), (Kind::SignOfLife, None));
-        assert_eq!(of(Format::Lines, "\n"), (Kind::SignOfLife, None));
+        assert_eq!(of(FeedFormat::Lines, "{\"event\":\"put\",\"id\":\"9f.12\",\"key\":\"k\"}\n"), (Kind::Event, one));
+        assert_eq!(of(FeedFormat::Sse, "event: live\ndata: {}\n\n"), (Kind::Live, None));
+        assert_eq!(of(FeedFormat::Lines, "{\"event\":\"lagged\"}\n"), (Kind::Lagged, None));
+        assert_eq!(of(FeedFormat::Sse, ":\n\n"), (Kind::SignOfLife, None));
+        assert_eq!(of(FeedFormat::Lines, "\n"), (Kind::SignOfLife, None));
     }
 
     #[test]
     fn a_reset_is_an_event_in_either_format() {
-        for format in [Format::Sse, Format::Lines] {
-            let record = format.reset("a \"reason\"");
-            assert_eq!(format.end_of_record(&record, 0), Some(record.len()), "{record:?}");
-            assert_eq!(format.read(&record).kind, Kind::Event);
+        for format in [FeedFormat::Sse, FeedFormat::Lines] {
+            let record = reset(format, "a \"reason\"");
+            assert_eq!(end_of_record(format, &record, 0), Some(record.len()), "{record:?}");
+            assert_eq!(read(format, &record).kind, Kind::Event);
         }
     }
 }

@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use crate::answer::{self, Refusal, Response};
 use crate::body::{KeptMemory, RequestBody};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_URI_BYTES};
-use crate::feeds::Topic;
 use crate::metrics::Metrics;
 use crate::route::{Place, Route};
 use crate::{catalog, export, fan_out, feeds, folders, forward, import, overview, service, split};
@@ -103,10 +102,10 @@ impl Gateway {
         match route {
             Route::Named(name, place) => forward::forward(self, head, body, &name, &place).await,
             Route::Events => {
-                let topic = Topic::of(head.parts.uri.query())?;
-                match topic.one_place(&self.map()) {
+                let wanted = feeds::Wanted::of(head)?;
+                match wanted.one_place(&self.map()) {
                     Some(name) => forward::forward(self, head, body, name, &Place::Verb).await,
-                    None => feeds::merged(self, head, topic).await,
+                    None => feeds::merged(self, head, wanted).await,
                 }
             }
             Route::Policies => fan_out::policies(self, head, body).await,

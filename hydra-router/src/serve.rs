@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydra_core::wire::Rarely;
+use hydra_core::wire::{HTTP2_PREFACE, Rarely, is_http1};
 use hydra_sdk::Hydra;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -137,26 +137,57 @@ impl Connections {
     }
 }
 
-/// Agrees on TLS where that is spoken, then serves the connection. A peer that takes too long is let go.
+/// Agrees on TLS where that is spoken, and on a version of HTTP, then serves the connection. A peer that takes too long
+/// is let go.
 async fn greet(stream: TcpStream, gateway: Arc<Gateway>, draining: CancellationToken, is_late: bool) {
     let Some(tls) = &gateway.config.tls else {
-        return Box::pin(connection(stream, gateway, draining, is_late)).await;
+        let begun = tokio::select! {
+            begun = tokio::time::timeout(gateway.config.header_timeout, speaks_http1(&stream)) => begun,
+            () = draining.cancelled(), if !is_late => return,
+        };
+        match begun {
+            Ok(is_http1) => boxed(stream, is_http1, gateway, draining, is_late).await,
+            Err(_) => tracing::debug!("a connection was closed: its peer said nothing"),
+        }
+        return;
     };
-    let greeting = tokio::time::timeout(gateway.config.handshake_timeout, Box::pin(tls.accept(stream)));
     let greeted = tokio::select! {
-        greeted = greeting => greeted,
+        greeted = tokio::time::timeout(gateway.config.handshake_timeout, Box::pin(tls.accept(stream))) => greeted,
         () = draining.cancelled(), if !is_late => return,
     };
     match greeted {
-        Ok(Ok(stream)) => Box::pin(connection(stream, gateway, draining, is_late)).await,
+        Ok(Ok(stream)) => {
+            let is_http1 = stream.get_ref().1.alpn_protocol() == Some(b"http/1.1");
+            boxed(stream, is_http1, gateway, draining, is_late).await;
+        }
         Ok(Err(error)) => tracing::debug!("a peer and this router could not agree on TLS: {error}"),
         Err(_) => tracing::debug!("a peer took too long to agree on TLS"),
     }
 }
 
+/// Whether the peer speaks HTTP/1, as far as what it sends first tells.
+async fn speaks_http1(stream: &TcpStream) -> bool {
+    let mut first = [0; HTTP2_PREFACE.len()];
+    stream.peek(&mut first).await.is_ok_and(|length| is_http1(&first[..length]))
+}
+
+/// Not a part of the future that waits for it, which would keep room for the largest it may become.
+fn boxed<S>(
+    stream: S,
+    is_http1: bool,
+    gateway: Arc<Gateway>,
+    draining: CancellationToken,
+    is_late: bool,
+) -> Pin<Box<dyn Future<Output = ()> + Send>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    Box::pin(connection(stream, is_http1, gateway, draining, is_late))
+}
+
 /// Serves one connection until it closes, its peer has used up its time, or the last request after
 /// `draining`. One that is late gets one answer, which is why the router ends.
-async fn connection<S>(stream: S, gateway: Arc<Gateway>, draining: CancellationToken, is_late: bool)
+async fn connection<S>(stream: S, is_http1: bool, gateway: Arc<Gateway>, draining: CancellationToken, is_late: bool)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -174,7 +205,7 @@ where
             Ok::<_, Infallible>(answer)
         })
     });
-    let builder = builder(!is_late);
+    let builder = builder(is_http1, !is_late);
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut expired = Rarely::new(peer.expired(&gateway.config));
     let mut drained = Rarely::new(draining.cancelled());
@@ -196,8 +227,11 @@ where
     }
 }
 
-fn builder(keep_alive: bool) -> Builder<TokioExecutor> {
+fn builder(is_http1: bool, keep_alive: bool) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
+    if is_http1 {
+        builder = builder.http1_only();
+    }
     builder.http1().keep_alive(keep_alive).max_buf_size(READ_BUFFER).header_read_timeout(None);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256).max_header_list_size(READ_BUFFER as u32);
     builder

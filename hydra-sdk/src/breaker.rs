@@ -127,11 +127,6 @@ impl Breaker {
         matches!(self.state, State::Open { .. })
     }
 
-    /// Whether every request may go to the server.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.state == State::Closed
-    }
-
     /// Closed, and not only since a moment ago.
     pub(crate) fn is_trusted(&self) -> bool {
         self.state == State::Closed && self.back_since.is_none()
@@ -257,8 +252,9 @@ impl Breaker {
         }
     }
 
-    /// Whether a request may go to the server now. After `Yes` there must be a [`Breaker::release`].
-    pub(crate) fn admit(&mut self, now: Instant) -> Admission {
+    /// Whether a request may go to the server now; the clock is asked only where it matters. After `Yes` there must be a
+    /// [`Breaker::release`].
+    pub(crate) fn admit(&mut self, now: impl FnOnce() -> Instant) -> Admission {
         match self.state {
             State::Closed => Admission::Yes,
             State::HalfOpen { stage, .. } if self.under_way >= STAGES[stage] => Admission::Soon,
@@ -267,6 +263,7 @@ impl Breaker {
                 Admission::Yes
             }
             State::Open { .. } => {
+                let now = now();
                 let wait = self.next_fail_open.map_or(Duration::ZERO, |next| next.saturating_duration_since(now));
                 if wait.is_zero() {
                     self.next_fail_open = Some(now + FAIL_OPEN);
@@ -355,7 +352,7 @@ mod tests {
         }
 
         fn admit(&mut self) -> Admission {
-            self.breaker.admit(self.now)
+            self.breaker.admit(|| self.now)
         }
     }
 

@@ -114,11 +114,7 @@ impl Health {
 
     /// Whether a request may go to the server now.
     pub(crate) fn admit(&self) -> Result<Admitted<'_>, Admission> {
-        let mut breaker = self.breaker();
-        if breaker.is_closed() {
-            return Ok(Admitted(self));
-        }
-        match breaker.admit(Instant::now()) {
+        match self.breaker().admit(Instant::now) {
             Admission::Yes => Ok(Admitted(self)),
             refused => Err(refused),
         }

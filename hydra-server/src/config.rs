@@ -30,8 +30,6 @@ pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
 pub const HEARTBEATS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(25)];
 /// The longest a long poll waits: 60 s.
 pub const MAX_WAIT: Duration = Duration::from_secs(60);
-/// The most swamps one feed may name.
-pub const MAX_FEED_SWAMPS: usize = 1_000;
 
 /// Settings of a server in front of an engine. What the engine itself is told stands in
 /// [`hydra_core::EngineOptions`].

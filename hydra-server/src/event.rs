@@ -1,23 +1,15 @@
 //! Events as text: server-sent events for browsers, one JSON object per line for everybody else. Pure.
 
 use bytes::Bytes;
+use hydra_core::wire::FeedFormat;
 use hydra_core::{EventKind, FeedEvent, Treasure};
 
 use crate::render::{Include, write_string, write_treasure};
 
-/// How events are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// `text/event-stream`.
-    Sse,
-    /// `application/x-ndjson`.
-    Lines,
-}
-
 /// What of events is written, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
-    pub(crate) format: Format,
+    pub(crate) format: FeedFormat,
     /// Values are left out.
     pub(crate) keys_only: bool,
     /// Every event says which swamp it is about.
@@ -28,9 +20,9 @@ impl Shape {
     /// A sign of life that is no event: a comment, or an empty line.
     pub(crate) fn comment(self, text: &str) -> Bytes {
         match self.format {
-            Format::Sse if text.is_empty() => Bytes::from_static(b":\n\n"),
-            Format::Sse => format!(": {text}\n\n").into(),
-            Format::Lines => Bytes::from_static(b"\n"),
+            FeedFormat::Sse if text.is_empty() => Bytes::from_static(b":\n\n"),
+            FeedFormat::Sse => format!(": {text}\n\n").into(),
+            FeedFormat::Lines => Bytes::from_static(b"\n"),
         }
     }
 
@@ -38,7 +30,7 @@ impl Shape {
     pub(crate) fn write(self, out: &mut Vec<u8>, event: &FeedEvent) {
         let kind = event.kind.as_str();
         match self.format {
-            Format::Sse => {
+            FeedFormat::Sse => {
                 if let Some(id) = event.id {
                     out.extend_from_slice(format!("id: {id}\n").as_bytes());
                 }
@@ -46,7 +38,7 @@ impl Shape {
                 self.write_data(out, event);
                 out.extend_from_slice(b"}\n\n");
             }
-            Format::Lines => {
+            FeedFormat::Lines => {
                 out.extend_from_slice(format!("{{\"event\":\"{kind}\",").as_bytes());
                 if let Some(id) = event.id {
                     out.extend_from_slice(format!("\"id\":\"{id}\",").as_bytes());

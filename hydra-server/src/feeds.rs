@@ -11,8 +11,8 @@ use futures_util::Stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use hydra_core::duration::{format_duration, parse_duration};
-use hydra_core::wire::{EVENT_STREAM, NDJSON};
-use hydra_core::{Error, Feed, FeedOptions, Pattern, SwampName};
+use hydra_core::wire::{FEED_PARAMETERS, FeedFormat, FeedTopic};
+use hydra_core::{Error, Feed, FeedOptions, SwampName};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -21,8 +21,8 @@ use crate::answer::{self, Response};
 use crate::app::Call;
 use crate::auth::{Need, Scope};
 use crate::conditions::{self, single};
-use crate::config::{DEFAULT_HEARTBEAT, HEARTBEATS, MAX_FEED_SWAMPS};
-use crate::event::{Format, Shape};
+use crate::config::{DEFAULT_HEARTBEAT, HEARTBEATS};
+use crate::event::Shape;
 use crate::ndjson;
 use crate::query::{Query, invalid};
 
@@ -30,12 +30,9 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Events are sent together up to about so many bytes.
 const PIECE: usize = 32 << 10;
 
-/// The parameters of a feed of one swamp; one of many has `swamp` and `pattern` in front.
-const KNOWN: [&str; 8] = ["swamp", "pattern", "since", "snapshot", "keys_only", "prefix", "old", "heartbeat"];
-
 /// The changes of one swamp, as they happen.
 pub(crate) async fn swamp(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
-    let wanted = Wanted::of(call, &KNOWN[2..])?;
+    let wanted = Wanted::of(&call.head.headers, &Query::parse(call.head.uri.query(), &FEED_PARAMETERS)?)?;
     if call.head.method == Method::HEAD {
         return Ok(wanted.head(Body::empty()));
     }
@@ -47,15 +44,16 @@ pub(crate) async fn swamp(call: &mut Call, name: &SwampName) -> Result<Response,
 
 /// The changes of many swamps of this server: those that are named, or all that match a pattern.
 pub(crate) async fn many(call: &mut Call) -> Result<Response, Error> {
-    let wanted = Wanted::of(call, &KNOWN)?;
-    let topic = Topic::of(call)?;
+    let (topic, query) = FeedTopic::parse(call.head.uri.query())?;
+    let wanted = Wanted::of(&call.head.headers, &query)?;
+    may_follow(call, &topic)?;
     if call.head.method == Method::HEAD {
         return Ok(wanted.head(Body::empty()));
     }
     let room = call.app.streams.enter()?;
     let feed = match topic {
-        Topic::Pattern(pattern) => call.app.engine.subscribe_pattern(&pattern, &wanted.options)?,
-        Topic::Swamps(names) => {
+        FeedTopic::Pattern(pattern) => call.app.engine.subscribe_pattern(&pattern, &wanted.options)?,
+        FeedTopic::Swamps(names) => {
             let mut feeds = Vec::with_capacity(names.len());
             for name in &names {
                 feeds.push(call.swamp(name).await?.subscribe(&wanted.options)?);
@@ -67,36 +65,13 @@ pub(crate) async fn many(call: &mut Call) -> Result<Response, Error> {
     Ok(wanted.answer(call, feed, shape, room))
 }
 
-/// What a feed of many is about.
-enum Topic {
-    Swamps(Vec<SwampName>),
-    Pattern(Pattern),
-}
-
-impl Topic {
-    fn of(call: &Call) -> Result<Topic, Error> {
-        let query = Query::parse_lists(call.head.uri.query(), &KNOWN, &["swamp"])?;
-        let mut names = query.texts("swamp").map(str::parse).collect::<Result<Vec<SwampName>, Error>>()?;
-        names.sort_unstable();
-        names.dedup();
-        if names.len() > MAX_FEED_SWAMPS {
-            return Err(invalid("swamp", &format!("stands {} times; allowed is {MAX_FEED_SWAMPS}", names.len())));
-        }
-        match (query.text("pattern"), names.is_empty()) {
-            (Some(_), false) => Err(invalid("pattern", "came together with swamp; send one of them")),
-            (Some(pattern), true) => {
-                let pattern = pattern.parse()?;
-                call.access.check(&Need::on_pattern(&[Scope::Read], &pattern))?;
-                Ok(Topic::Pattern(pattern))
-            }
-            (None, true) => {
-                Err(invalid("swamp", "is missing, and so is pattern; name swamps with ?swamp=a/b/c&swamp=d/e/f"))
-            }
-            (None, false) => {
-                names.iter().try_for_each(|name| call.may(&[Scope::Read], name))?;
-                names.iter().try_for_each(|name| call.has_folder_of(name))?;
-                Ok(Topic::Swamps(names))
-            }
+/// Whether the client may read all that the feed is about, and whether it is here.
+fn may_follow(call: &Call, topic: &FeedTopic) -> Result<(), Error> {
+    match topic {
+        FeedTopic::Pattern(pattern) => call.access.check(&Need::on_pattern(&[Scope::Read], pattern)),
+        FeedTopic::Swamps(names) => {
+            names.iter().try_for_each(|name| call.may(&[Scope::Read], name))?;
+            names.iter().try_for_each(|name| call.has_folder_of(name))
         }
     }
 }
@@ -109,9 +84,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(call: &Call, known: &[&'static str]) -> Result<Wanted, Error> {
-        let query = Query::parse_lists(call.head.uri.query(), known, &["swamp"])?;
-        let headers = &call.head.headers;
+    fn of(headers: &HeaderMap, query: &Query<'_>) -> Result<Wanted, Error> {
         let mut options = FeedOptions::default();
         // A browser that comes back asks for the same target, and says in the header where it was.
         options.since = match single(headers, &LAST_EVENT_ID)?.filter(|id| !id.is_empty()) {
@@ -122,7 +95,7 @@ impl Wanted {
         options.prefix = query.text("prefix").map(str::to_owned);
         options.old = query.flag("old")?;
         let shape = Shape { format: accepted(headers), keys_only: query.flag("keys_only")?, names_swamps: true };
-        Ok(Wanted { options, shape, heartbeat: heartbeat(&query)? })
+        Ok(Wanted { options, shape, heartbeat: heartbeat(query)? })
     }
 
     /// The head of the answer at once, then events as they come.
@@ -141,12 +114,8 @@ impl Wanted {
 
     fn head(&self, body: Body) -> Response {
         let mut response = answer::empty(StatusCode::OK);
-        let content_type = match self.shape.format {
-            Format::Sse => EVENT_STREAM,
-            Format::Lines => NDJSON,
-        };
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.shape.format.content_type()));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         // Proxies that gather answers would keep events back.
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
@@ -156,8 +125,8 @@ impl Wanted {
 }
 
 /// Lines where they are asked for, else server-sent events.
-fn accepted(headers: &HeaderMap) -> Format {
-    if ndjson::is_wanted(headers) { Format::Lines } else { Format::Sse }
+fn accepted(headers: &HeaderMap) -> FeedFormat {
+    if ndjson::is_wanted(headers) { FeedFormat::Lines } else { FeedFormat::Sse }
 }
 
 fn heartbeat(query: &Query<'_>) -> Result<Duration, Error> {

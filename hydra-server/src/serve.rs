@@ -3,14 +3,14 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use http::Request;
 use hydra_core::Engine;
-use hydra_core::wire::Rarely;
+use hydra_core::wire::{HTTP2_PREFACE, Rarely, is_http1};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -124,13 +124,10 @@ impl Server {
         // A peer that is gone already shows at the first read.
         let _ = stream.set_nodelay(true);
         let late = self.draining.is_cancelled();
+        let (app, draining) = (Arc::clone(&self.app), self.draining.clone());
+        let draining = if late { CancellationToken::new() } else { draining };
         // In a box: a task that captures a future and then waits for it keeps room for it twice.
-        let connection = Box::pin(greet(
-            stream,
-            Arc::clone(&self.app),
-            if late { CancellationToken::new() } else { self.draining.clone() },
-            !late,
-        ));
+        let connection = Box::pin(greet(stream, app, draining, !late));
         let ended = Rarely::new(self.ended.clone().cancelled_owned());
         let task = async move {
             let _slot = slot;
@@ -148,17 +145,29 @@ impl Server {
     }
 }
 
-/// Agrees on TLS where that is spoken, then serves the connection. A peer that takes too long is let go.
-///
-/// What follows is in boxes: otherwise a plain connection would keep room for what TLS needs.
+/// Agrees on TLS where that is spoken, and on a version of HTTP, then serves the connection. A peer that takes too long
+/// is let go.
 async fn greet(stream: TcpStream, app: Arc<App>, draining: CancellationToken, keep_alive: bool) {
-    let Some(tls) = &app.config.tls else { return Box::pin(connection(stream, app, draining, keep_alive)).await };
+    let Some(tls) = &app.config.tls else {
+        let begun = tokio::select! {
+            begun = tokio::time::timeout(app.config.header_timeout, speaks_http1(&stream)) => begun,
+            () = draining.cancelled() => return,
+        };
+        match begun {
+            Ok(is_http1) => boxed(stream, is_http1, app, draining, keep_alive).await,
+            Err(_) => tracing::debug!("a connection was closed: its peer said nothing"),
+        }
+        return;
+    };
     let greeted = tokio::select! {
         greeted = tokio::time::timeout(app.config.handshake_timeout, Box::pin(tls.accept(stream))) => greeted,
         () = draining.cancelled() => return,
     };
     match greeted {
-        Ok(Ok(stream)) => Box::pin(connection(stream, app, draining, keep_alive)).await,
+        Ok(Ok(stream)) => {
+            let is_http1 = stream.get_ref().1.alpn_protocol() == Some(b"http/1.1");
+            boxed(stream, is_http1, app, draining, keep_alive).await;
+        }
         Ok(Err(error)) => {
             app.metrics.count_failed_handshake(Handshake::Refused);
             tracing::debug!("a peer and this server could not agree on TLS: {error}");
@@ -170,8 +179,28 @@ async fn greet(stream: TcpStream, app: Arc<App>, draining: CancellationToken, ke
     }
 }
 
+/// Whether the peer speaks HTTP/1, as far as what it sends first tells.
+async fn speaks_http1(stream: &TcpStream) -> bool {
+    let mut first = [0; HTTP2_PREFACE.len()];
+    stream.peek(&mut first).await.is_ok_and(|length| is_http1(&first[..length]))
+}
+
+/// Not a part of the future that waits for it, which would keep room for the largest it may become.
+fn boxed<S>(
+    stream: S,
+    is_http1: bool,
+    app: Arc<App>,
+    draining: CancellationToken,
+    keep_alive: bool,
+) -> Pin<Box<dyn Future<Output = ()> + Send>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    Box::pin(connection(stream, is_http1, app, draining, keep_alive))
+}
+
 /// Serves one connection until it closes, its peer has used up its time, or the last request after `draining`.
-async fn connection<S>(stream: S, app: Arc<App>, draining: CancellationToken, keep_alive: bool)
+async fn connection<S>(stream: S, is_http1: bool, app: Arc<App>, draining: CancellationToken, keep_alive: bool)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -192,7 +221,7 @@ where
             Ok::<_, Infallible>(answer)
         }
     });
-    let builder = builder(keep_alive);
+    let builder = builder(is_http1, keep_alive);
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut drained = Rarely::new(draining.cancelled());
     let mut expired = Rarely::new(activity.expired(&app.config));
@@ -214,8 +243,11 @@ where
     }
 }
 
-fn builder(keep_alive: bool) -> Builder<TokioExecutor> {
+fn builder(is_http1: bool, keep_alive: bool) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
+    if is_http1 {
+        builder = builder.http1_only();
+    }
     builder.http1().keep_alive(keep_alive).max_buf_size(READ_BUFFER).header_read_timeout(None);
     builder.http2().max_concurrent_streams(256).max_header_list_size(READ_BUFFER as u32);
     builder

@@ -2,7 +2,7 @@
 
 use http::header::VARY;
 use http::{HeaderValue, Method, StatusCode};
-use hydra_core::wire::{ProbeBody, ProblemPage};
+use hydra_core::wire::{MAX_FEED_SWAMPS, ProbeBody, ProblemPage};
 use hydra_core::{
     Error, ErrorCode, MAX_BATCH_BYTES, MAX_BATCH_OPS, MAX_FILTER_DEPTH, MAX_FILTER_TESTS, MAX_FILTER_VALUES,
     MAX_IMPORT_ERRORS, MAX_IMPORT_LINE_BYTES, MAX_KEY_BYTES, MAX_LEASE, MAX_LOCK_NAME_BYTES, MAX_LOCK_TTL,
@@ -15,8 +15,8 @@ use crate::answer::{self, Response};
 use crate::app::{Call, blocking};
 use crate::conditions::{MAX_IDEMPOTENCY_KEY, accepts};
 use crate::config::{
-    Config, MAX_BATCH_BODY_BYTES, MAX_FEED_SWAMPS, MAX_HEADER_BYTES, MAX_HOLDS_BODY_BYTES, MAX_LIST_LIMIT,
-    MAX_QUERY_BODY_BYTES, MAX_SMALL_BODY_BYTES, MAX_URI_BYTES, MAX_WAIT,
+    Config, MAX_BATCH_BODY_BYTES, MAX_HEADER_BYTES, MAX_HOLDS_BODY_BYTES, MAX_LIST_LIMIT, MAX_QUERY_BODY_BYTES,
+    MAX_SMALL_BODY_BYTES, MAX_URI_BYTES, MAX_WAIT,
 };
 use crate::overview;
 use crate::query::Query;

@@ -23,6 +23,7 @@ const CLIENTS: usize = 3;
 /// The folders they write in, one swamp of each client in each.
 const FOLDERS: [u32; 4] = [10, 20, 30, 40];
 const EVERY: &str = "200ms";
+
 fn every() -> Duration {
     hydra_core::duration::parse_duration(EVERY).expect("a duration")
 }
