@@ -1,6 +1,6 @@
 //! Connections: accepted, bounded, timed, and ended gracefully.
 
-use std::convert::Infallible;
+use std::convert::{Infallible, identity};
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
@@ -24,6 +24,8 @@ use crate::peer::{Peer, StillReading, Watched};
 
 /// Buffers of this size hold a request head beyond every limit, so that it is refused with a reason.
 const READ_BUFFER: usize = 128 << 10;
+/// So long after the end began a connection that is open may still begin its first request.
+const ON_ITS_WAY: Duration = Duration::from_millis(100);
 
 /// Serves a data set on the listener until `shutdown` is done, then finishes what has begun.
 ///
@@ -141,13 +143,11 @@ impl Connections {
 /// is let go.
 async fn greet(stream: TcpStream, gateway: Arc<Gateway>, draining: CancellationToken, is_late: bool) {
     let Some(tls) = &gateway.config.tls else {
-        let begun = tokio::select! {
-            begun = tokio::time::timeout(gateway.config.header_timeout, speaks_http1(&stream)) => begun,
-            () = draining.cancelled(), if !is_late => return,
-        };
-        match begun {
-            Ok(is_http1) => boxed(stream, is_http1, gateway, draining, is_late).await,
-            Err(_) => tracing::debug!("a connection was closed: its peer said nothing"),
+        // One that is late is not ended by what made it so.
+        let end = if is_late { CancellationToken::new() } else { draining.clone() };
+        match speaks_http1(&stream, gateway.config.header_timeout, &end).await {
+            Some(is_http1) => boxed(stream, is_http1, gateway, draining, is_late).await,
+            None => tracing::debug!("a connection was closed: its peer said nothing"),
         }
         return;
     };
@@ -165,10 +165,19 @@ async fn greet(stream: TcpStream, gateway: Arc<Gateway>, draining: CancellationT
     }
 }
 
-/// Whether the peer speaks HTTP/1, as far as what it sends first tells.
-async fn speaks_http1(stream: &TcpStream) -> bool {
+/// Whether the peer speaks HTTP/1, as far as what it sends first tells; `None` when it says nothing for so long.
+async fn speaks_http1(stream: &TcpStream, patience: Duration, draining: &CancellationToken) -> Option<bool> {
     let mut first = [0; HTTP2_PREFACE.len()];
-    stream.peek(&mut first).await.is_ok_and(|length| is_http1(&first[..length]))
+    let length = {
+        let mut said = pin!(tokio::time::timeout(patience, stream.peek(&mut first)));
+        tokio::select! {
+            said = &mut said => said,
+            // What is on its way already is answered.
+            () = draining.cancelled() => tokio::time::timeout(ON_ITS_WAY, said).await.and_then(identity),
+        }
+    };
+    // What went wrong shows again when it is read.
+    Some(is_http1(&first[..length.ok()?.unwrap_or(0)]))
 }
 
 /// Not a part of the future that waits for it, which would keep room for the largest it may become.

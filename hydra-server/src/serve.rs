@@ -1,6 +1,6 @@
 //! Connections: accepted, bounded, timed, and ended gracefully.
 
-use std::convert::Infallible;
+use std::convert::{Infallible, identity};
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
@@ -28,6 +28,8 @@ use crate::metrics::Handshake;
 
 /// Buffers of this size hold a request head beyond every limit, so that it is refused with a reason.
 const READ_BUFFER: usize = 128 << 10;
+/// So long after the end began a connection that is open may still begin its first request.
+const ON_ITS_WAY: Duration = Duration::from_millis(100);
 
 /// Serves the engine on the listener until `shutdown` is done, then finishes what has begun.
 ///
@@ -149,13 +151,9 @@ impl Server {
 /// is let go.
 async fn greet(stream: TcpStream, app: Arc<App>, draining: CancellationToken, keep_alive: bool) {
     let Some(tls) = &app.config.tls else {
-        let begun = tokio::select! {
-            begun = tokio::time::timeout(app.config.header_timeout, speaks_http1(&stream)) => begun,
-            () = draining.cancelled() => return,
-        };
-        match begun {
-            Ok(is_http1) => boxed(stream, is_http1, app, draining, keep_alive).await,
-            Err(_) => tracing::debug!("a connection was closed: its peer said nothing"),
+        match speaks_http1(&stream, app.config.header_timeout, &draining).await {
+            Some(is_http1) => boxed(stream, is_http1, app, draining, keep_alive).await,
+            None => tracing::debug!("a connection was closed: its peer said nothing"),
         }
         return;
     };
@@ -179,10 +177,19 @@ async fn greet(stream: TcpStream, app: Arc<App>, draining: CancellationToken, ke
     }
 }
 
-/// Whether the peer speaks HTTP/1, as far as what it sends first tells.
-async fn speaks_http1(stream: &TcpStream) -> bool {
+/// Whether the peer speaks HTTP/1, as far as what it sends first tells; `None` when it says nothing for so long.
+async fn speaks_http1(stream: &TcpStream, patience: Duration, draining: &CancellationToken) -> Option<bool> {
     let mut first = [0; HTTP2_PREFACE.len()];
-    stream.peek(&mut first).await.is_ok_and(|length| is_http1(&first[..length]))
+    let length = {
+        let mut said = pin!(tokio::time::timeout(patience, stream.peek(&mut first)));
+        tokio::select! {
+            said = &mut said => said,
+            // What is on its way already is answered.
+            () = draining.cancelled() => tokio::time::timeout(ON_ITS_WAY, said).await.and_then(identity),
+        }
+    };
+    // What went wrong shows again when it is read.
+    Some(is_http1(&first[..length.ok()?.unwrap_or(0)]))
 }
 
 /// Not a part of the future that waits for it, which would keep room for the largest it may become.
