@@ -99,21 +99,22 @@ impl Gateway {
         check_head(&head.parts)?;
         let route = Route::parse(head.parts.uri.path())?;
         self.admit(&head.parts, &route)?;
+        // What is in a box here is so large that all requests would have to keep room for it.
         match route {
             Route::Named(name, place) => forward::forward(self, head, body, &name, &place).await,
             Route::Events => {
                 let wanted = feeds::Wanted::of(head)?;
                 match wanted.one_place(&self.map()) {
                     Some(name) => forward::forward(self, head, body, name, &Place::Verb).await,
-                    None => feeds::merged(self, head, wanted).await,
+                    None => Box::pin(feeds::merged(self, head, wanted)).await,
                 }
             }
             Route::Policies => fan_out::policies(self, head, body).await,
             Route::Flush => fan_out::flush(self, head, body).await,
-            Route::BatchAcross => split::batch(self, head, body).await,
-            Route::Swamps(sanctuary, realm) => catalog::list(self, head, sanctuary, realm).await,
-            Route::ImportAll => import::all(self, head, body).await,
-            Route::ExportAll => export::all(self, head).await,
+            Route::BatchAcross => Box::pin(split::batch(self, head, body)).await,
+            Route::Swamps(sanctuary, realm) => Box::pin(catalog::list(self, head, sanctuary, realm)).await,
+            Route::ImportAll => Box::pin(import::all(self, head, body)).await,
+            Route::ExportAll => Box::pin(export::all(self, head)).await,
             Route::Folders(wanted) => folders::list(self, head, wanted).await,
             Route::Map => service::map(self, &head.parts),
             Route::OpenApi => service::openapi(self, head).await,

@@ -15,12 +15,14 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::peer::{Peer, StillReading, Watched};
+use crate::tls::Tls;
 
 /// Buffers of this size hold a request head beyond every limit, so that it is refused with a reason.
 const READ_BUFFER: usize = 128 << 10;
@@ -120,8 +122,13 @@ impl Connections {
         // A peer that is gone already shows at the first read.
         let _ = stream.set_nodelay(true);
         let is_late = self.draining.is_cancelled();
-        // In a box: a task that captures a future and then waits for it keeps room for it twice.
-        let connection = Box::pin(greet(stream, Arc::clone(&self.gateway), self.draining.clone(), is_late));
+        let (gateway, draining) = (Arc::clone(&self.gateway), self.draining.clone());
+        // In a box: a task that captures a future and then waits for it keeps room for it twice, and a plain connection
+        // needs no room for TLS.
+        let connection: Pin<Box<dyn Future<Output = ()> + Send>> = match self.gateway.config.tls.clone() {
+            None => Box::pin(plain(stream, gateway, draining, is_late)),
+            Some(tls) => Box::pin(encrypted(stream, tls, gateway, draining, is_late)),
+        };
         let ended = Rarely::new(self.ended.clone().cancelled_owned());
         let task = async move {
             let _slot = slot;
@@ -139,30 +146,39 @@ impl Connections {
     }
 }
 
-/// Agrees on TLS where that is spoken, and on a version of HTTP, then serves the connection. A peer that takes too long
-/// is let go.
-async fn greet(stream: TcpStream, gateway: Arc<Gateway>, draining: CancellationToken, is_late: bool) {
-    let Some(tls) = &gateway.config.tls else {
-        // One that is late is not ended by what made it so.
-        let end = if is_late { CancellationToken::new() } else { draining.clone() };
-        match speaks_http1(&stream, gateway.config.header_timeout, &end).await {
-            Some(is_http1) => boxed(stream, is_http1, gateway, draining, is_late).await,
-            None => tracing::debug!("a connection was closed: its peer said nothing"),
-        }
-        return;
-    };
-    let greeted = tokio::select! {
-        greeted = tokio::time::timeout(gateway.config.handshake_timeout, Box::pin(tls.accept(stream))) => greeted,
+/// Learns which HTTP the peer speaks, then serves the connection. A peer that says nothing is let go.
+async fn plain(stream: TcpStream, gateway: Arc<Gateway>, draining: CancellationToken, is_late: bool) {
+    // One that is late is not ended by what made it so.
+    let end = if is_late { CancellationToken::new() } else { draining.clone() };
+    match speaks_http1(&stream, gateway.config.header_timeout, &end).await {
+        Some(is_http1) => connection(stream, is_http1, gateway, draining, is_late).await,
+        None => tracing::debug!("a connection was closed: its peer said nothing"),
+    }
+}
+
+/// Agrees on TLS and which HTTP is spoken, then serves the connection. A peer that takes too long is let go.
+async fn encrypted(stream: TcpStream, tls: Tls, gateway: Arc<Gateway>, draining: CancellationToken, is_late: bool) {
+    let agreed = Box::pin(agree(stream, tls, gateway.config.handshake_timeout));
+    let agreed = tokio::select! {
+        agreed = agreed => agreed,
         () = draining.cancelled(), if !is_late => return,
     };
-    match greeted {
+    if let Some((stream, is_http1)) = agreed {
+        connection(stream, is_http1, gateway, draining, is_late).await;
+    }
+}
+
+/// The stream inside of TLS, and whether HTTP/1 is what was agreed on.
+async fn agree(stream: TcpStream, tls: Tls, patience: Duration) -> Option<(Box<TlsStream<TcpStream>>, bool)> {
+    match tokio::time::timeout(patience, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
             let is_http1 = stream.get_ref().1.alpn_protocol() == Some(b"http/1.1");
-            boxed(stream, is_http1, gateway, draining, is_late).await;
+            return Some((Box::new(stream), is_http1));
         }
         Ok(Err(error)) => tracing::debug!("a peer and this router could not agree on TLS: {error}"),
         Err(_) => tracing::debug!("a peer took too long to agree on TLS"),
     }
+    None
 }
 
 /// Whether the peer speaks HTTP/1, as far as what it sends first tells; `None` when it says nothing for so long.
@@ -178,20 +194,6 @@ async fn speaks_http1(stream: &TcpStream, patience: Duration, draining: &Cancell
     };
     // What went wrong shows again when it is read.
     Some(is_http1(&first[..length.ok()?.unwrap_or(0)]))
-}
-
-/// Not a part of the future that waits for it, which would keep room for the largest it may become.
-fn boxed<S>(
-    stream: S,
-    is_http1: bool,
-    gateway: Arc<Gateway>,
-    draining: CancellationToken,
-    is_late: bool,
-) -> Pin<Box<dyn Future<Output = ()> + Send>>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    Box::pin(connection(stream, is_http1, gateway, draining, is_late))
 }
 
 /// Serves one connection until it closes, its peer has used up its time, or the last request after

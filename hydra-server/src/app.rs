@@ -168,13 +168,14 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
     }
     call.admit(&route)?;
     let reads = matches!(call.head.method, Method::GET | Method::HEAD);
+    // What is in a box here is so large that all requests would have to keep room for it.
     match route {
         Route::Treasure(name, key) if reads => treasures::get(call, &name, &key).await,
         Route::Treasure(name, key) => writes::write(call, &name, key).await,
         Route::List(name) if call.head.method == Method::HEAD => lists::count(call, &name).await,
-        Route::List(name) if reads => lists::list(call, &name).await,
+        Route::List(name) if reads => Box::pin(lists::list(call, &name)).await,
         Route::List(name) if call.head.method == Method::POST => writes::push(call, &name).await,
-        Route::List(name) | Route::Query(name) => lists::query(call, &name).await,
+        Route::List(name) | Route::Query(name) => Box::pin(lists::query(call, &name)).await,
         Route::Swamps(sanctuary, realm) => catalog::list(call, sanctuary, realm).await,
         Route::Batch(name) => batches::batch(call, &name).await,
         Route::BatchAcross => across::batch(call).await,
@@ -218,7 +219,7 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Settle(folder) => takeover::settle(call, folder).await,
         Route::SealTakeover(folder) => takeover::seal(call, folder).await,
         Route::UnsealTakeover(folder) => takeover::unseal(call, folder).await,
-        Route::Move(folder, verb) => moves::step(call, folder, verb).await,
+        Route::Move(folder, verb) => Box::pin(moves::step(call, folder, verb)).await,
         Route::Page => overview::page(call),
         Route::Status => overview::status(call).await,
         Route::Probe => service::probe(call).await,

@@ -18,6 +18,7 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,6 +26,7 @@ use crate::activity::{Activity, StillReading, Watched};
 use crate::app::App;
 use crate::config::Config;
 use crate::metrics::Handshake;
+use crate::tls::Tls;
 
 /// Buffers of this size hold a request head beyond every limit, so that it is refused with a reason.
 const READ_BUFFER: usize = 128 << 10;
@@ -128,8 +130,12 @@ impl Server {
         let late = self.draining.is_cancelled();
         let (app, draining) = (Arc::clone(&self.app), self.draining.clone());
         let draining = if late { CancellationToken::new() } else { draining };
-        // In a box: a task that captures a future and then waits for it keeps room for it twice.
-        let connection = Box::pin(greet(stream, app, draining, !late));
+        // In a box: a task that captures a future and then waits for it keeps room for it twice, and a plain connection
+        // needs no room for TLS.
+        let connection: Pin<Box<dyn Future<Output = ()> + Send>> = match self.app.config.tls.clone() {
+            None => Box::pin(plain(stream, app, draining, !late)),
+            Some(tls) => Box::pin(encrypted(stream, tls, app, draining, !late)),
+        };
         let ended = Rarely::new(self.ended.clone().cancelled_owned());
         let task = async move {
             let _slot = slot;
@@ -147,24 +153,36 @@ impl Server {
     }
 }
 
-/// Agrees on TLS where that is spoken, and on a version of HTTP, then serves the connection. A peer that takes too long
-/// is let go.
-async fn greet(stream: TcpStream, app: Arc<App>, draining: CancellationToken, keep_alive: bool) {
-    let Some(tls) = &app.config.tls else {
-        match speaks_http1(&stream, app.config.header_timeout, &draining).await {
-            Some(is_http1) => boxed(stream, is_http1, app, draining, keep_alive).await,
-            None => tracing::debug!("a connection was closed: its peer said nothing"),
-        }
-        return;
-    };
+/// Learns which HTTP the peer speaks, then serves the connection. A peer that says nothing is let go.
+async fn plain(stream: TcpStream, app: Arc<App>, draining: CancellationToken, keep_alive: bool) {
+    match speaks_http1(&stream, app.config.header_timeout, &draining).await {
+        Some(is_http1) => connection(stream, is_http1, app, draining, keep_alive).await,
+        None => tracing::debug!("a connection was closed: its peer said nothing"),
+    }
+}
+
+/// Agrees on TLS and which HTTP is spoken, then serves the connection. A peer that takes too long is let go.
+async fn encrypted(stream: TcpStream, tls: Tls, app: Arc<App>, draining: CancellationToken, keep_alive: bool) {
+    if let Some((stream, is_http1)) = Box::pin(agree(stream, tls, &app, &draining)).await {
+        connection(stream, is_http1, app, draining, keep_alive).await;
+    }
+}
+
+/// The stream inside of TLS, and whether HTTP/1 is what was agreed on.
+async fn agree(
+    stream: TcpStream,
+    tls: Tls,
+    app: &App,
+    draining: &CancellationToken,
+) -> Option<(Box<TlsStream<TcpStream>>, bool)> {
     let greeted = tokio::select! {
-        greeted = tokio::time::timeout(app.config.handshake_timeout, Box::pin(tls.accept(stream))) => greeted,
-        () = draining.cancelled() => return,
+        greeted = tokio::time::timeout(app.config.handshake_timeout, tls.accept(stream)) => greeted,
+        () = draining.cancelled() => return None,
     };
     match greeted {
         Ok(Ok(stream)) => {
             let is_http1 = stream.get_ref().1.alpn_protocol() == Some(b"http/1.1");
-            boxed(stream, is_http1, app, draining, keep_alive).await;
+            return Some((Box::new(stream), is_http1));
         }
         Ok(Err(error)) => {
             app.metrics.count_failed_handshake(Handshake::Refused);
@@ -175,6 +193,7 @@ async fn greet(stream: TcpStream, app: Arc<App>, draining: CancellationToken, ke
             tracing::debug!("a peer took too long to agree on TLS");
         }
     }
+    None
 }
 
 /// Whether the peer speaks HTTP/1, as far as what it sends first tells; `None` when it says nothing for so long.
@@ -190,20 +209,6 @@ async fn speaks_http1(stream: &TcpStream, patience: Duration, draining: &Cancell
     };
     // What went wrong shows again when it is read.
     Some(is_http1(&first[..length.ok()?.unwrap_or(0)]))
-}
-
-/// Not a part of the future that waits for it, which would keep room for the largest it may become.
-fn boxed<S>(
-    stream: S,
-    is_http1: bool,
-    app: Arc<App>,
-    draining: CancellationToken,
-    keep_alive: bool,
-) -> Pin<Box<dyn Future<Output = ()> + Send>>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    Box::pin(connection(stream, is_http1, app, draining, keep_alive))
 }
 
 /// Serves one connection until it closes, its peer has used up its time, or the last request after `draining`.

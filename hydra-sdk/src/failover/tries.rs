@@ -415,7 +415,8 @@ impl<'c, 's> Tries<'c, 's> {
     pub(super) async fn importing(&mut self, answer: Answer, hint: Option<Hint>) {
         if let Some((_, told)) = self.token.take_if(|(server, _)| *server == self.current) {
             let (state, folder) = (self.call.state, self.call.route.folder());
-            match state.activate(self.server(), folder, &told, self.left()).await {
+            // In a box: it is rare, and every call would keep room for it.
+            match Box::pin(state.activate(self.server(), folder, &told, self.left())).await {
                 Ok(()) => self.queue.push_front(Step { server: self.current, why: Why::Hint }),
                 Err(error) => {
                     let detail = format!("the folder waits to be activated, and this client may not: {error}");
