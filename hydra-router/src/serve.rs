@@ -3,7 +3,7 @@
 use std::convert::{Infallible, identity};
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::gateway::Gateway;
@@ -49,122 +49,112 @@ pub async fn run(
         return Err(refuse("a router needs a client map; connect with map://path".to_owned()));
     }
     let address = listener.local_addr()?;
-    let connections = Connections::new(hydra, config);
+    let mut router = Router::new(hydra, config);
     tracing::info!(%address, "listening");
-    connections.accept_until(&listener, shutdown).await;
-    connections.gateway.drain();
-    connections.draining.cancel();
-    connections.begun.close();
-    let finished = tokio::time::timeout(connections.gateway.config.shutdown_grace, connections.begun.wait());
+    router.accept_until(&listener, shutdown).await;
+    router.gateway.drain();
+    router.draining.cancel();
+    let mut begun = std::mem::take(&mut router.connections);
+    let grace = router.gateway.config.shutdown_grace;
     let finished = async {
-        if finished.await.is_err() {
+        let all = async { while begun.join_next().await.is_some() {} };
+        if tokio::time::timeout(grace, all).await.is_err() {
             tracing::warn!("requests were still running when the grace ended");
         }
     };
-    connections.accept_until(&listener, finished).await;
+    router.accept_until(&listener, finished).await;
     Ok(())
 }
 
-struct Connections {
+struct Router {
     gateway: Arc<Gateway>,
     slots: Arc<Semaphore>,
-    /// Connections that were open when the end began.
-    begun: TaskTracker,
+    /// Dropped with the router, which ends them.
+    connections: JoinSet<()>,
     draining: CancellationToken,
-    /// Ends every connection when this is dropped.
-    ended: CancellationToken,
 }
 
-impl Drop for Connections {
-    fn drop(&mut self) {
-        self.ended.cancel();
-    }
-}
-
-impl Connections {
-    fn new(hydra: Hydra, config: Config) -> Connections {
-        Connections {
+impl Router {
+    fn new(hydra: Hydra, config: Config) -> Router {
+        Router {
             slots: Arc::new(Semaphore::new(config.max_connections)),
             gateway: Arc::new(Gateway::new(hydra, config)),
-            begun: TaskTracker::new(),
+            connections: JoinSet::new(),
             draining: CancellationToken::new(),
-            ended: CancellationToken::new(),
         }
     }
 
-    async fn accept_until(&self, listener: &TcpListener, end: impl Future<Output = ()>) {
+    async fn accept_until(&mut self, listener: &TcpListener, end: impl Future<Output = ()>) {
         let mut end = pin!(end);
         loop {
             tokio::select! {
                 biased;
                 () = &mut end => return,
-                (stream, slot) = self.accept(listener) => self.spawn(stream, slot),
+                Some(_) = self.connections.join_next() => {}
+                (stream, slot) = accept(listener, &self.slots) => self.spawn(stream, slot),
             }
         }
     }
 
-    /// The next connection, once there is room for it.
-    async fn accept(&self, listener: &TcpListener) -> (TcpStream, Option<OwnedSemaphorePermit>) {
-        let slot = Arc::clone(&self.slots).acquire_owned().await.ok();
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => return (stream, slot),
-                // Out of file handles, or a peer that was gone already: neither ends the router.
-                Err(error) => {
-                    tracing::warn!("a connection could not be accepted: {error}");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-    }
-
-    fn spawn(&self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
+    fn spawn(&mut self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
         // A peer that is gone already shows at the first read.
         let _ = stream.set_nodelay(true);
         let is_late = self.draining.is_cancelled();
-        let (gateway, draining) = (Arc::clone(&self.gateway), self.draining.clone());
-        // In a box: a task that captures a future and then waits for it keeps room for it twice, and a plain connection
-        // needs no room for TLS.
-        let connection: Pin<Box<dyn Future<Output = ()> + Send>> = match self.gateway.config.tls.clone() {
-            None => Box::pin(plain(stream, gateway, draining, is_late)),
-            Some(tls) => Box::pin(encrypted(stream, tls, gateway, draining, is_late)),
+        let gateway = Arc::clone(&self.gateway);
+        // One that is late gets one answer, which is why the router ends, and is not ended by what made it so.
+        let draining = if is_late { CancellationToken::new() } else { self.draining.clone() };
+        match self.gateway.config.tls.clone() {
+            None => self.connections.spawn(plain(stream, slot, gateway, draining, !is_late)),
+            Some(tls) => self.connections.spawn(encrypted(stream, slot, tls, gateway, draining, !is_late)),
         };
-        let ended = Rarely::new(self.ended.clone().cancelled_owned());
-        let task = async move {
-            let _slot = slot;
-            tokio::select! {
-                biased;
-                () = connection => {}
-                () = ended => {}
+    }
+}
+
+/// The next connection, once there is room for it.
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+    let slot = Arc::clone(slots).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, slot),
+            // Out of file handles, or a peer that was gone already: neither ends the router.
+            Err(error) => {
+                tracing::warn!("a connection could not be accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
-        };
-        if is_late {
-            tokio::spawn(task);
-        } else {
-            self.begun.spawn(task);
         }
     }
 }
 
 /// Learns which HTTP the peer speaks, then serves the connection. A peer that says nothing is let go.
-async fn plain(stream: TcpStream, gateway: Arc<Gateway>, draining: CancellationToken, is_late: bool) {
-    // One that is late is not ended by what made it so.
-    let end = if is_late { CancellationToken::new() } else { draining.clone() };
-    match speaks_http1(&stream, gateway.config.header_timeout, &end).await {
-        Some(is_http1) => connection(stream, is_http1, gateway, draining, is_late).await,
+async fn plain(
+    stream: TcpStream,
+    _slot: Option<OwnedSemaphorePermit>,
+    gateway: Arc<Gateway>,
+    draining: CancellationToken,
+    keep_alive: bool,
+) {
+    match speaks_http1(&stream, gateway.config.header_timeout, &draining).await {
+        Some(is_http1) => connection(stream, is_http1, gateway, draining, keep_alive).await,
         None => tracing::debug!("a connection was closed: its peer said nothing"),
     }
 }
 
 /// Agrees on TLS and which HTTP is spoken, then serves the connection. A peer that takes too long is let go.
-async fn encrypted(stream: TcpStream, tls: Tls, gateway: Arc<Gateway>, draining: CancellationToken, is_late: bool) {
+async fn encrypted(
+    stream: TcpStream,
+    _slot: Option<OwnedSemaphorePermit>,
+    tls: Tls,
+    gateway: Arc<Gateway>,
+    draining: CancellationToken,
+    keep_alive: bool,
+) {
     let agreed = Box::pin(agree(stream, tls, gateway.config.handshake_timeout));
     let agreed = tokio::select! {
         agreed = agreed => agreed,
-        () = draining.cancelled(), if !is_late => return,
+        () = draining.cancelled() => return,
     };
     if let Some((stream, is_http1)) = agreed {
-        connection(stream, is_http1, gateway, draining, is_late).await;
+        connection(stream, is_http1, gateway, draining, keep_alive).await;
     }
 }
 
@@ -196,9 +186,8 @@ async fn speaks_http1(stream: &TcpStream, patience: Duration, draining: &Cancell
     Some(is_http1(&first[..length.ok()?.unwrap_or(0)]))
 }
 
-/// Serves one connection until it closes, its peer has used up its time, or the last request after
-/// `draining`. One that is late gets one answer, which is why the router ends.
-async fn connection<S>(stream: S, is_http1: bool, gateway: Arc<Gateway>, draining: CancellationToken, is_late: bool)
+/// Serves one connection until it closes, its peer has used up its time, or the last request after `draining`.
+async fn connection<S>(stream: S, is_http1: bool, gateway: Arc<Gateway>, draining: CancellationToken, keep_alive: bool)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -216,10 +205,9 @@ where
             Ok::<_, Infallible>(answer)
         })
     });
-    let builder = builder(is_http1, !is_late);
+    let builder = builder(is_http1, keep_alive);
     let mut connection = pin!(builder.serve_connection(io, service));
-    let mut expired = Rarely::new(peer.expired(&gateway.config));
-    let mut drained = Rarely::new(draining.cancelled());
+    let mut beside = Rarely::new(beside(&peer, &gateway.config, Some(&draining)));
     loop {
         tokio::select! {
             biased;
@@ -229,12 +217,38 @@ where
                 }
                 return;
             }
-            () = &mut drained, if !is_late => connection.as_mut().graceful_shutdown(),
-            () = &mut expired => {
-                tracing::debug!("a connection was closed: its peer took too long");
-                return;
-            }
+            event = &mut beside => match event {
+                Beside::Draining => {
+                    connection.as_mut().graceful_shutdown();
+                    beside = Rarely::new(self::beside(&peer, &gateway.config, None));
+                }
+                Beside::TooLate => {
+                    tracing::debug!("a connection was closed: its peer took too long");
+                    return;
+                }
+            },
         }
+    }
+}
+
+/// What may happen to a connection beside its requests.
+enum Beside {
+    Draining,
+    /// The peer has used up its time.
+    TooLate,
+}
+
+/// Waits for the next of it; for the end of the router only until that is known.
+async fn beside(peer: &Peer, config: &Config, draining: Option<&CancellationToken>) -> Beside {
+    let drained = async {
+        match draining {
+            Some(draining) => draining.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = drained => Beside::Draining,
+        () = peer.expired(config) => Beside::TooLate,
     }
 }
 

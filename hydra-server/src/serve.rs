@@ -3,7 +3,7 @@
 use std::convert::{Infallible, identity};
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::activity::{Activity, StillReading, Watched};
 use crate::app::App;
@@ -48,17 +48,17 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
-    let server = Server::new(engine, config);
+    let mut server = Server::new(engine, config);
     tracing::info!(%address, "listening");
     server.accept_until(&listener, shutdown).await;
     server.app.drain();
     server.draining.cancel();
-    server.begun.close();
-    let grace = tokio::time::sleep(server.app.config.shutdown_grace);
+    let mut begun = std::mem::take(&mut server.connections);
+    let grace = server.app.config.shutdown_grace;
     let finished = async {
-        tokio::select! {
-            () = server.begun.wait() => {}
-            () = grace => tracing::warn!("requests were still running when the grace ended"),
+        let all = async { while begun.join_next().await.is_some() {} };
+        if tokio::time::timeout(grace, all).await.is_err() {
+            tracing::warn!("requests were still running when the grace ended");
         }
     };
     server.accept_until(&listener, finished).await;
@@ -68,17 +68,9 @@ pub async fn run(
 struct Server {
     app: Arc<App>,
     slots: Arc<Semaphore>,
-    /// Connections that were open when the end began.
-    begun: TaskTracker,
+    /// Dropped with the server, which ends them.
+    connections: JoinSet<()>,
     draining: CancellationToken,
-    /// Ends every connection when the server is dropped.
-    ended: CancellationToken,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.ended.cancel();
-    }
 }
 
 impl Server {
@@ -86,75 +78,70 @@ impl Server {
         let app = App::new(engine, config);
         Server {
             slots: Arc::new(Semaphore::new(app.config.max_connections)),
-            begun: TaskTracker::new(),
+            connections: JoinSet::new(),
             draining: CancellationToken::new(),
-            ended: CancellationToken::new(),
             app,
         }
     }
 
-    async fn accept_until(&self, listener: &TcpListener, end: impl Future<Output = ()>) {
+    async fn accept_until(&mut self, listener: &TcpListener, end: impl Future<Output = ()>) {
         let mut end = pin!(end);
         loop {
             tokio::select! {
                 biased;
                 () = &mut end => return,
-                (stream, slot) = self.accept(listener) => self.spawn(stream, slot),
+                Some(_) = self.connections.join_next() => {}
+                (stream, slot) = accept(listener, &self.app, &self.slots) => self.spawn(stream, slot),
             }
         }
     }
 
-    /// The next connection, once there is room for it.
-    async fn accept(&self, listener: &TcpListener) -> (TcpStream, Option<OwnedSemaphorePermit>) {
-        let slot = Arc::clone(&self.slots).acquire_owned().await.ok();
-        let mut failures = 0_u64;
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => return (stream, slot),
-                // Out of file handles, or a peer that was gone already: neither ends the server.
-                Err(error) => {
-                    self.app.engine.close_kept_files();
-                    if failures.is_multiple_of(100) {
-                        tracing::warn!("a connection could not be accepted: {error}");
-                    }
-                    failures += 1;
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-    }
-
-    fn spawn(&self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
+    fn spawn(&mut self, stream: TcpStream, slot: Option<OwnedSemaphorePermit>) {
         // A peer that is gone already shows at the first read.
         let _ = stream.set_nodelay(true);
-        let late = self.draining.is_cancelled();
-        let (app, draining) = (Arc::clone(&self.app), self.draining.clone());
-        let draining = if late { CancellationToken::new() } else { draining };
-        // In a box: a task that captures a future and then waits for it keeps room for it twice, and a plain connection
-        // needs no room for TLS.
-        let connection: Pin<Box<dyn Future<Output = ()> + Send>> = match self.app.config.tls.clone() {
-            None => Box::pin(plain(stream, app, draining, !late)),
-            Some(tls) => Box::pin(encrypted(stream, tls, app, draining, !late)),
+        let is_late = self.draining.is_cancelled();
+        let app = Arc::clone(&self.app);
+        // One that is late gets one answer, and is not ended by what made it so.
+        let draining = if is_late { CancellationToken::new() } else { self.draining.clone() };
+        match self.app.config.tls.clone() {
+            None => self.connections.spawn(plain(stream, slot, app, draining, !is_late)),
+            Some(tls) => self.connections.spawn(encrypted(stream, slot, tls, app, draining, !is_late)),
         };
-        let ended = Rarely::new(self.ended.clone().cancelled_owned());
-        let task = async move {
-            let _slot = slot;
-            tokio::select! {
-                biased;
-                () = connection => {}
-                () = ended => {}
+    }
+}
+
+/// The next connection, once there is room for it.
+async fn accept(
+    listener: &TcpListener,
+    app: &App,
+    slots: &Arc<Semaphore>,
+) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+    let slot = Arc::clone(slots).acquire_owned().await.ok();
+    let mut failures = 0_u64;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, slot),
+            // Out of file handles, or a peer that was gone already: neither ends the server.
+            Err(error) => {
+                app.engine.close_kept_files();
+                if failures.is_multiple_of(100) {
+                    tracing::warn!("a connection could not be accepted: {error}");
+                }
+                failures += 1;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
-        };
-        if late {
-            tokio::spawn(task);
-        } else {
-            self.begun.spawn(task);
         }
     }
 }
 
 /// Learns which HTTP the peer speaks, then serves the connection. A peer that says nothing is let go.
-async fn plain(stream: TcpStream, app: Arc<App>, draining: CancellationToken, keep_alive: bool) {
+async fn plain(
+    stream: TcpStream,
+    _slot: Option<OwnedSemaphorePermit>,
+    app: Arc<App>,
+    draining: CancellationToken,
+    keep_alive: bool,
+) {
     match speaks_http1(&stream, app.config.header_timeout, &draining).await {
         Some(is_http1) => connection(stream, is_http1, app, draining, keep_alive).await,
         None => tracing::debug!("a connection was closed: its peer said nothing"),
@@ -162,7 +149,14 @@ async fn plain(stream: TcpStream, app: Arc<App>, draining: CancellationToken, ke
 }
 
 /// Agrees on TLS and which HTTP is spoken, then serves the connection. A peer that takes too long is let go.
-async fn encrypted(stream: TcpStream, tls: Tls, app: Arc<App>, draining: CancellationToken, keep_alive: bool) {
+async fn encrypted(
+    stream: TcpStream,
+    _slot: Option<OwnedSemaphorePermit>,
+    tls: Tls,
+    app: Arc<App>,
+    draining: CancellationToken,
+    keep_alive: bool,
+) {
     if let Some((stream, is_http1)) = Box::pin(agree(stream, tls, &app, &draining)).await {
         connection(stream, is_http1, app, draining, keep_alive).await;
     }
@@ -235,8 +229,7 @@ where
     });
     let builder = builder(is_http1, keep_alive);
     let mut connection = pin!(builder.serve_connection(io, service));
-    let mut drained = Rarely::new(draining.cancelled());
-    let mut expired = Rarely::new(activity.expired(&app.config));
+    let mut beside = Rarely::new(beside(&activity, &app.config, Some(&draining)));
     loop {
         tokio::select! {
             biased;
@@ -246,12 +239,38 @@ where
                 }
                 return;
             }
-            () = &mut drained => connection.as_mut().graceful_shutdown(),
-            () = &mut expired => {
-                tracing::debug!("a connection was closed: its peer took too long");
-                return;
-            }
+            event = &mut beside => match event {
+                Beside::Draining => {
+                    connection.as_mut().graceful_shutdown();
+                    beside = Rarely::new(self::beside(&activity, &app.config, None));
+                }
+                Beside::TooLate => {
+                    tracing::debug!("a connection was closed: its peer took too long");
+                    return;
+                }
+            },
         }
+    }
+}
+
+/// What may happen to a connection beside its requests.
+enum Beside {
+    Draining,
+    /// The peer has used up its time.
+    TooLate,
+}
+
+/// Waits for the next of it; for the end of the server only until that is known.
+async fn beside(activity: &Activity, config: &Config, draining: Option<&CancellationToken>) -> Beside {
+    let drained = async {
+        match draining {
+            Some(draining) => draining.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = drained => Beside::Draining,
+        () = activity.expired(config) => Beside::TooLate,
     }
 }
 
