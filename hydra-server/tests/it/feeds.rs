@@ -409,11 +409,12 @@ fn ten_thousand_idle_feeds_cost_little() {
     // The allocator gives back what opening them took.
     std::thread::sleep(Duration::from_secs(15));
     let (each, ticks) = ((resident_kib(pid) - before) as f64 / FEEDS as f64, processor_ticks(pid));
-    std::thread::sleep(Duration::from_secs(10));
+    // Each gives one sign of life meanwhile.
+    std::thread::sleep(Duration::from_secs(25));
     let used = processor_ticks(pid) - ticks;
-    println!("{each:.1} KiB for each idle feed, {used} ticks of 10 ms in 10 s");
+    println!("{each:.1} KiB for each idle feed, {used} ticks of 10 ms in 25 s");
     assert!(each < 24.0, "{each:.1} KiB each");
-    assert!(used < 50, "{used} ticks in 10 s");
+    assert!(used < 125, "{used} ticks in 25 s");
     drop(feeds);
     assert_eq!(json!(1), server.target.get("/v1/kv/a/b/0/k").json());
 }
