@@ -170,10 +170,7 @@ struct About {
 /// # Errors
 /// What a server refused; `server-unreachable` when none could be asked.
 pub(crate) async fn merged(gateway: &Gateway, head: &Head, wanted: Wanted) -> Result<Response, Refusal> {
-    let mut response = match head.parts.method {
-        Method::HEAD => answer::empty(StatusCode::OK),
-        _ => opened(gateway, head, &wanted).await?,
-    };
+    let mut response = opened(gateway, head, &wanted).await?;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(wanted.format.content_type()));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -201,6 +198,10 @@ async fn opened(gateway: &Gateway, head: &Head, wanted: &Wanted) -> Result<Respo
     }
     if let Some(refusal) = unreachable.filter(|_| telling == 0) {
         return Err(refusal);
+    }
+    // Refused by whoever would refuse the GET, and for its reason: what answers HEAD says none.
+    if head.parts.method == Method::HEAD {
+        return Ok(answer::empty(StatusCode::OK));
     }
     let records: SelectAll<BoxStream<'static, Record>> = feeds.into_iter().map(|feed| feed.records().boxed()).collect();
     let merging = Merging { records, topic: wanted.topic.clone(), places, across, telling, is_over: false };

@@ -87,7 +87,9 @@ fn feeds_of_several_servers_become_one() {
     ] {
         let refused = pair.get(target);
         assert_eq!((refused.status, refused.code().as_str()), (400, code), "{target}");
+        assert_eq!(pair.send("HEAD", target, &[], "").status, 400, "{target}");
     }
+    assert_eq!(pair.send("HEAD", "/v1/events?pattern=*/*/*", &[], "").status, 200);
 }
 
 #[test]
