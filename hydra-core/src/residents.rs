@@ -22,6 +22,8 @@ use crate::swamp::{Job, Resident};
 const SHARDS: usize = 64;
 /// How many evicted swamps are remembered with the chunk they had open.
 const REMEMBERED_MOST: usize = 1 << 18;
+/// How many that have left stay in a ring in any case, beside one for every eight that have not.
+const GONE_KEPT: usize = 4;
 /// How many swamps the hand passes by while it holds a shard.
 const STEPS: usize = 16;
 
@@ -280,7 +282,7 @@ impl Seats {
 
     /// Takes those that have left out of the ring, once they are many: each keeps its memory as long as it is there.
     fn tidy(&mut self) {
-        if self.ring.len() > 2 * self.seats.len() + STEPS {
+        if self.ring.len() > self.seats.len() + self.seats.len() / 8 + GONE_KEPT {
             let gone_before_hand = self.ring.iter().take(self.hand).filter(|one| one.strong_count() == 0).count();
             self.hand = self.hand.min(self.ring.len()) - gone_before_hand;
             self.ring.retain(|one| one.strong_count() > 0);

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::disk::{sync_all, sync_dir};
 use crate::error::{Error, ErrorCode, Result};
 use crate::folder::FolderCount;
 use crate::layout::{self, is_server_id};
@@ -251,7 +252,7 @@ pub(crate) fn add_incarnations(path: &Path, incarnations: &[u64]) -> Result<()> 
     let mut text = if known.is_empty() || known.ends_with(b"\n") { String::new() } else { "\n".to_owned() };
     text.extend(incarnations.iter().map(|incarnation| format!("{incarnation:016x}\n")));
     file.write_all(text.as_bytes()).map_err(failed("append to"))?;
-    file.sync_all().map_err(failed("sync"))?;
+    sync_all(&file).map_err(failed("sync"))?;
     if known.is_empty() { sync_parent(path) } else { Ok(()) }
 }
 
@@ -261,7 +262,7 @@ pub(crate) fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
     let write = || {
         let mut file = File::create(&new)?;
         file.write_all(content)?;
-        file.sync_all()?;
+        sync_all(&file)?;
         fs::rename(&new, path)
     };
     write().map_err(|error| Error::io("write", path, error))?;
@@ -270,7 +271,7 @@ pub(crate) fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
 
 pub(crate) fn sync_parent(path: &Path) -> Result<()> {
     let parent = path.parent().unwrap_or(path);
-    File::open(parent).and_then(|dir| dir.sync_all()).map_err(|error| Error::io("sync", parent, error))
+    sync_dir(parent).map_err(|error| Error::io("sync", parent, error))
 }
 
 #[cfg(test)]

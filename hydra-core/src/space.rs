@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::sync::Mutex;
 
 use crate::clock::coarse_ms;
-use crate::disk::{Inodes, Space};
+use crate::disk::{Inodes, Space, sync_all, sync_dir};
 use crate::error::{Error, ErrorCode, Result};
 use crate::root::Root;
 use crate::shared::Shared;
@@ -226,7 +226,7 @@ impl Ballast {
         }
         // Some file systems give the blocks of a removed file out only when its removal is on disk.
         if let Some(dir) = self.path.parent() {
-            let _ = File::open(dir).and_then(|dir| dir.sync_all());
+            let _ = sync_dir(dir);
         }
         true
     }
@@ -278,7 +278,7 @@ fn fill(file: &mut File, size: u64) -> io::Result<()> {
         file.write_all(&block[..count])?;
         left -= count as u64;
     }
-    file.sync_all()
+    sync_all(&file)
 }
 
 #[cfg(test)]

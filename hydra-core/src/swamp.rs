@@ -27,6 +27,7 @@ use crate::shared::Shared;
 use crate::stamp::{Stamp, Timestamp};
 use crate::state::State;
 use crate::stats::count;
+use crate::timer::Alarm;
 use crate::write::{Batch, Committed, Durability, Op, Promise, Ticket};
 
 /// Buffered writes beyond this wait for the disk instead of being taken in.
@@ -57,6 +58,8 @@ pub(crate) struct Resident {
     /// When it was last used and when files of others are looked for next; see [`Shared::uptime_ms`].
     used_ms: AtomicU64,
     poll_ms: AtomicU64,
+    /// What is to be done later. Cancelled when it leaves memory: until then each holds on to its room there.
+    alarms: Mutex<Vec<Alarm>>,
     /// What it is counted with against the memory budget.
     held: Held,
     /// Whether it was used since the eviction last came by: see [`NEW`] and the two below it.
@@ -213,6 +216,7 @@ impl Resident {
             indexing: Mutex::new(()),
             used_ms: AtomicU64::new(now),
             poll_ms: AtomicU64::new(now + millis(shared.foreign_poll)),
+            alarms: Mutex::default(),
             held: Held::default(),
             heat: AtomicU8::new(NEW),
         });
@@ -414,12 +418,20 @@ impl Resident {
 
     /// The same, later.
     pub(crate) fn lead_at(self: &Arc<Self>, at: Instant) {
+        self.act_at(at, |resident| resident.lead_soon(&mut resident.desk.lock()));
+    }
+
+    /// Acts at a time, unless the swamp has left memory by then.
+    fn act_at(self: &Arc<Self>, at: Instant, act: impl FnOnce(Arc<Resident>) + Send + 'static) {
         let resident = Arc::downgrade(self);
-        self.shared.timer.at(at, move || {
+        let alarm = self.shared.timer.at(at, move || {
             if let Some(resident) = resident.upgrade() {
-                resident.lead_soon(&mut resident.desk.lock());
+                act(resident);
             }
         });
+        let mut alarms = self.alarms.lock();
+        alarms.retain(|alarm| !alarm.is_due());
+        alarms.push(alarm);
     }
 
     /// Whether the swamp holds nothing and its files can go: nobody else may have copies of it, or
@@ -439,12 +451,7 @@ impl Resident {
     }
 
     fn schedule_eviction(self: &Arc<Self>, after: Duration) {
-        let resident = Arc::downgrade(self);
-        self.shared.timer.at(Instant::now() + after, move || {
-            if let Some(resident) = resident.upgrade() {
-                resident.evict_if_idle();
-            }
-        });
+        self.act_at(Instant::now() + after, Resident::evict_if_idle);
     }
 
     fn evict_if_idle(self: Arc<Self>) {
@@ -487,6 +494,7 @@ impl Resident {
 
 impl Drop for Resident {
     fn drop(&mut self) {
+        self.alarms.lock().iter().for_each(|alarm| self.shared.timer.cancel(alarm));
         self.shared.memory.leave(&self.held);
     }
 }

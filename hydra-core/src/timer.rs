@@ -1,7 +1,6 @@
 //! One thread that sleeps until something is due; with nothing due it sleeps for ever.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,15 +22,23 @@ struct Inner {
 
 #[derive(Default)]
 struct Queue {
-    due: BinaryHeap<Reverse<Entry>>,
+    due: BTreeMap<Alarm, Task>,
     next_id: u64,
     closed: bool,
 }
 
-struct Entry {
+/// A task that is due at a time; the tasks of one moment in the order of their coming.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Alarm {
     at: Instant,
     id: u64,
-    task: Task,
+}
+
+impl Alarm {
+    /// Whether its time has come.
+    pub(crate) fn is_due(&self) -> bool {
+        self.at <= Instant::now()
+    }
 }
 
 impl Timer {
@@ -40,17 +47,25 @@ impl Timer {
     }
 
     /// Runs a task at its time; never after [`Timer::close`].
-    pub(crate) fn at(&self, at: Instant, task: impl FnOnce() + Send + 'static) {
+    pub(crate) fn at(&self, at: Instant, task: impl FnOnce() + Send + 'static) -> Alarm {
         self.start();
         let mut queue = self.inner.queue.lock();
-        let id = queue.next_id;
+        let alarm = Alarm { at, id: queue.next_id };
         queue.next_id += 1;
-        let is_first = queue.due.peek().is_none_or(|Reverse(first)| at < first.at);
-        queue.due.push(Reverse(Entry { at, id, task: Box::new(task) }));
+        let is_first = queue.due.first_key_value().is_none_or(|(first, _)| alarm < *first);
+        queue.due.insert(alarm, Box::new(task));
         drop(queue);
         if is_first {
             self.inner.changed.notify_one();
         }
+        alarm
+    }
+
+    /// Forgets a task, if it has not begun, and what it holds.
+    pub(crate) fn cancel(&self, alarm: &Alarm) {
+        let task = self.inner.queue.lock().due.remove(alarm);
+        // Dropped where the queue is not locked.
+        drop(task);
     }
 
     fn start(&self) {
@@ -81,39 +96,18 @@ impl Inner {
     fn sleep_and_run(&self) {
         let mut queue = self.queue.lock();
         while !queue.closed {
-            let next = queue.due.peek().map(|Reverse(entry)| entry.at);
-            match next {
+            match queue.due.first_entry() {
                 None => self.changed.wait(&mut queue),
-                Some(at) if at > Instant::now() => {
-                    self.changed.wait_until(&mut queue, at);
+                Some(first) if first.key().is_due() => {
+                    let task = first.remove();
+                    crate::sync::MutexGuard::unlocked(&mut queue, task);
                 }
-                Some(_) => {
-                    if let Some(Reverse(entry)) = queue.due.pop() {
-                        crate::sync::MutexGuard::unlocked(&mut queue, entry.task);
-                    }
+                Some(first) => {
+                    let at = first.key().at;
+                    self.changed.wait_until(&mut queue, at);
                 }
             }
         }
-    }
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Entry) -> bool {
-        (self.at, self.id) == (other.at, other.id)
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Entry) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Entry) -> std::cmp::Ordering {
-        (self.at, self.id).cmp(&(other.at, other.id))
     }
 }
 
@@ -140,6 +134,21 @@ mod tests {
         }
         let order: Vec<u64> = (0..3).map(|_| receiver.recv_timeout(Duration::from_secs(5)).expect("due")).collect();
         assert_eq!(order, [10, 20, 30]);
+        timer.close();
+    }
+
+    #[test]
+    fn a_cancelled_task_is_let_go_of_at_once() {
+        let timer = Timer::new();
+        let held = Arc::new(());
+        let (soon, seen) = (Instant::now() + Duration::from_millis(50), Arc::clone(&held));
+        let alarm = timer.at(soon, move || panic!("cancelled, but run with {seen:?}"));
+        timer.cancel(&alarm);
+        assert_eq!(Arc::strong_count(&held), 1);
+        let (sender, receiver) = mpsc::channel();
+        timer.at(soon, move || sender.send(()).expect("the test waits"));
+        receiver.recv_timeout(Duration::from_secs(5)).expect("those after it run");
+        timer.cancel(&alarm);
         timer.close();
     }
 }

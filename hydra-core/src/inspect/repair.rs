@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::disk::{sync_all, sync_dir};
 use crate::engine::CopyState;
 use crate::error::{Error, ErrorCode, Result};
 use crate::folder::FolderSet;
@@ -455,7 +456,7 @@ impl Mender<'_> {
         if fs::hard_link(path, &kept).is_err() {
             let copy = || {
                 fs::copy(path, &kept)?;
-                File::open(&kept)?.sync_all()
+                sync_all(&File::open(&kept)?)
             };
             copy().map_err(|error| Error::io("keep a copy of", path, error))?;
         }
@@ -474,7 +475,7 @@ impl Mender<'_> {
         let write = || -> io::Result<()> {
             let mut file = File::create(&new)?;
             file.write_all(bytes)?;
-            file.sync_all()?;
+            sync_all(&file)?;
             fs::rename(&new, path)
         };
         write().map_err(|error| Error::io("write", path, error))?;
@@ -485,7 +486,7 @@ impl Mender<'_> {
         if self.options.dry_run {
             return Ok(());
         }
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| Error::io("sync", dir, error))
+        sync_dir(dir).map_err(|error| Error::io("sync", dir, error))
     }
 }
 
