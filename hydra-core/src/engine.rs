@@ -196,7 +196,7 @@ impl Engine {
             doubtful: crate::sync::Mutex::default(),
             stats: Stats::default(),
             memory: Memory::new(options.memory_budget),
-            residents: Residents::new(),
+            residents: Residents::new(options.memory_budget),
             pool: Pool::new(options.commit_threads),
             timer: Timer::new(),
             foreign_poll: options.foreign_poll,

@@ -71,7 +71,7 @@ struct OpenChunk {
 #[derive(Debug, Clone)]
 struct ChunkFacts {
     name: ChunkName,
-    identity: Identity,
+    left: Left,
     records: u64,
     /// What its header and its SYNC records say its writer knew.
     vector: VersionVector,
@@ -79,10 +79,38 @@ struct ChunkFacts {
     settings: (Duration, Duration),
 }
 
-/// What an evicted swamp leaves behind, so that its chunk can be gone on with.
-#[derive(Debug, Clone)]
+/// Which file a chunk is, and how long it was when this server left it.
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    device: u64,
+    inode: u64,
+    length: u64,
+}
+
+impl Left {
+    fn of(now: &Identity) -> Left {
+        Left { device: now.device, inode: now.inode, length: now.length }
+    }
+
+    /// Whether a file is this one, as long as it was left, with one name.
+    fn is(&self, now: &Identity) -> bool {
+        self.is_within(now) && now.length == self.length
+    }
+
+    /// The same for one that may be longer, after a failed append.
+    fn is_within(&self, now: &Identity) -> bool {
+        (now.device, now.inode, now.links) == (self.device, self.inode, 1) && now.length >= self.length
+    }
+}
+
+/// What an evicted swamp leaves behind, so that its chunk can be gone on with. There are many: see [`ChunkFacts`].
+#[derive(Debug)]
 pub(crate) struct Remembered {
-    chunk: ChunkFacts,
+    seq: u32,
+    left: Left,
+    records: u64,
+    vector: VersionVector,
+    settings: (Duration, Duration),
     durable_hlc: u64,
 }
 
@@ -157,13 +185,15 @@ impl Log {
         let own = names.iter().filter(|name| name.incarnation == shared.root.incarnation);
         let highest = own.map(|name| name.seq).max().unwrap_or(0);
         self.next_seq = self.next_seq.max(highest + 1);
-        let Some(Remembered { chunk, durable_hlc }) = remembered else { return };
-        self.next_seq = self.next_seq.max(chunk.name.seq + 1);
+        let Some(Remembered { seq, left, records, vector, settings, durable_hlc }) = remembered else { return };
+        self.next_seq = self.next_seq.max(seq + 1);
         self.durable_hlc = self.durable_hlc.max(durable_hlc);
-        let path = self.dir.join(chunk.name.file_name());
+        let name = self.chunk_name(shared, ChunkKind::Log, seq);
+        let path = self.dir.join(name.file_name());
         match shared.disk.identity(&path) {
-            Ok(now) if is_as_left(&now, &chunk.identity) => {
-                self.open = Some(OpenChunk { path, file: Place::Closed, facts: chunk })
+            Ok(now) if left.is(&now) => {
+                let facts = ChunkFacts { name, left, records, vector, settings };
+                self.open = Some(OpenChunk { path, file: Place::Closed, facts })
             }
             _ => shared.stats.interference(&path, "changed or removed while its swamp was not in memory"),
         }
@@ -171,8 +201,15 @@ impl Log {
 
     /// What to remember of the open chunk when the swamp leaves memory.
     pub(crate) fn remember(&self) -> Option<Remembered> {
-        let open = self.open.as_ref()?;
-        Some(Remembered { chunk: open.facts.clone(), durable_hlc: self.durable_hlc })
+        let ChunkFacts { name, left, records, vector, settings } = &self.open.as_ref()?.facts;
+        Some(Remembered {
+            seq: name.seq,
+            left: *left,
+            records: *records,
+            vector: vector.clone(),
+            settings: *settings,
+            durable_hlc: self.durable_hlc,
+        })
     }
 
     /// Appends frames and makes them durable. `known` is what the swamp had merged before them.
@@ -186,7 +223,7 @@ impl Log {
         if frames.is_empty() {
             return Ok(());
         }
-        let left = self.open.as_ref().map(|open| (open.path.clone(), open.facts.identity));
+        let left = self.open.as_ref().map(|open| (open.path.clone(), open.facts.left));
         let first = match self.try_append(shared, policy, known, frames) {
             Ok(()) => return Ok(()),
             Err(TryError::Interference(error)) => return Err(self.touched(error)),
@@ -253,7 +290,7 @@ impl Log {
         };
         // Held until the frames are on disk: what is on its way cannot be settled.
         let _writing = shared.takeovers.begin(shared, &self.name, &open.facts.name).map_err(disk)?;
-        let start = open.facts.identity.length;
+        let start = open.facts.left.length;
         let learned = self.place_sync(shared, &open.facts, known, start, &mut bytes);
         let ends = place_frames(&open.facts, frames, start, learned.is_none(), &mut bytes);
         if shared.space.is_tight(bytes.len())
@@ -278,7 +315,7 @@ impl Log {
         }
         let all = |error| TryError::Disk { error, maybe: frames.len() };
         self.make_durable(shared, &mut file, &open.path, is_new, intent).map_err(all)?;
-        open.facts.identity = verify(shared, &*file.file, &open.path, start + bytes.len() as u64)?;
+        open.facts.left = verify(shared, &*file.file, &open.path, start + bytes.len() as u64)?;
         open.facts.records += frames.iter().map(|frame| u64::from(frame.head.records)).sum::<u64>();
         if let Some(learned) = learned {
             open.facts.records += 1;
@@ -314,8 +351,7 @@ impl Log {
     /// Closes the chunk when it is long enough or was begun under other settings.
     fn close_unfit(&mut self, shared: &Shared, policy: &Policy) {
         let settings = written_settings(policy);
-        let unfit =
-            |open: &OpenChunk| open.facts.identity.length >= policy.chunk_bytes || open.facts.settings != settings;
+        let unfit = |open: &OpenChunk| open.facts.left.length >= policy.chunk_bytes || open.facts.settings != settings;
         if self.open.as_ref().is_some_and(unfit) {
             self.seal(shared);
         }
@@ -366,10 +402,10 @@ impl Log {
         self.header(shared, &name, policy, vector.clone()).encode(bytes);
         let path = self.dir.join(name.file_name());
         let file = self.create_file(shared, &path)?;
-        let identity = file.file.identity().map_err(|error| Error::io("stat", &path, error))?;
+        let left = Left::of(&file.file.identity().map_err(|error| Error::io("stat", &path, error))?);
         let settings = written_settings(policy);
         self.own.insert(name.clone());
-        let facts = ChunkFacts { name, identity, records: 0, vector, settings };
+        let facts = ChunkFacts { name, left, records: 0, vector, settings };
         self.pile.files += 1;
         self.pile.logs += 1;
         self.pile.own_logs += 1;
@@ -540,21 +576,15 @@ fn reopen(shared: &Shared, open: &OpenChunk) -> Result<Handle, TryError> {
     let file = shared.disk.open_append(&open.path).map_err(gone)?;
     let now =
         file.identity().map_err(|error| TryError::Disk { error: Error::io("stat", &open.path, error), maybe: 0 })?;
-    if !is_as_left(&now, &open.facts.identity) {
+    if !open.facts.left.is(&now) {
         return Err(interfered(shared, &open.path, "is not as this server left it"));
     }
     Ok(shared.handles.hold(file))
 }
 
-/// Whether a file is the one that was left, with its length and one name.
-fn is_as_left(now: &Identity, left: &Identity) -> bool {
-    now.is_same_file(left) && now.length == left.length && now.links == 1
-}
-
-/// Whether the file at the path is the one that was left and no shorter; after a failed append it may be longer.
-fn still_holds(shared: &Shared, path: &Path, left: &Identity) -> bool {
-    let holds = |now: Identity| now.is_same_file(left) && now.length >= left.length && now.links == 1;
-    shared.disk.identity(path).is_ok_and(holds)
+/// Whether the file at the path is the one that was left and no shorter.
+fn still_holds(shared: &Shared, path: &Path, left: &Left) -> bool {
+    shared.disk.identity(path).is_ok_and(|now| left.is_within(&now))
 }
 
 /// Puts the frames behind what is in `bytes`; answers where each ends there.
@@ -582,7 +612,7 @@ fn append_bytes(file: &mut dyn DiskFile, path: &Path, bytes: &[u8], ends: &[usiz
 }
 
 /// Checks that the file at the path is the one that was written, as long as it must be, and linked once.
-fn verify(shared: &Shared, file: &dyn DiskFile, path: &Path, length: u64) -> Result<Identity, TryError> {
+fn verify(shared: &Shared, file: &dyn DiskFile, path: &Path, length: u64) -> Result<Left, TryError> {
     let failed = |error| TryError::Disk { error: Error::io("stat", path, error), maybe: usize::MAX };
     let held = file.identity().map_err(failed)?;
     let named = match shared.disk.identity(path) {
@@ -599,7 +629,7 @@ fn verify(shared: &Shared, file: &dyn DiskFile, path: &Path, length: u64) -> Res
     if held.links != 1 {
         return Err(interfered(shared, path, &format!("has {} names", held.links)));
     }
-    Ok(held)
+    Ok(Left::of(&held))
 }
 
 fn interfered(shared: &Shared, path: &Path, what: &str) -> TryError {
@@ -620,7 +650,7 @@ fn seal_chunk(shared: &Shared, mut open: OpenChunk, last_hlc: u64) -> Result<boo
         None => shared.handles.hold(shared.disk.open_append(&path).map_err(failed("open"))?),
     };
     let now = file.file.identity().map_err(failed("stat"))?;
-    if !is_as_left(&now, &open.facts.identity) || content.len() as u64 != now.length {
+    if !open.facts.left.is(&now) || content.len() as u64 != now.length {
         shared.stats.interference(&path, "changed before it was closed");
         return Ok(false);
     }

@@ -20,8 +20,11 @@ use crate::stats::count;
 use crate::swamp::{Job, Resident};
 
 const SHARDS: usize = 64;
-/// How many evicted swamps are remembered with the chunk they had open.
-const REMEMBERED_MOST: usize = 1 << 18;
+/// About how many bytes an evicted swamp takes that is remembered with the chunk it had open. Together they take at most
+/// an eighth of the memory budget, beside it; one that is not remembered begins a new chunk when it is written to next.
+const REMEMBERED_BYTES: u64 = 300;
+/// How many are remembered in any case, and at most.
+const REMEMBERED: std::ops::RangeInclusive<u64> = 256..=1 << 18;
 /// How many that have left stay in a ring in any case, beside one for every eight that have not.
 const GONE_KEPT: usize = 4;
 /// How many swamps the hand passes by while it holds a shard.
@@ -31,6 +34,8 @@ const STEPS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Residents {
     shards: Vec<Shard>,
+    /// How many evicted swamps a shard remembers.
+    remembered_most: usize,
 }
 
 #[derive(Debug, Default)]
@@ -74,8 +79,12 @@ impl Shard {
 }
 
 impl Residents {
-    pub(crate) fn new() -> Residents {
-        Residents { shards: (0..SHARDS).map(|_| Shard::default()).collect() }
+    pub(crate) fn new(memory_budget: u64) -> Residents {
+        let remembered = (memory_budget / 8 / REMEMBERED_BYTES).clamp(*REMEMBERED.start(), *REMEMBERED.end());
+        Residents {
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            remembered_most: remembered as usize / SHARDS,
+        }
     }
 
     fn shard(&self, name: &SwampName) -> &Shard {
@@ -202,7 +211,7 @@ impl Residents {
         let Some(remembered) = is_clean(resident) else { return false };
         seats.seats.remove(&name);
         seats.tidy();
-        if let Some(remembered) = remembered.filter(|_| seats.remembered.len() < REMEMBERED_MOST / SHARDS) {
+        if let Some(remembered) = remembered.filter(|_| seats.remembered.len() < self.remembered_most) {
             seats.remembered.insert(name, remembered);
         }
         true

@@ -32,6 +32,10 @@ const KEYS_KEPT: usize = 65_536;
 /// About how many bytes fewer a record takes on disk than its slot in memory.
 const RECORD_SAVES: usize = 40;
 
+/// About how many bytes of memory a swamp takes beside its records, with its seat, its desk, its files and its alarms.
+/// Of 30 000 swamps with one small treasure each took 2.5 KB once read, and 2.7 KB once written.
+const SWAMP_BYTES: usize = 2_400;
+
 /// Everything about a key of which something is known.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyState {
@@ -618,6 +622,6 @@ impl State {
             + 200 * self.counters.len()
             + conflicts
             + self.tails.footprint()
-            + 400
+            + SWAMP_BYTES
     }
 }

@@ -1,14 +1,19 @@
 //! Version vectors: how much of each incarnation's writing is known.
 
-use std::collections::BTreeMap;
-
 use crate::stamp::Stamp;
 
 /// For each incarnation the highest clock value up to which *all* its records in a swamp are known.
+///
+/// A list sorted by incarnation: nearly every swamp knows one or two, and every swamp in memory has some such lists.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct VersionVector(BTreeMap<u64, u64>);
+pub(crate) struct VersionVector(Vec<(u64, u64)>);
 
 impl VersionVector {
+    /// Where an incarnation is, or where it belongs.
+    fn find(&self, incarnation: u64) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&incarnation, |(known, _)| *known)
+    }
+
     /// Whether the record with this stamp is known.
     pub(crate) fn saw(&self, stamp: Stamp) -> bool {
         self.get(stamp.incarnation) >= stamp.hlc
@@ -16,45 +21,58 @@ impl VersionVector {
 
     /// How far an incarnation is known; 0 for not at all.
     pub(crate) fn get(&self, incarnation: u64) -> u64 {
-        self.0.get(&incarnation).copied().unwrap_or(0)
+        self.find(incarnation).map_or(0, |at| self.0[at].1)
     }
 
     /// Whether everything known here is known there.
     pub(crate) fn is_within(&self, other: &VersionVector) -> bool {
-        self.0.iter().all(|(&incarnation, &hlc)| other.get(incarnation) >= hlc)
+        self.iter().all(|(incarnation, hlc)| other.get(incarnation) >= hlc)
     }
 
     /// Learns one record and all before it.
-    pub(crate) fn learn(&mut self, stamp: Stamp) {
-        let known = self.0.entry(stamp.incarnation).or_insert(0);
-        *known = (*known).max(stamp.hlc);
+    pub(crate) fn learn(&mut self, Stamp { hlc, incarnation }: Stamp) {
+        match self.find(incarnation) {
+            Ok(at) => self.0[at].1 = self.0[at].1.max(hlc),
+            Err(at) => self.0.insert(at, (incarnation, hlc)),
+        }
     }
 
     /// Learns all that another vector knows.
     pub(crate) fn join(&mut self, other: &VersionVector) {
-        for (&incarnation, &hlc) in &other.0 {
-            self.learn(Stamp { hlc, incarnation });
+        let known = self.0.len();
+        for (incarnation, hlc) in other.iter() {
+            match self.0[..known].binary_search_by_key(&incarnation, |(known, _)| *known) {
+                Ok(at) => self.0[at].1 = self.0[at].1.max(hlc),
+                Err(_) => self.0.push((incarnation, hlc)),
+            }
         }
+        // Two sorted runs, which the sort of the standard library only merges.
+        self.0.sort_by_key(|(incarnation, _)| *incarnation);
     }
 
     /// Sets one entry, also to a lower value.
     pub(crate) fn set(&mut self, incarnation: u64, hlc: u64) {
-        self.0.insert(incarnation, hlc);
+        match self.find(incarnation) {
+            Ok(at) => self.0[at].1 = hlc,
+            Err(at) => self.0.insert(at, (incarnation, hlc)),
+        }
     }
 
     /// Forgets one incarnation.
     pub(crate) fn forget(&mut self, incarnation: u64) {
-        self.0.remove(&incarnation);
+        if let Ok(at) = self.find(incarnation) {
+            self.0.remove(at);
+        }
     }
 
     /// What is known here and not there.
     pub(crate) fn beyond(&self, other: &VersionVector) -> VersionVector {
-        VersionVector(self.0.iter().filter(|&(&i, &hlc)| other.get(i) < hlc).map(|(&i, &hlc)| (i, hlc)).collect())
+        VersionVector(self.iter().filter(|&(incarnation, hlc)| other.get(incarnation) < hlc).collect())
     }
 
     /// The entries, sorted by incarnation.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.0.iter().map(|(&incarnation, &hlc)| (incarnation, hlc))
+        self.0.iter().copied()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -67,12 +85,39 @@ impl VersionVector {
 
     /// The highest clock value of all.
     pub(crate) fn max_hlc(&self) -> u64 {
-        self.0.values().copied().max().unwrap_or(0)
+        self.iter().map(|(_, hlc)| hlc).max().unwrap_or(0)
     }
 }
 
 impl FromIterator<(u64, u64)> for VersionVector {
+    /// Of two entries for one incarnation the higher counts.
     fn from_iter<I: IntoIterator<Item = (u64, u64)>>(entries: I) -> VersionVector {
-        VersionVector(entries.into_iter().collect())
+        let mut entries: Vec<(u64, u64)> = entries.into_iter().collect();
+        entries.sort_unstable_by(|one, other| (one.0, other.1).cmp(&(other.0, one.1)));
+        entries.dedup_by_key(|(incarnation, _)| *incarnation);
+        VersionVector(entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_stay_sorted_and_each_incarnation_has_one() {
+        let mut vector: VersionVector = [(9, 1), (3, 5), (9, 4), (3, 2)].into_iter().collect();
+        assert_eq!(vector.iter().collect::<Vec<_>>(), [(3, 5), (9, 4)]);
+        vector.learn(Stamp { hlc: 7, incarnation: 5 });
+        vector.learn(Stamp { hlc: 6, incarnation: 5 });
+        vector.set(3, 1);
+        let other: VersionVector = [(1, 8), (5, 9), (7, 2), (9, 3)].into_iter().collect();
+        assert_eq!(other.beyond(&vector).iter().collect::<Vec<_>>(), [(1, 8), (5, 9), (7, 2)]);
+        vector.join(&other);
+        assert_eq!(vector.iter().collect::<Vec<_>>(), [(1, 8), (3, 1), (5, 9), (7, 2), (9, 4)]);
+        assert!(other.is_within(&vector) && !vector.is_within(&other));
+        vector.forget(5);
+        vector.forget(6);
+        assert_eq!((vector.get(5), vector.len(), vector.max_hlc()), (0, 4, 8));
+        assert!(vector.saw(Stamp { hlc: 4, incarnation: 9 }) && !vector.saw(Stamp { hlc: 5, incarnation: 9 }));
     }
 }

@@ -13,7 +13,7 @@ use crate::common::{chunks, eventually, get, json, name, options, put, sync};
 const SWAMPS: usize = 40;
 const THREADS: usize = 8;
 /// A swamp takes some 25 KB: three of them fit.
-const BUDGET: u64 = 80_000;
+const BUDGET: u64 = 90_000;
 
 /// What one thread knows of its keys in one swamp: step `n` puts `n`, or deletes when seven divides it, and
 /// then adds one.
@@ -218,7 +218,7 @@ fn a_swamp_larger_than_the_budget_can_be_used_and_others_beside_it() {
 fn while_handles_keep_everything_in_memory_writes_and_swamps_are_refused_and_reads_and_deletes_are_not() {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path());
-    let padding = format!("\"{}\"", "x".repeat(30_000));
+    let padding = format!("\"{}\"", "x".repeat(32_000));
     let handles: Vec<_> = (0..3).map(|i| engine.hydrate(&name(&format!("a/b/s{i}"))).unwrap()).collect();
     for handle in &handles {
         let put = crate::common::put_if("k", &padding, hydra_core::Condition::Always);
