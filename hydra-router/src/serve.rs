@@ -113,12 +113,16 @@ impl Router {
 /// The next connection, once there is room for it.
 async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
     let slot = Arc::clone(slots).acquire_owned().await.ok();
+    let mut failures = 0_u64;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return (stream, slot),
             // Out of file handles, or a peer that was gone already: neither ends the router.
             Err(error) => {
-                tracing::warn!("a connection could not be accepted: {error}");
+                if failures.is_multiple_of(100) {
+                    tracing::warn!("a connection could not be accepted: {error}");
+                }
+                failures += 1;
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
@@ -148,19 +152,24 @@ async fn encrypted(
     draining: CancellationToken,
     keep_alive: bool,
 ) {
-    let agreed = Box::pin(agree(stream, tls, gateway.config.handshake_timeout));
-    let agreed = tokio::select! {
-        agreed = agreed => agreed,
-        () = draining.cancelled() => return,
-    };
-    if let Some((stream, is_http1)) = agreed {
+    let patience = gateway.config.handshake_timeout;
+    if let Some((stream, is_http1)) = Box::pin(agree(stream, tls, patience, &draining)).await {
         connection(stream, is_http1, gateway, draining, keep_alive).await;
     }
 }
 
 /// The stream inside of TLS, and whether HTTP/1 is what was agreed on.
-async fn agree(stream: TcpStream, tls: Tls, patience: Duration) -> Option<(Box<TlsStream<TcpStream>>, bool)> {
-    match tokio::time::timeout(patience, tls.accept(stream)).await {
+async fn agree(
+    stream: TcpStream,
+    tls: Tls,
+    patience: Duration,
+    draining: &CancellationToken,
+) -> Option<(Box<TlsStream<TcpStream>>, bool)> {
+    let greeted = tokio::select! {
+        greeted = tokio::time::timeout(patience, tls.accept(stream)) => greeted,
+        () = draining.cancelled() => return None,
+    };
+    match greeted {
         Ok(Ok(stream)) => {
             let is_http1 = stream.get_ref().1.alpn_protocol() == Some(b"http/1.1");
             return Some((Box::new(stream), is_http1));

@@ -32,7 +32,7 @@ const PIECE: usize = 32 << 10;
 
 /// The changes of one swamp, as they happen.
 pub(crate) async fn swamp(call: &mut Call, name: &SwampName) -> Result<Response, Error> {
-    let wanted = Wanted::of(&call.head.headers, &Query::parse(call.head.uri.query(), &FEED_PARAMETERS)?)?;
+    let wanted = Wanted::of(&call.head.headers, &Query::parse(call.head.uri.query(), FEED_PARAMETERS)?)?;
     if call.head.method == Method::HEAD {
         return Ok(wanted.head(Body::empty()));
     }
