@@ -289,8 +289,7 @@ impl DiskFile for RealFile {
     }
 
     fn probe(&mut self) -> io::Result<()> {
-        self.0.write(&[])?;
-        refuse_stopped(&self.0)
+        self.0.write(&[]).and_then(|_| refuse_stopped(&self.0))
     }
 
     fn identity(&self) -> io::Result<Identity> {

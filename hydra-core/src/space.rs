@@ -278,7 +278,7 @@ fn fill(file: &mut File, size: u64) -> io::Result<()> {
         file.write_all(&block[..count])?;
         left -= count as u64;
     }
-    sync_all(&file)
+    sync_all(file)
 }
 
 #[cfg(test)]

@@ -52,6 +52,9 @@ impl Timer {
         let mut queue = self.inner.queue.lock();
         let alarm = Alarm { at, id: queue.next_id };
         queue.next_id += 1;
+        if queue.closed {
+            return alarm;
+        }
         let is_first = queue.due.first_key_value().is_none_or(|(first, _)| alarm < *first);
         queue.due.insert(alarm, Box::new(task));
         drop(queue);
@@ -81,8 +84,10 @@ impl Timer {
     pub(crate) fn close(&self) {
         let mut queue = self.inner.queue.lock();
         queue.closed = true;
-        queue.due.clear();
+        let forgotten = std::mem::take(&mut queue.due);
         drop(queue);
+        // What the tasks hold may cancel others when it goes.
+        drop(forgotten);
         self.inner.changed.notify_one();
         if let Some(thread) = self.thread.lock().take().filter(|thread| thread.thread().id() != thread::current().id())
         {

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -23,15 +23,18 @@ use crate::patience::{share, wait_of_lock, wait_of_query};
 use crate::peer::StillReading;
 use crate::route::Place;
 
-/// Passes a request on to the server of its name, or a fallback.
+/// Passes a request on to the server of its name, or a fallback. Its headers go with it: none are left in `head`.
 pub(crate) async fn forward(
     gateway: &Gateway,
-    head: &Head,
+    head: &mut Head,
     body: RequestBody,
     name: &SwampName,
     place: &Place,
 ) -> Result<Response, Refusal> {
-    let mut request = request_of(gateway, head, class_of(&head.parts, place))?;
+    let class = class_of(&head.parts, place);
+    let given = number(&head.parts.headers, &answer::DEADLINE_MS)?;
+    let headers = std::mem::take(&mut head.parts.headers);
+    let mut request = request_with(gateway, head, headers, class)?;
     if let Some(target) = with_whole_key(&request.target, place) {
         request.target = target;
     }
@@ -54,7 +57,7 @@ pub(crate) async fn forward(
         Taken::Whole(bytes, room) => {
             // Time has gone by while the body came.
             let wait = if *place == Place::Lock { wait_of_lock(&bytes) } else { wait_of_query(&head.parts) };
-            (request.deadline, request.patience) = share(given(head)?, wait);
+            (request.deadline, request.patience) = share(left_of(given, head.begun)?, wait);
             if *place == Place::Batch && request.class != OpClass::Read {
                 request.class = class_of_batch(&bytes);
             }
@@ -100,20 +103,29 @@ pub(crate) fn whole(bytes: Bytes) -> ForwardBody {
 /// `invalid-header` for hops or a deadline that is no number; `server-unreachable` for a loop; `server-timeout` when
 /// there is no time left.
 pub(crate) fn request_of(gateway: &Gateway, head: &Head, class: OpClass) -> Result<ForwardRequest, Refusal> {
-    let parts = &head.parts;
-    let hops = number(&parts.headers, &answer::HOPS)?.unwrap_or(0);
+    request_with(gateway, head, head.parts.headers.clone(), class)
+}
+
+/// The same for somebody who has its headers.
+fn request_with(
+    gateway: &Gateway,
+    head: &Head,
+    mut headers: HeaderMap,
+    class: OpClass,
+) -> Result<ForwardRequest, Refusal> {
+    let hops = number(&headers, &answer::HOPS)?.unwrap_or(0);
     if hops >= u64::from(MAX_HOPS) {
         let detail = format!("the request has passed {hops} routers, which looks like a loop");
         return Err(Error::new(ErrorCode::ServerUnreachable, detail)
             .with_hint("compare the urls of the client map with where routers listen")
             .into());
     }
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    let mut request = ForwardRequest::new(class, parts.method.as_str(), target);
+    let target = head.parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let mut request = ForwardRequest::new(class, head.parts.method.as_str(), target);
     request.own_token = gateway.config.own_token;
-    (request.deadline, request.patience) = share(given(head)?, wait_of_query(parts));
-    let named = named_by_connection(&parts.headers);
-    let mut headers = parts.headers.clone();
+    let given = number(&headers, &answer::DEADLINE_MS)?;
+    (request.deadline, request.patience) = share(left_of(given, head.begun)?, wait_of_query(&head.parts));
+    let named = named_by_connection(&headers);
     // With room for what is added here and by the client.
     headers.reserve(8);
     named.iter().for_each(|name| drop(headers.remove(name)));
@@ -133,10 +145,10 @@ pub(crate) fn request_to_read(gateway: &Gateway, head: &Head, class: OpClass) ->
     Ok(request)
 }
 
-/// What is left of the time that the client gives the request, if it says so.
-fn given(head: &Head) -> Result<Option<Duration>, Error> {
-    let Some(given) = number(&head.parts.headers, &answer::DEADLINE_MS)? else { return Ok(None) };
-    let left = Duration::from_millis(given).saturating_sub(head.begun.elapsed());
+/// What is left of the milliseconds that the client gives a request, if it says so.
+fn left_of(given: Option<u64>, begun: Instant) -> Result<Option<Duration>, Error> {
+    let Some(given) = given else { return Ok(None) };
+    let left = Duration::from_millis(given).saturating_sub(begun.elapsed());
     if left.is_zero() { Err(Error::too_late()) } else { Ok(Some(left)) }
 }
 
@@ -148,6 +160,10 @@ fn with_whole_key(target: &str, place: &Place) -> Option<String> {
         Place::Lock => 6,
         _ => return None,
     };
+    // Nearly all are plain.
+    if !target.as_bytes().contains(&b'%') {
+        return None;
+    }
     let path = target.split('?').next().unwrap_or_default();
     let begin = path.match_indices('/').nth(slashes_before)?.0 + 1;
     let key = &path[begin..];

@@ -82,8 +82,8 @@ impl Gateway {
         let begun = Instant::now();
         let (parts, incoming) = request.into_parts();
         let body = RequestBody::new(incoming, self.config.body_timeout, parts.headers.contains_key(EXPECT));
-        let head = Head { id: self.request_id(&parts), parts, begun };
-        let outcome = self.dispatch(&head, body).await;
+        let mut head = Head { id: self.request_id(&parts), parts, begun };
+        let outcome = self.dispatch(&mut head, body).await;
         let mut response = outcome.unwrap_or_else(|refusal| refusal.into_response(&head.id));
         response.headers_mut().append(answer::ROUTER, self.router.clone());
         response.headers_mut().entry(answer::REQUEST_ID).or_insert_with(|| head.id.clone());
@@ -95,7 +95,7 @@ impl Gateway {
         response
     }
 
-    async fn dispatch(&self, head: &Head, body: RequestBody) -> Result<Response, Refusal> {
+    async fn dispatch(&self, head: &mut Head, body: RequestBody) -> Result<Response, Refusal> {
         check_head(&head.parts)?;
         let route = Route::parse(head.parts.uri.path())?;
         self.admit(&head.parts, &route)?;

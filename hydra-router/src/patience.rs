@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 /// The parameter `wait`.
 pub(crate) fn wait_of_query(head: &Parts) -> Duration {
-    let query = head.uri.query().unwrap_or_default();
+    let Some(query) = head.uri.query() else { return Duration::ZERO };
     let wait = query.split('&').filter_map(|piece| piece.split_once('=')).find(|(name, _)| *name == "wait");
     allowed(wait.and_then(|(_, wait)| parse_duration(wait).ok()).unwrap_or_default())
 }

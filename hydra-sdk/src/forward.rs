@@ -196,15 +196,19 @@ fn is_own(name: &str, is_stream: bool) -> bool {
 /// Refuses targets that would mean something else once URL rules were applied to them: a path step
 /// (`.`, `..`, also percent-encoded) and a backslash. They are part of no allowed name or key.
 fn check_target(target: &str) -> Result<()> {
-    let path = target.split(['?', '#']).next().unwrap_or_default();
-    // The longest step is both dots percent-encoded; hardly any segment begins like one.
+    let path = &target[..target.bytes().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(target.len())];
     let is_step = |segment: &str| {
-        segment.starts_with(['.', '%'])
-            && segment.len() <= "%2e%2e".len()
+        // The longest is both dots percent-encoded.
+        segment.len() <= "%2e%2e".len()
             && matches!(segment.replace("%2e", ".").replace("%2E", ".").as_str(), "." | "..")
     };
-    let usable = path.starts_with('/') && !path.contains('\\') && !target.contains('#');
-    if usable && target.bytes().all(|byte| byte.is_ascii_graphic()) && !path.split('/').any(is_step) {
+    // Hardly any segment begins like a step.
+    let may_have_steps = path.as_bytes().windows(2).any(|pair| matches!(pair, [b'/', b'.' | b'%']));
+    let usable = path.starts_with('/') && !path.as_bytes().contains(&b'\\');
+    if usable
+        && target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
+        && !(may_have_steps && path.split('/').any(is_step))
+    {
         return Ok(());
     }
     let code = hydra_core::ErrorCode::InvalidKey;

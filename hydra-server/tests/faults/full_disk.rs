@@ -148,8 +148,9 @@ fn let_the_device_fail(file_system: FileSystem, seed: u64) -> (usize, u64) {
     let (stop, failures) = (AtomicBool::new(false), AtomicU64::new(0));
     let acknowledged: BTreeMap<String, u64> = std::thread::scope(|scope| {
         let _stop = StopOnDrop(&stop);
-        // So many that syncs are shared, every other time.
-        let writers: Vec<_> = (0..if seed % 2 == 0 { 8 } else { 48 })
+        // Every other time so many that syncs are shared.
+        let count = if seed.is_multiple_of(2) { 8 } else { 48 };
+        let writers: Vec<_> = (0..count)
             .map(|writer| {
                 let (stop, failures) = (&stop, &failures);
                 scope.spawn(move || write_until_it_fails(target, stop, failures, writer))
