@@ -256,6 +256,8 @@ fn a_fallback_that_took_writes_over_is_not_fenced_before_they_are_settled() {
     let s3 = ground.s3.as_ref().expect("a fallback");
     let path = path_in("50", "shop/orders/a");
     put(&ground.s1, &path, "1");
+    // Which of two writes is the later one is told by clocks that count milliseconds.
+    std::thread::sleep(Duration::from_millis(5));
     let fall_back = |of: &str, value: &str| s3.target().send_to_any("PUT", &path, &[("Hydra-Fallback-For", of)], value);
     assert_eq!(fall_back("s1", "2").status, 201);
     s3.ask("POST", "/v1/flush", "");
