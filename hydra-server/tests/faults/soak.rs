@@ -1,5 +1,6 @@
 //! Many swamps in little memory for a while, against an oracle in memory: every answer is right, memory and
-//! file descriptors stay bounded. `HYDRA_SOAK_SECONDS=3600 HYDRA_SOAK_SWAMPS=100000` is the long form.
+//! file descriptors stay bounded, so that whatever holds on to swamps that have left is noticed.
+//! `HYDRA_SOAK_SECONDS=3600 HYDRA_SOAK_SWAMPS=100000` is the long form.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use crate::ground::start;
 use crate::ledger::{Dice, StopOnDrop, wanted};
 use crate::support::Target;
 
-const BUDGET_MIB: u64 = 64;
+const BUDGET_MIB: u64 = 8;
 const WRITERS: u64 = 3;
 
 /// Resident memory in MiB and open files of a process.
@@ -81,6 +82,6 @@ fn many_swamps_in_little_memory_answer_right_and_stay_within_bounds() {
         most.0,
         most.1
     );
-    assert!(most.0 <= BUDGET_MIB * 13 / 10 + 60, "{} MiB for a budget of {BUDGET_MIB} MiB", most.0);
+    assert!(most.0 <= BUDGET_MIB * 13 / 10 + 45, "{} MiB for a budget of {BUDGET_MIB} MiB", most.0);
     assert!(most.1 < 20_000, "{} files open", most.1);
 }
