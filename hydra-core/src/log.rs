@@ -62,15 +62,15 @@ pub(crate) struct Pile {
 #[derive(Debug)]
 struct OpenChunk {
     path: PathBuf,
+    name: ChunkName,
     /// Closed between flushes where the swamp need not be quick.
     file: Place,
     facts: ChunkFacts,
 }
 
-/// What is known of the open chunk.
+/// What is known of the open chunk, and stays known when its swamp leaves memory.
 #[derive(Debug, Clone)]
 struct ChunkFacts {
-    name: ChunkName,
     left: Left,
     records: u64,
     /// What its header and its SYNC records say its writer knew.
@@ -103,14 +103,12 @@ impl Left {
     }
 }
 
-/// What an evicted swamp leaves behind, so that its chunk can be gone on with. There are many: see [`ChunkFacts`].
+/// What an evicted swamp leaves behind, so that its chunk can be gone on with. Kept small: there are many.
 #[derive(Debug)]
 pub(crate) struct Remembered {
+    /// All of the chunk's name that differs from swamp to swamp.
     seq: u32,
-    left: Left,
-    records: u64,
-    vector: VersionVector,
-    settings: (Duration, Duration),
+    facts: ChunkFacts,
     durable_hlc: u64,
 }
 
@@ -185,31 +183,21 @@ impl Log {
         let own = names.iter().filter(|name| name.incarnation == shared.root.incarnation);
         let highest = own.map(|name| name.seq).max().unwrap_or(0);
         self.next_seq = self.next_seq.max(highest + 1);
-        let Some(Remembered { seq, left, records, vector, settings, durable_hlc }) = remembered else { return };
+        let Some(Remembered { seq, facts, durable_hlc }) = remembered else { return };
         self.next_seq = self.next_seq.max(seq + 1);
         self.durable_hlc = self.durable_hlc.max(durable_hlc);
         let name = self.chunk_name(shared, ChunkKind::Log, seq);
         let path = self.dir.join(name.file_name());
         match shared.disk.identity(&path) {
-            Ok(now) if left.is(&now) => {
-                let facts = ChunkFacts { name, left, records, vector, settings };
-                self.open = Some(OpenChunk { path, file: Place::Closed, facts })
-            }
+            Ok(now) if facts.left.is(&now) => self.open = Some(OpenChunk { path, name, file: Place::Closed, facts }),
             _ => shared.stats.interference(&path, "changed or removed while its swamp was not in memory"),
         }
     }
 
     /// What to remember of the open chunk when the swamp leaves memory.
     pub(crate) fn remember(&self) -> Option<Remembered> {
-        let ChunkFacts { name, left, records, vector, settings } = &self.open.as_ref()?.facts;
-        Some(Remembered {
-            seq: name.seq,
-            left: *left,
-            records: *records,
-            vector: vector.clone(),
-            settings: *settings,
-            durable_hlc: self.durable_hlc,
-        })
+        let open = self.open.as_ref()?;
+        Some(Remembered { seq: open.name.seq, facts: open.facts.clone(), durable_hlc: self.durable_hlc })
     }
 
     /// Appends frames and makes them durable. `known` is what the swamp had merged before them.
@@ -289,10 +277,10 @@ impl Log {
             },
         };
         // Held until the frames are on disk: what is on its way cannot be settled.
-        let _writing = shared.takeovers.begin(shared, &self.name, &open.facts.name).map_err(disk)?;
+        let _writing = shared.takeovers.begin(shared, &self.name, &open.name).map_err(disk)?;
         let start = open.facts.left.length;
-        let learned = self.place_sync(shared, &open.facts, known, start, &mut bytes);
-        let ends = place_frames(&open.facts, frames, start, learned.is_none(), &mut bytes);
+        let learned = self.place_sync(shared, &open, known, start, &mut bytes);
+        let ends = place_frames(&open.name, frames, start, learned.is_none(), &mut bytes);
         if shared.space.is_tight(bytes.len())
             && let Err(error) = file.file.reserve(start, bytes.len() as u64)
         {
@@ -332,12 +320,12 @@ impl Log {
     fn place_sync(
         &self,
         shared: &Shared,
-        chunk: &ChunkFacts,
+        chunk: &OpenChunk,
         known: &VersionVector,
         start: u64,
         bytes: &mut Vec<u8>,
     ) -> Option<VersionVector> {
-        let mut learned = known.beyond(&chunk.vector);
+        let mut learned = known.beyond(&chunk.facts.vector);
         learned.forget(shared.root.incarnation);
         if learned.is_empty() {
             return None;
@@ -405,11 +393,11 @@ impl Log {
         let left = Left::of(&file.file.identity().map_err(|error| Error::io("stat", &path, error))?);
         let settings = written_settings(policy);
         self.own.insert(name.clone());
-        let facts = ChunkFacts { name, left, records: 0, vector, settings };
+        let facts = ChunkFacts { left, records: 0, vector, settings };
         self.pile.files += 1;
         self.pile.logs += 1;
         self.pile.own_logs += 1;
-        self.open = Some(OpenChunk { path, file: Place::Held(file), facts });
+        self.open = Some(OpenChunk { path, name, file: Place::Held(file), facts });
         Ok(())
     }
 
@@ -589,13 +577,13 @@ fn still_holds(shared: &Shared, path: &Path, left: &Left) -> bool {
 
 /// Puts the frames behind what is in `bytes`; answers where each ends there.
 fn place_frames(
-    chunk: &ChunkFacts,
+    chunk: &ChunkName,
     frames: &[FrameRef<'_>],
     start: u64,
     first_of_group: bool,
     bytes: &mut Vec<u8>,
 ) -> Vec<usize> {
-    let salt = frame::salt(chunk.name.incarnation, chunk.name.seq);
+    let salt = frame::salt(chunk.incarnation, chunk.seq);
     let place = |(index, frame): (usize, &FrameRef<'_>)| {
         // Every group is synced before the next begins, so its first frame follows a sync.
         frame.place(salt, start, first_of_group && index == 0, bytes);
@@ -654,7 +642,7 @@ fn seal_chunk(shared: &Shared, mut open: OpenChunk, last_hlc: u64) -> Result<boo
         shared.stats.interference(&path, "changed before it was closed");
         return Ok(false);
     }
-    let ChunkFacts { name, records, mut vector, .. } = open.facts;
+    let OpenChunk { name, facts: ChunkFacts { records, mut vector, .. }, .. } = open;
     vector.set(name.incarnation, last_hlc);
     let footer = Footer { records, last_hlc, crc: crc32c::crc32c(&content), vector };
     let mut bytes = Vec::new();

@@ -29,33 +29,37 @@ impl VersionVector {
         self.iter().all(|(incarnation, hlc)| other.get(incarnation) >= hlc)
     }
 
+    /// What is known of an incarnation, to be changed.
+    fn entry(&mut self, incarnation: u64) -> &mut u64 {
+        let at = self.find(incarnation).unwrap_or_else(|at| {
+            self.0.insert(at, (incarnation, 0));
+            at
+        });
+        &mut self.0[at].1
+    }
+
     /// Learns one record and all before it.
-    pub(crate) fn learn(&mut self, Stamp { hlc, incarnation }: Stamp) {
-        match self.find(incarnation) {
-            Ok(at) => self.0[at].1 = self.0[at].1.max(hlc),
-            Err(at) => self.0.insert(at, (incarnation, hlc)),
-        }
+    pub(crate) fn learn(&mut self, stamp: Stamp) {
+        let known = self.entry(stamp.incarnation);
+        *known = (*known).max(stamp.hlc);
     }
 
     /// Learns all that another vector knows.
     pub(crate) fn join(&mut self, other: &VersionVector) {
-        let known = self.0.len();
-        for (incarnation, hlc) in other.iter() {
-            match self.0[..known].binary_search_by_key(&incarnation, |(known, _)| *known) {
-                Ok(at) => self.0[at].1 = self.0[at].1.max(hlc),
-                Err(_) => self.0.push((incarnation, hlc)),
-            }
-        }
-        // Two sorted runs, which the sort of the standard library only merges.
-        self.0.sort_by_key(|(incarnation, _)| *incarnation);
+        self.0.extend_from_slice(&other.0);
+        self.keep_highest();
+    }
+
+    /// Sorts the entries; of several for one incarnation the highest counts. Sorted runs are only merged, which is what
+    /// the stable sort of the standard library is quick at.
+    fn keep_highest(&mut self) {
+        self.0.sort_by(|one, other| (one.0, other.1).cmp(&(other.0, one.1)));
+        self.0.dedup_by_key(|(incarnation, _)| *incarnation);
     }
 
     /// Sets one entry, also to a lower value.
     pub(crate) fn set(&mut self, incarnation: u64, hlc: u64) {
-        match self.find(incarnation) {
-            Ok(at) => self.0[at].1 = hlc,
-            Err(at) => self.0.insert(at, (incarnation, hlc)),
-        }
+        *self.entry(incarnation) = hlc;
     }
 
     /// Forgets one incarnation.
@@ -90,12 +94,11 @@ impl VersionVector {
 }
 
 impl FromIterator<(u64, u64)> for VersionVector {
-    /// Of two entries for one incarnation the higher counts.
+    /// Of several entries for one incarnation the highest counts.
     fn from_iter<I: IntoIterator<Item = (u64, u64)>>(entries: I) -> VersionVector {
-        let mut entries: Vec<(u64, u64)> = entries.into_iter().collect();
-        entries.sort_unstable_by(|one, other| (one.0, other.1).cmp(&(other.0, one.1)));
-        entries.dedup_by_key(|(incarnation, _)| *incarnation);
-        VersionVector(entries)
+        let mut vector = VersionVector(entries.into_iter().collect());
+        vector.keep_highest();
+        vector
     }
 }
 

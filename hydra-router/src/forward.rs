@@ -32,9 +32,11 @@ pub(crate) async fn forward(
     place: &Place,
 ) -> Result<Response, Refusal> {
     let class = class_of(&head.parts, place);
-    let given = number(&head.parts.headers, &answer::DEADLINE_MS)?;
+    let given = number(&head.parts.headers, &answer::DEADLINE_MS);
     let headers = std::mem::take(&mut head.parts.headers);
     let mut request = request_with(gateway, head, headers, class)?;
+    let given = given?;
+    limit(&mut request, given, head.begun, wait_of_query(&head.parts))?;
     if let Some(target) = with_whole_key(&request.target, place) {
         request.target = target;
     }
@@ -57,7 +59,7 @@ pub(crate) async fn forward(
         Taken::Whole(bytes, room) => {
             // Time has gone by while the body came.
             let wait = if *place == Place::Lock { wait_of_lock(&bytes) } else { wait_of_query(&head.parts) };
-            (request.deadline, request.patience) = share(left_of(given, head.begun)?, wait);
+            limit(&mut request, given, head.begun, wait)?;
             if *place == Place::Batch && request.class != OpClass::Read {
                 request.class = class_of_batch(&bytes);
             }
@@ -103,10 +105,13 @@ pub(crate) fn whole(bytes: Bytes) -> ForwardBody {
 /// `invalid-header` for hops or a deadline that is no number; `server-unreachable` for a loop; `server-timeout` when
 /// there is no time left.
 pub(crate) fn request_of(gateway: &Gateway, head: &Head, class: OpClass) -> Result<ForwardRequest, Refusal> {
-    request_with(gateway, head, head.parts.headers.clone(), class)
+    let mut request = request_with(gateway, head, head.parts.headers.clone(), class)?;
+    let given = number(&head.parts.headers, &answer::DEADLINE_MS)?;
+    limit(&mut request, given, head.begun, wait_of_query(&head.parts))?;
+    Ok(request)
 }
 
-/// The same for somebody who has its headers.
+/// The same for somebody who has its headers, without a limit of time.
 fn request_with(
     gateway: &Gateway,
     head: &Head,
@@ -123,8 +128,6 @@ fn request_with(
     let target = head.parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let mut request = ForwardRequest::new(class, head.parts.method.as_str(), target);
     request.own_token = gateway.config.own_token;
-    let given = number(&headers, &answer::DEADLINE_MS)?;
-    (request.deadline, request.patience) = share(left_of(given, head.begun)?, wait_of_query(&head.parts));
     let named = named_by_connection(&headers);
     // With room for what is added here and by the client.
     headers.reserve(8);
@@ -145,11 +148,14 @@ pub(crate) fn request_to_read(gateway: &Gateway, head: &Head, class: OpClass) ->
     Ok(request)
 }
 
-/// What is left of the milliseconds that the client gives a request, if it says so.
-fn left_of(given: Option<u64>, begun: Instant) -> Result<Option<Duration>, Error> {
-    let Some(given) = given else { return Ok(None) };
-    let left = Duration::from_millis(given).saturating_sub(begun.elapsed());
-    if left.is_zero() { Err(Error::too_late()) } else { Ok(Some(left)) }
+/// Gives a request what is left of the milliseconds that the client gives it, if it says so; `wait` is within them.
+fn limit(request: &mut ForwardRequest, given: Option<u64>, begun: Instant, wait: Duration) -> Result<(), Error> {
+    let left = given.map(|given| Duration::from_millis(given).saturating_sub(begun.elapsed()));
+    if left.is_some_and(|left| left.is_zero()) {
+        return Err(Error::too_late());
+    }
+    (request.deadline, request.patience) = share(left, wait);
+    Ok(())
 }
 
 /// A target whose key has pieces like `%2E%2E`, which URLs take for steps: with its slashes encoded, which means the same.

@@ -12,7 +12,7 @@ use crate::common::{chunks, eventually, get, json, name, options, put, sync};
 
 const SWAMPS: usize = 40;
 const THREADS: usize = 8;
-/// A swamp takes some 25 KB: three of them fit.
+/// A swamp takes some 28 KB: three of them fit.
 const BUDGET: u64 = 90_000;
 
 /// What one thread knows of its keys in one swamp: step `n` puts `n`, or deletes when seven divides it, and
