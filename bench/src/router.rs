@@ -99,7 +99,10 @@ pub(crate) fn serve_router(upstream: &str) -> anyhow::Result<()> {
         let hydra = Hydra::with_map(map)?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         println!("{}", listener.local_addr()?);
-        hydra_router::run(listener, hydra, hydra_router::Config::default(), std::future::pending()).await?;
+        // As the program does it.
+        let threads = std::thread::available_parallelism()?.into();
+        let config = hydra_router::Config { threads, ..hydra_router::Config::default() };
+        hydra_router::run(listener, hydra, config, std::future::pending()).await?;
         anyhow::Ok(())
     })
 }

@@ -26,6 +26,11 @@ pub struct Config {
     pub id: String,
     /// How long requests may take to finish after the shutdown began. Default 30 s.
     pub shutdown_grace: Duration,
+    /// How many threads of its own serve connections in plain HTTP/1, each connection from its beginning to its end on one
+    /// of them, so that nothing of a request about one treasure goes from one thread to another. HTTP/2, TLS and all other
+    /// requests are served in the runtime that calls [`crate::run`]; with 0 everything is. Default 0; the program has one
+    /// for each processor.
+    pub threads: usize,
     /// How many connections are open at once; further ones wait to be accepted. Default 10 000.
     pub max_connections: usize,
     /// How long a peer may take to send a request head once it has begun, and to begin the first one.
@@ -52,6 +57,7 @@ impl Default for Config {
         Config {
             id: "router".to_owned(),
             shutdown_grace: Duration::from_secs(30),
+            threads: 0,
             max_connections: 10_000,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),

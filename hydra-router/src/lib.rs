@@ -35,6 +35,7 @@ mod serve;
 mod service;
 mod split;
 mod stream;
+mod threads;
 mod tls;
 
 pub use across::Across;

@@ -1,27 +1,33 @@
 //! Connections: accepted, bounded, timed, and ended gracefully.
 
-use std::convert::{Infallible, identity};
+use std::convert::identity;
 use std::future::Future;
 use std::io;
+use std::net::TcpStream as StdStream;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hydra_core::wire::{HTTP2_PREFACE, Rarely, is_http1};
 use hydra_sdk::Hydra;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::peer::{Peer, StillReading, Watched};
+use crate::threads::{Seat, Threads};
 use crate::tls::Tls;
 
 /// Buffers of this size hold a request head beyond every limit, so that it is refused with a reason.
@@ -36,7 +42,8 @@ const ON_ITS_WAY: Duration = Duration::from_millis(100);
 /// The map may be exchanged while it runs, with [`Hydra::set_map`].
 ///
 /// # Errors
-/// `InvalidInput` when the data set has no client map, or the id is not allowed; those of the listener.
+/// `InvalidInput` when the data set has no client map, or the id is not allowed; those of the listener; those of the
+/// system, when it has no threads for [`Config::threads`].
 pub async fn run(
     listener: TcpListener,
     hydra: Hydra,
@@ -49,7 +56,7 @@ pub async fn run(
         return Err(refuse("a router needs a client map; connect with map://path".to_owned()));
     }
     let address = listener.local_addr()?;
-    let mut router = Router::new(hydra, config);
+    let mut router = Router::new(hydra, config)?;
     tracing::info!(%address, "listening");
     router.accept_until(&listener, shutdown).await;
     router.gateway.drain();
@@ -71,17 +78,19 @@ struct Router {
     slots: Arc<Semaphore>,
     /// Dropped with the router, which ends them.
     connections: JoinSet<()>,
+    threads: Threads,
     draining: CancellationToken,
 }
 
 impl Router {
-    fn new(hydra: Hydra, config: Config) -> Router {
-        Router {
+    fn new(hydra: Hydra, config: Config) -> io::Result<Router> {
+        Ok(Router {
             slots: Arc::new(Semaphore::new(config.max_connections)),
+            threads: Threads::start(config.threads)?,
             gateway: Arc::new(Gateway::new(hydra, config)),
             connections: JoinSet::new(),
             draining: CancellationToken::new(),
-        }
+        })
     }
 
     async fn accept_until(&mut self, listener: &TcpListener, end: impl Future<Output = ()>) {
@@ -100,14 +109,34 @@ impl Router {
         // A peer that is gone already shows at the first read.
         let _ = stream.set_nodelay(true);
         let is_late = self.draining.is_cancelled();
-        let gateway = Arc::clone(&self.gateway);
         // One that is late gets one answer, which is why the router ends, and is not ended by what made it so.
         let draining = if is_late { CancellationToken::new() } else { self.draining.clone() };
-        match self.gateway.config.tls.clone() {
-            None => self.connections.spawn(plain(stream, slot, gateway, draining, !is_late)),
-            Some(tls) => self.connections.spawn(encrypted(stream, slot, tls, gateway, draining, !is_late)),
+        let terms = Terms { gateway: Arc::clone(&self.gateway), draining, keep_alive: !is_late, home: None };
+        if let Some(tls) = self.gateway.config.tls.clone() {
+            self.connections.spawn(encrypted(stream, slot, tls, terms));
+            return;
+        }
+        let Some((thread, seat)) = self.threads.least_busy() else {
+            self.connections.spawn(plain(stream, slot, terms));
+            return;
         };
+        let terms = Terms { home: Some(Handle::current()), ..terms };
+        match stream.into_std() {
+            Ok(stream) => drop(self.connections.spawn_on(elsewhere(stream, (slot, seat), terms), thread)),
+            Err(error) => tracing::debug!("a connection was lost: {error}"),
+        }
     }
+}
+
+/// What a connection is served with.
+struct Terms {
+    gateway: Arc<Gateway>,
+    draining: CancellationToken,
+    /// Whether there may be another request after the first.
+    keep_alive: bool,
+    /// Where it is served by one thread: the runtime of many, for what would keep the other connections of the thread
+    /// waiting, and for the many requests at once of HTTP/2.
+    home: Option<Handle>,
 }
 
 /// The next connection, once there is room for it.
@@ -129,32 +158,27 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, O
     }
 }
 
+/// Serves a connection on another runtime than the one that accepted it.
+async fn elsewhere(stream: StdStream, (slot, _seat): (Option<OwnedSemaphorePermit>, Seat), terms: Terms) {
+    match TcpStream::from_std(stream) {
+        Ok(stream) => plain(stream, slot, terms).await,
+        Err(error) => tracing::debug!("a connection was lost: {error}"),
+    }
+}
+
 /// Learns which HTTP the peer speaks, then serves the connection. A peer that says nothing is let go.
-async fn plain(
-    stream: TcpStream,
-    _slot: Option<OwnedSemaphorePermit>,
-    gateway: Arc<Gateway>,
-    draining: CancellationToken,
-    keep_alive: bool,
-) {
-    match speaks_http1(&stream, gateway.config.header_timeout, &draining).await {
-        Some(is_http1) => connection(stream, is_http1, gateway, draining, keep_alive).await,
+async fn plain(stream: TcpStream, _slot: Option<OwnedSemaphorePermit>, terms: Terms) {
+    match speaks_http1(&stream, terms.gateway.config.header_timeout, &terms.draining).await {
+        Some(is_http1) => connection(stream, is_http1, terms).await,
         None => tracing::debug!("a connection was closed: its peer said nothing"),
     }
 }
 
 /// Agrees on TLS and which HTTP is spoken, then serves the connection. A peer that takes too long is let go.
-async fn encrypted(
-    stream: TcpStream,
-    _slot: Option<OwnedSemaphorePermit>,
-    tls: Tls,
-    gateway: Arc<Gateway>,
-    draining: CancellationToken,
-    keep_alive: bool,
-) {
-    let patience = gateway.config.handshake_timeout;
-    if let Some((stream, is_http1)) = Box::pin(agree(stream, tls, patience, &draining)).await {
-        connection(stream, is_http1, gateway, draining, keep_alive).await;
+async fn encrypted(stream: TcpStream, _slot: Option<OwnedSemaphorePermit>, tls: Tls, terms: Terms) {
+    let patience = terms.gateway.config.handshake_timeout;
+    if let Some((stream, is_http1)) = Box::pin(agree(stream, tls, patience, &terms.draining)).await {
+        connection(stream, is_http1, terms).await;
     }
 }
 
@@ -196,22 +220,30 @@ async fn speaks_http1(stream: &TcpStream, patience: Duration, draining: &Cancell
 }
 
 /// Serves one connection until it closes, its peer has used up its time, or the last request after `draining`.
-async fn connection<S>(stream: S, is_http1: bool, gateway: Arc<Gateway>, draining: CancellationToken, keep_alive: bool)
+async fn connection<S>(stream: S, is_http1: bool, terms: Terms)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let Terms { gateway, draining, keep_alive, home } = terms;
     let peer = Peer::new();
     let io = TokioIo::new(Watched::new(stream, peer.clone(), &gateway.config.id));
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let (gateway, waiting) = (Arc::clone(&gateway), peer.wait());
+        let home = home.as_ref().filter(|_| !is_http1 || may_take_long(&request)).cloned();
         // In a box: hyper moves what it gets here, and that is kilobytes.
         Box::pin(async move {
-            let mut answer = gateway.answer(request).await;
+            let mut answer = match home {
+                None => gateway.answer(request).await,
+                Some(home) => {
+                    let answering = home.spawn(async move { gateway.answer(request).await });
+                    AbortOnDropHandle::new(answering).await?
+                }
+            };
             match answer.extensions_mut().remove::<StillReading>() {
                 Some(reader) => reader.keep(waiting),
                 None => drop(waiting),
             }
-            Ok::<_, Infallible>(answer)
+            Ok::<_, JoinError>(answer)
         })
     });
     let builder = builder(is_http1, keep_alive);
@@ -238,6 +270,11 @@ where
             },
         }
     }
+}
+
+/// Whether an answer may take more than a moment to compute. What is about one treasure never does.
+fn may_take_long(request: &Request<Incoming>) -> bool {
+    !request.uri().path().starts_with("/v1/kv/")
 }
 
 /// What may happen to a connection beside its requests.

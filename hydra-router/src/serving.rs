@@ -109,7 +109,7 @@ fn addresses(settings: &Settings) -> Result<Vec<SocketAddr>, Failure> {
 
 fn config(settings: &Settings) -> Result<Config, Failure> {
     let default = Config::default();
-    let id = settings.id.clone().unwrap_or(default.id);
+    let id = settings.id.clone().unwrap_or_else(|| default.id.clone());
     check_id(&id).map_err(Failure::usage)?;
     let shutdown_grace = settings.shutdown_grace.unwrap_or(default.shutdown_grace);
     let tls = match (&settings.tls_cert, &settings.tls_key) {
@@ -118,7 +118,8 @@ fn config(settings: &Settings) -> Result<Config, Failure> {
         (Some(_), None) => return Err(Failure::usage("--tls-cert needs --tls-key, the key of the certificate")),
         (None, Some(_)) => return Err(Failure::usage("--tls-key needs --tls-cert, the certificate of the key")),
     };
-    Ok(Config { id, shutdown_grace, own_token: settings.own_token.unwrap_or(false), tls, ..Config::default() })
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(Config { id, shutdown_grace, own_token: settings.own_token.unwrap_or(false), tls, threads, ..default })
 }
 
 /// Says on stdout that the router is ready, and on stderr what is questionable about the map.

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use reqwest::{Body, Url};
 use tokio::net::TcpStream;
+use tokio::runtime::{Handle, Id};
 use tower_service::Service;
 
 use crate::access::Credentials;
@@ -41,7 +42,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 pub(crate) struct Connections {
     base: Base,
     whole: reqwest::Client,
-    pieces: Client<Connector, Body>,
+    pieces: Pieces,
 }
 
 impl Connections {
@@ -63,11 +64,7 @@ impl Connections {
             .tcp_keepalive(KEEPALIVE)
             .build()
             .map_err(|error| Error::new(ErrorKind::Config, format!("no HTTP client could be made: {error}")))?;
-        let pieces = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(kept)
-            .build(Connector::new(credentials, limit));
+        let pieces = Pieces { connector: Connector::new(credentials, limit), kept, clients: RwLock::default() };
         Ok(Connections { base: Base::new(url)?, whole, pieces })
     }
 
@@ -87,11 +84,56 @@ impl Connections {
             if let Some(body) = request.body.to_http().map_err(Outcome::NotSent)? {
                 *http.body_mut() = body;
             }
-            let answered = self.pieces.request(http).await;
+            let answered = self.pieces.here().request(http).await;
             answered.map_err(|error| outcome::of_error(&error))?.map(Body::wrap)
         };
         let (head, body) = response.into_parts();
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: AnswerBody::Open(body) })
+    }
+}
+
+/// So many runtimes have clients of their own; beyond, the oldest is forgotten.
+const RUNTIMES: usize = 1_024;
+
+/// The client of each runtime, for what is passed on piece by piece. A connection runs where it was made: a gateway that
+/// has threads with a runtime each would wake another thread twice for a request that went through the connection of one.
+#[derive(Debug)]
+struct Pieces {
+    connector: Connector,
+    kept: usize,
+    clients: RwLock<Vec<(Id, Arc<PiecesClient>)>>,
+}
+
+type PiecesClient = Client<Connector, Body>;
+
+impl Pieces {
+    /// The client of the runtime that calls.
+    fn here(&self) -> Arc<PiecesClient> {
+        let here = Handle::current().id();
+        let of_here = |clients: &[(Id, Arc<PiecesClient>)]| {
+            clients.iter().find(|(runtime, _)| *runtime == here).map(|(_, client)| Arc::clone(client))
+        };
+        // The list is whole at every moment, so a panic elsewhere cannot have torn it.
+        let known = of_here(&self.clients.read().unwrap_or_else(PoisonError::into_inner));
+        known.unwrap_or_else(|| {
+            let mut clients = self.clients.write().unwrap_or_else(PoisonError::into_inner);
+            of_here(&clients).unwrap_or_else(|| {
+                if clients.len() == RUNTIMES {
+                    clients.remove(0);
+                }
+                let client = Arc::new(self.client());
+                clients.push((here, Arc::clone(&client)));
+                client
+            })
+        })
+    }
+
+    fn client(&self) -> PiecesClient {
+        Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(self.kept)
+            .build(self.connector.clone())
     }
 }
 

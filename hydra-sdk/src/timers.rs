@@ -4,6 +4,7 @@
 //! wakes the thread that waits for the network when no other timer ends before. To move a timer that is set to a later
 //! moment costs neither (`tokio::time::Sleep::reset`), so timers are kept from one try to the next.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -20,21 +21,27 @@ type Kept = (Id, Pin<Box<Sleep>>);
 
 /// Timers that nobody needs right now.
 #[derive(Debug, Default)]
-pub(crate) struct Timers(Mutex<Vec<Kept>>);
+pub(crate) struct Timers(Mutex<VecDeque<Kept>>);
 
 impl Timers {
     /// A timer that ends then.
     pub(crate) fn at(&self, end: Instant) -> Timer<'_> {
         let here = Handle::current().id();
-        let kept = self.lock().pop().filter(|(runtime, _)| *runtime == here);
-        let (_, sleep) = kept.unwrap_or_else(|| (here, Box::pin(tokio::time::sleep_until(end.into()))));
+        let (_, sleep) = self.kept(here).unwrap_or_else(|| (here, Box::pin(tokio::time::sleep_until(end.into()))));
         let mut timer = Timer { home: self, kept: Some((here, sleep)) };
         timer.reset(end);
         timer
     }
 
+    /// A kept timer of a runtime.
+    fn kept(&self, here: Id) -> Option<Kept> {
+        let mut list = self.lock();
+        let at = list.iter().rposition(|(runtime, _)| *runtime == here)?;
+        list.swap_remove_back(at)
+    }
+
     /// The list is whole at every moment, so a panic elsewhere cannot have torn it.
-    fn lock(&self) -> MutexGuard<'_, Vec<Kept>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Kept>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -67,9 +74,11 @@ impl Future for Timer<'_> {
 impl Drop for Timer<'_> {
     fn drop(&mut self) {
         let mut list = self.home.lock();
-        if list.len() < KEPT {
-            list.extend(self.kept.take());
+        // The oldest may be of a runtime that has ended.
+        if list.len() == KEPT {
+            list.pop_front();
         }
+        list.extend(self.kept.take());
     }
 }
 
@@ -96,10 +105,10 @@ mod tests {
     #[test]
     fn a_timer_of_another_runtime_is_not_used() {
         let timers = Timers::default();
-        for _ in 0..3 {
+        for _ in 0..2 * KEPT {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
             runtime.block_on(async { timers.at(Instant::now() + Duration::from_millis(1)).await });
         }
-        assert_eq!(timers.lock().len(), 1);
+        assert_eq!(timers.lock().len(), KEPT);
     }
 }

@@ -383,7 +383,8 @@ pub(crate) struct Router {
 
 impl Router {
     pub(crate) fn start(map: ClientMap, config: Config) -> Router {
-        let config = Config { id: "r1".into(), ..config };
+        // Threads, as the program has them.
+        let config = Config { id: "r1".into(), threads: 2, ..config };
         let (stop, stopped) = oneshot::channel();
         block_on(async {
             let hydra = Hydra::with_map(map).expect("a data set");
