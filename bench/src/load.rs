@@ -1,6 +1,8 @@
 //! A small HTTP load generator: keep-alive connections that send one prepared request after the other.
 
+use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -30,6 +32,9 @@ pub(crate) struct Target {
 
 /// Requests, made before the clock runs so that the client costs as little as it can.
 pub(crate) type Requests = Arc<[Vec<u8>]>;
+
+/// Where a request has these digits, each one that is sent has a number of its own.
+pub(crate) const NUMBER: &str = "0000000000000000";
 
 /// What a measurement saw.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +93,9 @@ impl Window {
     }
 }
 
+/// How many requests with a number were sent.
+static SENT: AtomicU64 = AtomicU64::new(0);
+
 async fn one_connection(
     address: &str,
     requests: &[Vec<u8>],
@@ -96,10 +104,20 @@ async fn one_connection(
 ) -> anyhow::Result<Vec<Duration>> {
     let mut connection = Connection::open(address).await?;
     let mut times = Vec::new();
+    let mut numbered = Vec::new();
+    // The same place in all of them.
+    let number_at = requests[first].windows(NUMBER.len()).position(|digits| digits == NUMBER.as_bytes());
     let mut now = Instant::now();
     for request in requests.iter().cycle().skip(first) {
         let began = now;
-        connection.ask(request).await?;
+        match number_at {
+            None => connection.ask(request).await?,
+            Some(at) => {
+                numbered.clone_from(request);
+                write!(&mut numbered[at..], "{:016x}", SENT.fetch_add(1, Ordering::Relaxed))?;
+                connection.ask(&numbered).await?;
+            }
+        }
         now = Instant::now();
         if now >= counted.until {
             break;

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use crate::contest::{Contest, Contestant, Samples, Table};
 use crate::docs;
 use crate::http::{Served, gets, puts, send_all};
-use crate::load::{Load, Measured, Requests};
+use crate::load::{Load, Measured, NUMBER, Requests};
 
 /// Measures the server behind the router, behind the bare proxy and directly; prints it, and with `docs` writes the
 /// table there.
@@ -38,6 +38,7 @@ pub(crate) fn run(load: Load, rounds: usize, docs: Option<&Path>) -> anyhow::Res
     };
     let mut table = Table::new("the router");
     table.add("PUT", &contest.run(load, &ways(puts("")))?);
+    table.add("PUT with a key", &contest.run(load, &ways(puts_with_keys()))?);
     table.add("GET", &contest.run(load, &ways(gets()))?);
     let one = contest.run(Load { connections: 1, ..load }, &ways(gets()))?;
     table.add("GET, one connection", &one);
@@ -52,6 +53,15 @@ pub(crate) fn run(load: Load, rounds: usize, docs: Option<&Path>) -> anyhow::Res
         Some(docs) => table.write(docs, "router", &format!("{}\n{remarks}", contest.described())),
         None => Ok(()),
     }
+}
+
+/// PUTs with an idempotency key each, as clients of Hydra send them.
+fn puts_with_keys() -> Requests {
+    let with_key = |put: &Vec<u8>| {
+        let text = String::from_utf8_lossy(put);
+        text.replacen("Host:", &format!("Idempotency-Key: bench-{NUMBER}\r\nHost:"), 1).into_bytes()
+    };
+    puts("").iter().map(with_key).collect()
 }
 
 fn added_to_median(way: &Measured, direct: &Measured) -> f64 {

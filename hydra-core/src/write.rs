@@ -178,13 +178,16 @@ impl Idempotency {
 
 /// The 128 bits of a UUID in its usual form of 36 characters.
 fn uuid_bits(text: &str) -> Option<u128> {
-    let groups: Vec<&str> = text.split('-').collect();
-    let lengths = [8, 4, 4, 4, 12];
-    if groups.len() != lengths.len() || groups.iter().zip(lengths).any(|(group, length)| group.len() != length) {
-        return None;
+    let bytes: &[u8; 36] = text.as_bytes().try_into().ok()?;
+    let mut bits = 0;
+    for (at, &byte) in bytes.iter().enumerate() {
+        if matches!(at, 8 | 13 | 18 | 23) {
+            (byte == b'-').then_some(())?;
+        } else {
+            bits = bits << 4 | u128::from(char::from(byte).to_digit(16)?);
+        }
     }
-    let digits = groups.concat();
-    digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u128::from_str_radix(&digits, 16).ok()).flatten()
+    Some(bits)
 }
 
 /// Operations on one swamp that are carried out in order, written as one frame and synced as one.
@@ -448,6 +451,9 @@ mod tests {
         let uuid = Idempotency::new("0192f0c1-2a3b-7c4d-8e5f-001122334455", 1);
         assert_eq!(uuid.key, 0x0192_f0c1_2a3b_7c4d_8e5f_0011_2233_4455);
         assert_ne!(Idempotency::new("order-17", 1).key, Idempotency::new("order-18", 1).key);
+        for text in ["0192f0c12-a3b-7c4d-8e5f-001122334455", "+192f0c1-2a3b-7c4d-8e5f-001122334455", "0192f0c1", ""] {
+            assert_eq!(uuid_bits(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
-use http::header::HeaderMap;
+use http::header::{HOST, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
@@ -64,8 +64,9 @@ impl Connections {
             .tcp_keepalive(KEEPALIVE)
             .build()
             .map_err(|error| Error::new(ErrorKind::Config, format!("no HTTP client could be made: {error}")))?;
-        let pieces = Pieces { connector: Connector::new(credentials, limit), kept, clients: RwLock::default() };
-        Ok(Connections { base: Base::new(url)?, whole, pieces })
+        let base = Base::new(url)?;
+        let connector = Connector::new(&base, credentials, limit)?;
+        Ok(Connections { base, whole, pieces: Pieces { connector, kept, clients: RwLock::default() } })
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -79,8 +80,9 @@ impl Connections {
         } else {
             let mut http = http::Request::new(Body::default());
             *http.method_mut() = request.method.clone();
-            *http.uri_mut() = self.base.uri_of(&request.target).map_err(Outcome::NotSent)?;
+            *http.uri_mut() = uri_of(&request.target).map_err(Outcome::NotSent)?;
             *http.headers_mut() = headers;
+            http.headers_mut().insert(HOST, self.base.host.clone());
             if let Some(body) = request.body.to_http().map_err(Outcome::NotSent)? {
                 *http.body_mut() = body;
             }
@@ -133,6 +135,8 @@ impl Pieces {
             .pool_idle_timeout(POOL_IDLE)
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(self.kept)
+            // It would write one for each request.
+            .set_host(false)
             .build(self.connector.clone())
     }
 }
@@ -143,22 +147,24 @@ pub(crate) fn connect_timeout(url: &str, settings: &Settings) -> Duration {
     settings.connect_timeout * if url.starts_with("https://") { 3 } else { 1 }
 }
 
-/// The address of a server. Scheme and host are read once, which is most of the work of a URL.
+/// The address of a server.
 #[derive(Debug)]
 struct Base {
     url: Url,
-    scheme: Scheme,
-    authority: Authority,
+    /// What requests say whom they are for.
+    host: HeaderValue,
 }
 
 impl Base {
     fn new(url: &str) -> Result<Base> {
-        let refuse =
-            |error: &dyn fmt::Display| Error::new(ErrorKind::Config, format!("{url:?} is no address: {error}"));
-        let url = Url::parse(url).map_err(|error| refuse(&error))?;
-        let authority = url.authority().parse().map_err(|error| refuse(&error))?;
-        let scheme = if url.scheme() == "https" { Scheme::HTTPS } else { Scheme::HTTP };
-        Ok(Base { url, scheme, authority })
+        let url = Url::parse(url).map_err(|error| no_address(url, &error))?;
+        // As browsers write it: without a port that goes without saying.
+        let host = match (url.host_str().unwrap_or_default(), url.port()) {
+            (host, Some(port)) => HeaderValue::try_from(format!("{host}:{port}")),
+            (host, None) => HeaderValue::try_from(host),
+        };
+        let host = host.map_err(|error| no_address(url.as_str(), &error))?;
+        Ok(Base { url, host })
     }
 
     /// The address of what a request is about.
@@ -169,32 +175,38 @@ impl Base {
         url.set_query(query);
         url
     }
-
-    /// The same for hyper, which takes targets as they are: what no request line can have is refused.
-    fn uri_of(&self, target: &str) -> Result<Uri, Failure> {
-        let refuse = |error: &dyn fmt::Display| Failure::new(Cause::Unasked, format!("has no {target:?}: {error}"));
-        let target: PathAndQuery = target.parse().map_err(|error| refuse(&error))?;
-        let parts = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
-        parts.path_and_query(target).build().map_err(|error| refuse(&error))
-    }
 }
 
-/// Makes connections, with or without TLS, within a time.
+fn no_address(url: &str, error: &dyn fmt::Display) -> Error {
+    Error::new(ErrorKind::Config, format!("{url:?} is no address: {error}"))
+}
+
+/// The same for hyper, which takes targets as they are: what no request line can have is refused. hyper looks for a
+/// connection by the address, and knows one server here, so it has the shortest name.
+fn uri_of(target: &str) -> Result<Uri, Failure> {
+    let refuse = |error: &dyn fmt::Display| Failure::new(Cause::Unasked, format!("has no {target:?}: {error}"));
+    let target: PathAndQuery = target.parse().map_err(|error| refuse(&error))?;
+    let parts = Uri::builder().scheme(Scheme::HTTP).authority(Authority::from_static("s"));
+    parts.path_and_query(target).build().map_err(|error| refuse(&error))
+}
+
+/// Makes connections to a server, with or without TLS, within a time.
 #[derive(Debug, Clone)]
 struct Connector {
     /// Shared, because hyper's client makes a copy for every request, and uses few of them.
-    connector: Arc<HttpsConnector<HttpConnector>>,
+    to: Arc<(Uri, HttpsConnector<HttpConnector>)>,
     limit: Duration,
 }
 
 impl Connector {
-    fn new(credentials: &Credentials, limit: Duration) -> Connector {
+    fn new(base: &Base, credentials: &Credentials, limit: Duration) -> Result<Connector> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_keepalive(Some(KEEPALIVE));
         http.set_connect_timeout(Some(limit));
-        Connector { connector: Arc::new(HttpsConnector::from((http, credentials.tls.clone()))), limit }
+        let server = base.url.as_str().parse().map_err(|error| no_address(base.url.as_str(), &error))?;
+        Ok(Connector { to: Arc::new((server, HttpsConnector::from((http, credentials.tls.clone())))), limit })
     }
 }
 
@@ -211,8 +223,9 @@ impl Service<Uri> for Connector {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let (connecting, limit) = (HttpsConnector::clone(&self.connector).call(uri), self.limit);
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let (server, connector) = &*self.to;
+        let (connecting, limit) = (connector.clone().call(server.clone()), self.limit);
         Box::pin(async move {
             let too_late = |_| BoxError::from(io::Error::from(io::ErrorKind::TimedOut));
             tokio::time::timeout(limit, connecting).await.map_err(too_late)?
@@ -226,15 +239,16 @@ mod tests {
 
     #[test]
     fn targets_go_behind_the_address() {
-        for (base, target, address) in [
-            ("http://h:1", "/v1/kv/a/b/c/k%2Fl?raw", "http://h:1/v1/kv/a/b/c/k%2Fl?raw"),
-            ("http://h:1/", "/", "http://h:1/"),
-            ("https://h:1/", "/v1/map?x=%20", "https://h:1/v1/map?x=%20"),
-            ("http://[::1]:80", "/v1/map", "http://[::1]/v1/map"),
+        for (base, target, address, host) in [
+            ("http://h:1", "/v1/kv/a/b/c/k%2Fl?raw", "http://h:1/v1/kv/a/b/c/k%2Fl?raw", "h:1"),
+            ("http://h:1/", "/", "http://h:1/", "h:1"),
+            ("https://h:443/", "/v1/map?x=%20", "https://h/v1/map?x=%20", "h"),
+            ("http://[::1]:80", "/v1/map", "http://[::1]/v1/map", "[::1]"),
         ] {
             let base = Base::new(base).expect("an address");
             assert_eq!(base.url_of(target).as_str(), address);
-            assert_eq!(base.uri_of(target).expect("a target").to_string(), address);
+            assert_eq!(base.host, host);
+            assert_eq!(uri_of(target).expect("a target").path_and_query().map(PathAndQuery::as_str), Some(target));
         }
     }
 }

@@ -11,7 +11,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{ALLOW, CONTENT_LENGTH};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::request::Parts;
 use http::{HeaderValue, Method};
 use hydra_core::wire::Problem;
@@ -508,9 +508,9 @@ impl Call {
         add(self.head.method.as_str().as_bytes());
         add(uri.path().as_bytes());
         add(uri.query().unwrap_or_default().as_bytes());
-        for name in ["if-match", "if-none-match", "content-type"] {
-            headers.get_all(name).iter().for_each(|value| add(value.as_bytes()));
-            add(name.as_bytes());
+        for name in [IF_MATCH, IF_NONE_MATCH, CONTENT_TYPE] {
+            headers.get_all(&name).iter().for_each(|value| add(value.as_bytes()));
+            add(name.as_str().as_bytes());
         }
         add(body);
         Ok(Some(Idempotency::new(key, hash.digest())))
