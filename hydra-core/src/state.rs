@@ -40,12 +40,13 @@ const SWAMP_BYTES: usize = 2_400;
 #[derive(Debug, Clone)]
 pub(crate) struct KeyState {
     pub(crate) slot: Slot,
-    pub(crate) counter: Option<Counter>,
+    /// In a box, because few have one and many are moved.
+    pub(crate) counter: Option<Box<Counter>>,
 }
 
 impl KeyState {
     pub(crate) fn as_known(&self) -> Known<'_> {
-        Known { slot: Some(&self.slot), counter: self.counter.as_ref() }
+        Known { slot: Some(&self.slot), counter: self.counter.as_deref() }
     }
 }
 
@@ -59,7 +60,7 @@ pub(crate) struct Known<'a> {
 impl Known<'_> {
     /// The same, held by itself; `None` where nothing is known.
     pub(crate) fn cloned(&self) -> Option<KeyState> {
-        Some(KeyState { slot: self.slot?.clone(), counter: self.counter.cloned() })
+        Some(KeyState { slot: self.slot?.clone(), counter: self.counter.cloned().map(Box::new) })
     }
 
     /// The clock value of the last write that counts.
@@ -365,7 +366,7 @@ impl State {
         let KeyState { slot, counter } = state;
         self.insert_slot(slot, |counters, slot| match counter.filter(|counter| !counter.is_empty()) {
             Some(counter) => {
-                counters.insert(slot.key().into(), counter);
+                counters.insert(slot.key().into(), *counter);
             }
             None if !counters.is_empty() => {
                 counters.remove(slot.key());
@@ -484,7 +485,8 @@ impl State {
 
     /// Everything that has a value, expired or not, in the order of keys.
     pub(crate) fn live(&self) -> Arc<[KeyState]> {
-        let held = |slot: &Slot| KeyState { slot: slot.clone(), counter: self.counter(slot.key()).cloned() };
+        let held =
+            |slot: &Slot| KeyState { slot: slot.clone(), counter: self.counter(slot.key()).cloned().map(Box::new) };
         let mut live: Vec<KeyState> = self.shown_slots().map(held).collect();
         live.sort_unstable_by(|a, b| a.slot.key_bytes().cmp(b.slot.key_bytes()));
         live.into()

@@ -29,7 +29,7 @@ pub struct Config {
     /// How many threads of its own serve connections in plain HTTP/1, each connection from its beginning to its end on one
     /// of them, so that nothing of a request about one treasure goes from one thread to another. HTTP/2, TLS and all other
     /// requests are served in the runtime that calls [`crate::run`]; with 0 everything is. Default 0; the program has one
-    /// for each processor.
+    /// for each processor, and 16 at most.
     pub threads: usize,
     /// How many connections are open at once; further ones wait to be accepted. Default 10 000.
     pub max_connections: usize,

@@ -14,6 +14,9 @@ use tracing_subscriber::EnvFilter;
 use crate::Failure;
 use crate::flags::{LogFormat, ServeFlags, Settings};
 
+/// The most threads that serve connections: each has connections of its own to every server.
+const MAX_THREADS: usize = 16;
+
 /// Serves until a signal ends it.
 pub(crate) fn serve(flags: ServeFlags) -> Result<(), Failure> {
     let settings = flags.resolve()?;
@@ -118,7 +121,7 @@ fn config(settings: &Settings) -> Result<Config, Failure> {
         (Some(_), None) => return Err(Failure::usage("--tls-cert needs --tls-key, the key of the certificate")),
         (None, Some(_)) => return Err(Failure::usage("--tls-key needs --tls-cert, the certificate of the key")),
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
     Ok(Config { id, shutdown_grace, own_token: settings.own_token.unwrap_or(false), tls, threads, ..default })
 }
 
