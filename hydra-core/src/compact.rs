@@ -251,6 +251,8 @@ impl Resident {
                 Some(Stamp { hlc, incarnation: shared.root.incarnation })
             }
         };
+        // It is on its way for longer than a look at what is free holds.
+        let _room = shared.space.reserve(&shared.root, state.encoded_estimate())?;
         let capture = Capture::of(&state, &left_out, retention.now);
         drop((state, desk));
         log.seal(shared);

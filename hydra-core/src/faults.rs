@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -62,6 +62,8 @@ struct Faults {
     healed: AtomicBool,
     /// Locked while the disk hangs: no sync comes to an end meanwhile.
     hangs: Mutex<()>,
+    /// Bytes that are free.
+    free: AtomicU64,
     /// Files of which a sync failed: the system holds their bytes for written and syncs them never again.
     spoilt: Mutex<HashSet<u64>>,
 }
@@ -108,7 +110,8 @@ impl FaultyDisk {
     fn over(below: Arc<dyn Disk>, plan: Plan) -> FaultyDisk {
         let (operations, read) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (hangs, spoilt) = (Mutex::default(), Mutex::default());
-        let faults = Faults { plan, operations, read, healed: false.into(), hangs, spoilt };
+        let free = AtomicU64::new(1 << 40);
+        let faults = Faults { plan, operations, read, healed: false.into(), hangs, free, spoilt };
         FaultyDisk { faults: Arc::new(faults), below }
     }
 
@@ -184,7 +187,7 @@ impl Disk for FaultyDisk {
     }
 
     fn space(&self, _: &Path) -> io::Result<Space> {
-        Ok(Space { free: 1 << 40, total: 1 << 40 })
+        Ok(Space { free: self.faults.free.load(Ordering::Relaxed), total: 1 << 40 })
     }
 }
 
@@ -291,6 +294,27 @@ fn what_waited_for_a_disk_that_hung_until_its_caller_had_left_is_not_carried_out
     assert_eq!(over.code(), ErrorCode::ServerTimeout);
     let there = ["before", "under-way", "late", "patient", "over"].map(|key| alice.get(key).expect("read").is_some());
     assert_eq!(there, [true, true, false, true, false]);
+}
+
+#[test]
+fn a_snapshot_takes_no_room_that_what_was_acknowledged_needs() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = FaultyDisk::new(Plan::writes(usize::MAX, 0, 0));
+    let options = options(dir.path(), Duration::from_secs(3_600));
+    let engine = Engine::open_on(options, Arc::new(disk.clone())).expect("opened");
+    let value = |length: usize| Value::json(format!("{:?}", "x".repeat(length))).expect("JSON");
+    let other: SwampName = "users/profiles/bob".parse().expect("a name");
+    engine.put(&swamp(), "k", value(200_000)).expect("written");
+    engine.flush(None).expect("on disk");
+    engine.put(&other, "k", value(100_000)).expect("acknowledged, and not on disk");
+    let alice = engine.hydrate(&swamp()).expect("readable");
+    disk.faults.free.store(250_000, Ordering::Relaxed);
+    assert_eq!(alice.compact().wait().expect_err("no room for both").code(), ErrorCode::DiskFull);
+    // No write counts on the room of the snapshot; the snapshot may use what no write may.
+    assert_eq!(engine.put(&other, "l", value(1)).expect_err("refused").code(), ErrorCode::DiskFull);
+    disk.faults.free.store(350_000, Ordering::Relaxed);
+    assert!(alice.compact().wait().expect("room for both"));
+    engine.flush(None).expect("room for what was acknowledged");
 }
 
 /// Puts keys with the fault in between, waits until writes go on, and looks after a restart.

@@ -50,6 +50,8 @@ struct Look {
     space: Space,
     inodes: Inodes,
     owed: u64,
+    /// What the ballast will take that was not there: what is free is not without it yet.
+    ballast: u64,
 }
 
 impl SpaceWatch {
@@ -88,9 +90,11 @@ impl SpaceWatch {
         // Looked at before what is free: what arrives in between counts twice rather than not at all.
         let owed = self.owed.load(Ordering::SeqCst);
         self.let_in.store(0, Ordering::Relaxed);
+        let is_present = self.ballast.is_present();
         let space = shared.disk.space(&shared.root.path).ok()?;
         let inodes = shared.disk.inodes(&shared.root.path).unwrap_or_default();
-        let look = Look { at_ms: coarse_ms(), space, inodes, owed };
+        let ballast = if is_present { 0 } else { self.ballast.size_for(&space) };
+        let look = Look { at_ms: coarse_ms(), space, inodes, owed, ballast };
         *last = Some(look);
         drop(last);
         self.trim(&shared, &look);
@@ -125,15 +129,13 @@ impl SpaceWatch {
     pub(crate) fn check(&self, root: &Root, bytes: u64) -> Result<()> {
         let let_in = self.let_in.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let Some(look) = self.looked(LOOK_HOLDS) else { return Ok(()) };
-        if self.lacks(&look, let_in).is_none() {
+        if lacks(&look, let_in).is_none() {
             return Ok(());
         }
         // What was let in before may be on disk by now; and whatever is said has to be so.
         let Some(look) = self.looked(DOUBT_HOLDS) else { return Ok(()) };
         let let_in = self.let_in.load(Ordering::Relaxed).max(bytes);
-        let Some(lacks) = self.lacks(&look, let_in) else { return Ok(()) };
-        let detail = format!("{} has {lacks}", root.path.display());
-        Err(Error::new(ErrorCode::DiskFull, detail).with_hint("free some space; writes go on by themselves then"))
+        lacks(&look, let_in).map_or(Ok(()), |lacks| Err(full(root, &lacks)))
     }
 
     /// Whether so little is free that an append may find no room for all of it.
@@ -144,15 +146,20 @@ impl SpaceWatch {
         })
     }
 
-    /// What there is too little of.
-    fn lacks(&self, look: &Look, let_in: u64) -> Option<String> {
-        let Look { space, inodes, owed, .. } = look;
-        let ballast = if self.ballast.is_present() { 0 } else { self.ballast.size_for(space) };
-        let needed = kept(space) + ballast + owed + let_in;
-        if space.free < needed {
-            return Some(format!("{} bytes free; this write needs {needed}, most of it as a reserve", space.free));
+    /// Keeps room for bytes that are going to be written beside what was acknowledged. Writes do not count on it.
+    ///
+    /// # Errors
+    /// `disk-full` where what was acknowledged needs the room. The reserve may be used: it is for this, too.
+    pub(crate) fn reserve(&self, root: &Root, bytes: usize) -> Result<Reserved<'_>> {
+        self.owe(bytes);
+        let reserved = Reserved { space: self, bytes };
+        let let_in = self.let_in.load(Ordering::Relaxed);
+        let Some(look) = self.looked(Duration::ZERO) else { return Ok(reserved) };
+        let (free, needed) = (look.space.free, look.owed + let_in);
+        if free < needed {
+            return Err(full(root, &format!("{free} bytes free; {needed} are needed")));
         }
-        inodes.are_short().then(|| format!("{} of {} inodes free; writes need a hundredth", inodes.free, inodes.total))
+        Ok(reserved)
     }
 
     /// Bytes that were acknowledged and have to find room.
@@ -176,6 +183,34 @@ impl SpaceWatch {
             let _ = shared.syncs.sync_all(shared.syncs.intend());
         }
         self.looked(Duration::ZERO);
+    }
+}
+
+fn full(root: &Root, lacks: &str) -> Error {
+    let detail = format!("{} has {lacks}", root.path.display());
+    Error::new(ErrorCode::DiskFull, detail).with_hint("free some space; writes go on by themselves then")
+}
+
+/// What there is too little of.
+fn lacks(look: &Look, let_in: u64) -> Option<String> {
+    let Look { space, inodes, owed, ballast, .. } = look;
+    let needed = kept(space) + ballast + owed + let_in;
+    if space.free < needed {
+        return Some(format!("{} bytes free; this write needs {needed}, most of it as a reserve", space.free));
+    }
+    inodes.are_short().then(|| format!("{} of {} inodes free; writes need a hundredth", inodes.free, inodes.total))
+}
+
+/// Room that no write counts on until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Reserved<'s> {
+    space: &'s SpaceWatch,
+    bytes: usize,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.space.pay(self.bytes);
     }
 }
 
@@ -317,15 +352,16 @@ mod tests {
         let watch = SpaceWatch::new(Arc::new(Ballast::open(dir.path().join("ballast"), 50)));
         let look = |free, inodes, owed| {
             let inodes = Inodes { free: inodes, total: 1_000 };
-            Look { at_ms: coarse_ms(), space: Space { free, total: 10_000 }, inodes, owed }
+            let ballast = if watch.ballast.is_present() { 0 } else { 50 };
+            Look { at_ms: coarse_ms(), space: Space { free, total: 10_000 }, inodes, owed, ballast }
         };
         // A hundredth is kept, 50 are the ballast's, which is not there.
-        assert!(watch.lacks(&look(160, 10, 0), 10).is_none());
-        assert!(watch.lacks(&look(160, 10, 0), 11).is_some());
-        assert!(watch.lacks(&look(160, 10, 5), 6).is_some(), "what is acknowledged and not on disk comes first");
-        assert!(watch.lacks(&look(5_000, 9, 0), 1).is_some_and(|what| what.contains("inodes")));
+        assert!(lacks(&look(160, 10, 0), 10).is_none());
+        assert!(lacks(&look(160, 10, 0), 11).is_some());
+        assert!(lacks(&look(160, 10, 5), 6).is_some(), "what is acknowledged and not on disk comes first");
+        assert!(lacks(&look(5_000, 9, 0), 1).is_some_and(|what| what.contains("inodes")));
         watch.ballast.take_in(50);
-        assert!(watch.lacks(&look(110, 10, 0), 10).is_none(), "its space is taken already");
+        assert!(lacks(&look(110, 10, 0), 10).is_none(), "its space is taken already");
         assert!(!Inodes::default().are_short(), "where they are not counted there is no limit");
     }
 
