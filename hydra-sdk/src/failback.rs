@@ -52,7 +52,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::Answer;
 use crate::probe::pause_between_probes;
 use crate::request::Request;
-use crate::server::Server;
+use crate::server::{Duty, Server};
 use crate::settings::{Failback, OpClass};
 
 /// How many files the primary is asked about at once.
@@ -249,13 +249,15 @@ pub(crate) fn heed(primary: &Arc<Server>, holder: &Arc<Server>, folder: FolderId
     } else {
         return;
     }
-    if primary.settings().failback == Failback::WhenSynced && !stays.is_watched.swap(true, Ordering::AcqRel) {
-        tokio::spawn(watch(Arc::downgrade(primary)));
+    if primary.settings().failback == Failback::WhenSynced
+        && let Some(duty) = Duty::take(primary, |primary| &primary.stays.is_watched)
+    {
+        tokio::spawn(watch(Arc::downgrade(primary), duty));
     }
 }
 
 /// Looks for the way back while any folder stays. Ends when no client is left that knows the primary.
-async fn watch(primary: Weak<Server>) {
+async fn watch(primary: Weak<Server>, _duty: Duty) {
     loop {
         let Some(pause) = primary.upgrade().map(|primary| pause_between_probes(primary.settings())) else { return };
         tokio::time::sleep(pause).await;
@@ -266,7 +268,6 @@ async fn watch(primary: Weak<Server>) {
         }
         if primary.stays.count.load(Ordering::Acquire) == 0 {
             // A stay that begins right now finds no watch with its next answer, and starts one.
-            primary.stays.is_watched.store(false, Ordering::Release);
             return;
         }
     }

@@ -14,7 +14,7 @@ use crate::headers;
 use crate::notice::ClientEvent;
 use crate::outcome::{Answer, Cause, Failure, Outcome};
 use crate::request::Request;
-use crate::server::{Server, ThisTry};
+use crate::server::{Duty, Server, ThisTry};
 use crate::settings::{Failback, Settings};
 
 /// Where a server says who it is, after a look at its disk.
@@ -117,9 +117,8 @@ impl Server {
 
     /// One new connection and one question; the breaker hears of it. Nothing while another probe is under way.
     async fn probe(&self) {
-        if !self.is_probed.swap(true, Ordering::AcqRel) {
+        if let Some(_duty) = Duty::take(self, |server| &server.is_probed) {
             self.probe_now().await;
-            self.is_probed.store(false, Ordering::Release);
         }
     }
 
@@ -173,13 +172,20 @@ fn stranger(id: &str, expected: &Expected, said: &ProbeBody) -> Option<String> {
 
 /// Looks out for the return of a server that is down, until it is trusted again; unless somebody does already.
 pub(crate) fn await_return(server: &Server) {
-    if !server.is_awaited.swap(true, Ordering::AcqRel) {
-        tokio::spawn(look_out(server.me()));
+    if let Some(duty) = Duty::take(server, |server| &server.is_awaited) {
+        tokio::spawn(look_out(server.me(), duty));
+    }
+}
+
+/// The same for a server that calls pass over: whoever looked out may have ended with the runtime it ran in.
+pub(crate) fn await_return_again(server: &Server) {
+    if server.health.until_probe().is_some() {
+        await_return(server);
     }
 }
 
 /// Ends when the server is trusted, or when no client is left that knows it.
-async fn look_out(server: Weak<Server>) {
+async fn look_out(server: Weak<Server>, mut duty: Duty) {
     loop {
         let Some(pause) = server.upgrade().map(|server| server.health.until_probe()) else { return };
         if let Some(pause) = pause {
@@ -187,11 +193,13 @@ async fn look_out(server: Weak<Server>) {
         }
         let Some(server) = server.upgrade() else { return };
         if pause.is_none() {
-            server.is_awaited.store(false, Ordering::Release);
+            drop(duty);
             // It may have gone down again just before that.
-            if server.health.until_probe().is_none() || server.is_awaited.swap(true, Ordering::AcqRel) {
+            if server.health.until_probe().is_none() {
                 return;
             }
+            let Some(again) = Duty::take(&server, |server| &server.is_awaited) else { return };
+            duty = again;
             continue;
         }
         server.probe().await;

@@ -66,6 +66,30 @@ pub(crate) struct Server {
     me: Weak<Server>,
 }
 
+/// Something that one task at a time does for a server. It is free again when this is dropped, as it is when the runtime
+/// of the task ends while the client lives on.
+#[derive(Debug)]
+pub(crate) struct Duty {
+    server: Weak<Server>,
+    taken: fn(&Server) -> &AtomicBool,
+}
+
+impl Duty {
+    /// Takes it, unless somebody has it.
+    pub(crate) fn take(server: &Server, taken: fn(&Server) -> &AtomicBool) -> Option<Duty> {
+        let is_free = !taken(server).load(Ordering::Acquire) && !taken(server).swap(true, Ordering::AcqRel);
+        is_free.then(|| Duty { server: server.me(), taken })
+    }
+}
+
+impl Drop for Duty {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.upgrade() {
+            (self.taken)(&server).store(false, Ordering::Release);
+        }
+    }
+}
+
 /// What a server is made from.
 #[derive(Debug)]
 pub(crate) struct Making<'m> {

@@ -15,6 +15,7 @@ use crate::failback;
 use crate::health::{Admitted, ServerState};
 use crate::hint::{Hint, Owner};
 use crate::outcome::{Answer, AnswerBody, Cause, Failure, foreign};
+use crate::probe;
 use crate::server::{IN_FLIGHT, Primary, Server, ThisTry};
 use crate::settings::OpClass;
 
@@ -96,6 +97,9 @@ impl<'c, 's> Tries<'c, 's> {
         let owner = call.state.owner_of(call.route);
         let candidates = candidates(call, owner);
         let servers = call.state.servers();
+        if candidates[0] != owner {
+            probe::await_return_again(&servers[owner]);
+        }
         servers[candidates[0]].retries.deposit();
         candidates[1..].iter().for_each(|&fallback| servers[fallback].failovers.deposit());
         let queue = candidates.iter().map(|&server| Step { server, why: Why::Turn }).collect();

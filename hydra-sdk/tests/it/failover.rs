@@ -108,6 +108,27 @@ async fn calls_return_to_the_primary_after_the_hold_down() {
     assert_eq!(s1.probes(), probes, "a healthy server is not probed");
 }
 
+#[test]
+fn calls_return_to_the_primary_also_when_the_runtime_that_looked_out_for_it_has_ended() {
+    let runtime = || tokio::runtime::Runtime::new().expect("a runtime");
+    let (home, first, second) = (runtime(), runtime(), runtime());
+    let (mut s1, s2) = home.block_on(async { (Fake::start(fine("s1")).await, Fake::start(fine("s2")).await) });
+    let (hydra, swamp) = swamp(map(&s1, &s2, settings()));
+    home.block_on(s1.stop());
+    first.block_on(async {
+        assert_eq!(swamp.get("k").await.expect("read"), Some("s2".into()));
+        until("s1 is known to be down", || hydra.servers()[0].1 == ServerState::Down).await;
+    });
+    drop(first);
+    home.block_on(s1.restart());
+    second.block_on(async {
+        // Somebody has to ask, so that anybody looks out again.
+        swamp.get("k").await.expect("read");
+        until("s1 is trusted again", || hydra.servers()[0].1 == ServerState::Up).await;
+        assert_eq!(swamp.get("k").await.expect("read"), Some("s1".into()));
+    });
+}
+
 #[tokio::test]
 async fn a_manual_way_back_waits_for_the_word() {
     let mut by_hand = settings();
