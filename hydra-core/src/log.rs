@@ -410,13 +410,14 @@ impl Log {
         let name = self.next_name(shared, ChunkKind::Snap);
         let path = self.dir.join(name.file_name());
         let bytes = encode(self, &name);
+        // Until it is durable it can be read and may be gone after the next crash. A collection that runs meanwhile
+        // must not remove what it stands for.
+        shared.doubtful.lock().insert(path.clone());
         let written = self.write_whole(shared, &name, &path, &bytes);
-        if written.is_err() {
-            // Without its end it counts for nothing; on a disk that is full it should not stay. With its end it
-            // can be read for now and may be gone after the next crash: nobody must rely on it.
-            if shared.disk.remove_file(&path).is_err() {
-                shared.doubtful.lock().insert(path);
-            }
+        // Without its end it counts for nothing; on a disk that is full it should not stay. If it does, nobody must
+        // rely on it.
+        if written.is_ok() || shared.disk.remove_file(&path).is_ok() {
+            shared.doubtful.lock().remove(&path);
         }
         written?;
         self.pile = Pile { files: 1, bytes: bytes.len() as u64, ..Pile::default() };
@@ -460,7 +461,6 @@ impl Log {
 
     fn create_file(&self, shared: &Shared, path: &Path) -> Result<Handle> {
         let file = shared.directories.create_file(&*shared.disk, &shared.root.path, &self.dir, path)?;
-        shared.doubtful.lock().remove(path);
         Ok(shared.handles.hold(file))
     }
 

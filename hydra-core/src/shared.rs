@@ -53,7 +53,8 @@ pub(crate) struct Shared {
     pub(crate) directories: Directories,
     pub(crate) syncs: Syncs,
     pub(crate) handles: Arc<Handles>,
-    /// Snapshots whose sync failed and that could not be removed: this process takes them for absent.
+    /// Snapshots that are on their way to the disk, or whose sync failed and that could not be removed: this process
+    /// takes them for absent.
     pub(crate) doubtful: Mutex<HashSet<PathBuf>>,
     pub(crate) stats: Stats,
     pub(crate) memory: Memory,
