@@ -239,15 +239,19 @@ pub(crate) fn foreign(answer: &Answer) -> Option<Error> {
 
 /// The outcome of a try that got none.
 pub(crate) fn of_error(error: &(dyn StdError + 'static)) -> Outcome {
-    let why = describe(error);
     if is_connect(error) {
-        let cause = if is_untrusted(error) { Cause::Untrusted } else { Cause::Unreachable };
-        Outcome::NotSent(Failure::new(cause, why))
+        of_connecting(error)
     } else if was_never_written(error) {
-        Outcome::NotSent(Failure::new(Cause::Broken, why))
+        Outcome::NotSent(Failure::new(Cause::Broken, describe(error)))
     } else {
-        Outcome::Maybe(Failure::new(cause_of(error), why))
+        Outcome::Maybe(Failure::new(cause_of(error), describe(error)))
     }
+}
+
+/// The outcome of a try for which no connection could be made.
+pub(crate) fn of_connecting(error: &(dyn StdError + 'static)) -> Outcome {
+    let cause = if is_untrusted(error) { Cause::Untrusted } else { Cause::Unreachable };
+    Outcome::NotSent(Failure::new(cause, describe_connecting(error)))
 }
 
 /// Why an answer that was begun, or awaited, did not come.
@@ -298,17 +302,39 @@ fn chain<'e>(error: &'e (dyn StdError + 'static)) -> impl Iterator<Item = &'e (d
 
 /// The failure as a predicate of the server.
 pub(crate) fn describe(error: &(dyn StdError + 'static)) -> String {
-    let io = chain(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).last();
-    let root = || chain(error).last().map(ToString::to_string).unwrap_or_default();
-    match io.map(io::Error::kind) {
-        Some(io::ErrorKind::ConnectionRefused) => "refused the connection".to_owned(),
-        Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof) => {
-            "broke the connection".to_owned()
-        }
-        _ if is_connect(error) && is_timeout(error) => "did not accept a connection in time".to_owned(),
-        _ if is_connect(error) => format!("could not be reached ({})", root()),
-        _ if is_timeout(error) => "did not answer in time".to_owned(),
-        _ if was_never_written(error) => "closed the connection before the request was written".to_owned(),
-        _ => format!("did not complete its answer ({})", root()),
+    if is_connect(error) {
+        describe_connecting(error)
+    } else if let Some(known) = described_by_system(error) {
+        known.to_owned()
+    } else if is_timeout(error) {
+        "did not answer in time".to_owned()
+    } else if was_never_written(error) {
+        "closed the connection before the request was written".to_owned()
+    } else {
+        format!("did not complete its answer ({})", root_of(error))
     }
+}
+
+/// The same for a connection that could not be made.
+fn describe_connecting(error: &(dyn StdError + 'static)) -> String {
+    match described_by_system(error) {
+        Some(known) => known.to_owned(),
+        None if is_timeout(error) => "did not accept a connection in time".to_owned(),
+        None => format!("could not be reached ({})", root_of(error)),
+    }
+}
+
+/// What the innermost error of the system says, where it says enough.
+fn described_by_system(error: &(dyn StdError + 'static)) -> Option<&'static str> {
+    match chain(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).last()?.kind() {
+        io::ErrorKind::ConnectionRefused => Some("refused the connection"),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
+            Some("broke the connection")
+        }
+        _ => None,
+    }
+}
+
+fn root_of(error: &(dyn StdError + 'static)) -> String {
+    chain(error).last().map(ToString::to_string).unwrap_or_default()
 }
