@@ -22,6 +22,7 @@ use hydra_core::{
 use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::admin;
 use crate::answer::{self, Response};
 use crate::auth::{Access, Need, Scope};
 use crate::body::{BodyMemory, Limit, RequestBody};
@@ -225,7 +226,9 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
         Route::Probe => service::probe(call).await,
         Route::Metrics => service::metrics(call),
         Route::OpenApi => openapi::document(call),
-        Route::Drain => service::drain(call).await,
+        Route::Drain => admin::drain(call).await,
+        Route::Log => admin::log(call).await,
+        Route::Reload => admin::reload(call).await,
         Route::Ready => service::ready(call),
         Route::Version => service::version(call),
         Route::Problem(code) => service::problem(call, &code),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::auth::Tokens;
+use crate::logging::LogFilter;
 use crate::tls::Tls;
 
 /// The longest request target: 8 KiB.
@@ -66,6 +67,9 @@ pub struct Config {
     /// Origins whose pages may change something here and read the answers, e.g. `https://app.example`; see
     /// [`crate::check_origin`]. Default none.
     pub allow_origins: Vec<String>,
+    /// The filter of the log, where operators may change it by `/v1/admin/log`. Default none: the log belongs to the
+    /// program that the server is a part of.
+    pub log: Option<LogFilter>,
 }
 
 impl Config {
@@ -91,6 +95,7 @@ impl Default for Config {
             tls: None,
             handshake_timeout: Duration::from_secs(10),
             allow_origins: Vec::new(),
+            log: None,
         }
     }
 }

@@ -5,10 +5,11 @@
 //!
 //! A request goes one way: `serve` (the connection) → `app` (what holds for every request) → `route` (what
 //! the path means) → `auth` (who may) → one handler in `treasures`, `lists`, `batches`, `swamps`, `policies`, `folders`,
-//! `import`, `export`, `archive` or `service` → the engine. On the way back `encoding` makes long answers shorter.
+//! `import`, `export`, `archive`, `admin` or `service` → the engine. On the way back `encoding` makes long answers shorter.
 
 mod across;
 mod activity;
+mod admin;
 mod answer;
 mod app;
 mod archive;
@@ -28,6 +29,7 @@ mod folders;
 mod import;
 mod lists;
 mod locks;
+mod logging;
 mod metrics;
 mod moves;
 mod ndjson;
@@ -58,6 +60,7 @@ mod writes;
 pub use app::app;
 pub use auth::{Scope, TokenEntry, Tokens};
 pub use config::Config;
+pub use logging::LogFilter;
 pub use origin::check_origin;
 pub use running::Server;
 pub use serve::run;

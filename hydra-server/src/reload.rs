@@ -75,6 +75,34 @@ impl<T> Reloaded<T> {
     }
 }
 
+impl<T> Reloaded<T> {
+    /// Reads the files again, whether they seem changed or not. What they say counts when the caller says so.
+    ///
+    /// # Errors
+    /// Those of `read`; what was read before stays in force.
+    pub(crate) fn read_again(&self) -> Result<Fresh<'_, T>, Error> {
+        let seen = look(&self.files);
+        Ok(Fresh { of: self, good: (self.read)(&self.files)?, seen })
+    }
+}
+
+/// What files say that were just read, before it is in force.
+#[must_use]
+pub(crate) struct Fresh<'r, T> {
+    of: &'r Reloaded<T>,
+    good: T,
+    seen: Vec<Seen>,
+}
+
+impl<T> Fresh<'_, T> {
+    /// From now on it counts. Gives the files.
+    pub(crate) fn enforce(self) -> Vec<PathBuf> {
+        self.of.seen.store(Arc::new(self.seen));
+        self.of.good.store(Arc::new(self.good));
+        self.of.files.clone()
+    }
+}
+
 impl<T> fmt::Debug for Reloaded<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reloaded").field("files", &self.files).finish_non_exhaustive()
@@ -138,6 +166,11 @@ mod tests {
         assert_eq!(now(), 3);
         std::fs::write(&file, "4").expect("written");
         assert_eq!(*reloaded.get(), 3, "nobody looks again within the second");
+        assert_eq!(reloaded.read_again().expect("a number").enforce(), [file.as_path()]);
+        assert_eq!(*reloaded.get(), 4, "unless somebody asks for it");
+        std::fs::write(&file, "nonsense").expect("written");
+        assert!(reloaded.read_again().is_err());
+        assert_eq!(now(), 4);
         assert!(Reloaded::open(vec![dir.path().join("none")], number).is_err());
     }
 }

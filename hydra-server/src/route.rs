@@ -24,6 +24,8 @@ pub(crate) enum Route {
     Status,
     Problem(String),
     Drain,
+    Log,
+    Reload,
     List(SwampName),
     Treasure(SwampName, String),
     Query(SwampName),
@@ -140,6 +142,8 @@ impl Route {
             [Some("v1"), Some("import"), None, _] => Ok(Route::ImportAll),
             [Some("v1"), Some("events"), None, _] => Ok(Route::AllEvents),
             [Some("v1"), Some("admin"), Some("drain"), None] => Ok(Route::Drain),
+            [Some("v1"), Some("admin"), Some("log"), None] => Ok(Route::Log),
+            [Some("v1"), Some("admin"), Some("reload"), None] => Ok(Route::Reload),
             [Some("v1"), Some("batch"), None, _] => Ok(Route::BatchAcross),
             [Some("v1"), Some("flush"), None, _] => Ok(Route::FlushAll),
             [Some("v1"), Some("policies"), None, _] => Ok(Route::Policies),
@@ -161,7 +165,7 @@ impl Route {
             Route::List(_) => "GET, HEAD, QUERY, POST",
             Route::Query(_) => "POST",
             Route::Swamp(_) => "GET, HEAD, DELETE",
-            Route::Policy(_) => "GET, HEAD, PUT, DELETE",
+            Route::Policy(_) | Route::Log => "GET, HEAD, PUT, DELETE",
             Route::Lock(..) => "GET, HEAD, POST, PUT, DELETE",
             Route::Batch(_) | Route::BatchAcross | Route::Shift(_) => "POST",
             Route::FlushSwamp(_) | Route::FlushFolder(_) | Route::FlushAll => "POST",
@@ -169,7 +173,7 @@ impl Route {
             Route::Holds(_) | Route::Settle(_) | Route::MarkCopied(_) => "POST",
             Route::SealTakeover(_) | Route::UnsealTakeover(_) => "POST",
             Route::CollectFolder(_) | Route::CompactFolder(_) | Route::VerifyFolder(_) => "POST",
-            Route::Import(_) | Route::ImportAll => "POST",
+            Route::Import(_) | Route::ImportAll | Route::Reload => "POST",
             Route::Archive(_) => "GET, HEAD, PUT",
             Route::HoldFolder(_) | Route::Drain => "POST, DELETE",
             Route::Move(..) => "POST",
@@ -217,6 +221,8 @@ impl Route {
                 | Route::Metrics
                 | Route::OpenApi
                 | Route::Drain
+                | Route::Log
+                | Route::Reload
                 | Route::Probe
                 | Route::Page
                 | Route::Status
@@ -503,6 +509,8 @@ mod tests {
         for path in [
             "/openapi.json",
             "/v1/admin/drain",
+            "/v1/admin/log",
+            "/v1/admin/reload",
             "/v1/policies",
             "/v1/policies/a/b*/*",
             "/v1/resolve/a/b/c",

@@ -1,7 +1,7 @@
 //! The paths that are about the server itself: `/`, `/health`, `/ready`, `/version`, `/metrics`, `/v1/probe`.
 
 use http::header::VARY;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, StatusCode};
 use hydra_core::wire::{MAX_FEED_SWAMPS, ProbeBody, ProblemPage};
 use hydra_core::{
     Error, ErrorCode, MAX_BATCH_BYTES, MAX_BATCH_OPS, MAX_FILTER_DEPTH, MAX_FILTER_TESTS, MAX_FILTER_VALUES,
@@ -72,21 +72,6 @@ pub(crate) fn ready(call: &mut Call) -> Result<Response, Error> {
         false => (StatusCode::OK, &[][..]),
     };
     answer::json(status, &json!({"ready": reasons.is_empty(), "reasons": reasons, "warnings": warnings}))
-}
-
-/// Sets the server aside, or takes it back: from then on requests are refused, so that clients go to its fallbacks,
-/// and everything acknowledged is on disk when this is answered. Ends nothing.
-pub(crate) async fn drain(call: &mut Call) -> Result<Response, Error> {
-    Query::parse(call.head.uri.query(), &[])?;
-    let drained = call.head.method == Method::POST;
-    call.app.set_drained(drained);
-    tracing::warn!(token = call.access.name(), drained, "an operator set the server aside or took it back");
-    if drained {
-        let engine = call.app.engine.clone();
-        blocking(move || engine.flush(None)).await?;
-        call.mark_synced();
-    }
-    answer::json(StatusCode::OK, &json!({"draining": call.app.is_draining()}))
 }
 
 /// What runs here and which limits it holds.

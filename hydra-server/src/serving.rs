@@ -4,12 +4,13 @@ use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use hydra_core::{Engine, EngineOptions, SwampName};
-use hydra_server::{Config, Tls, Tokens, check_origin, run};
+use hydra_server::{Config, LogFilter, Tls, Tokens, check_origin, run};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::Failure;
 use crate::flags::{LogFormat, ServeFlags, Settings};
@@ -23,9 +24,9 @@ const FILES_KEPT: usize = 40;
 /// Serves until a signal ends it.
 pub(crate) fn serve(flags: ServeFlags) -> Result<(), Failure> {
     let settings = flags.resolve()?;
-    log_to_stderr(&settings)?;
+    let log = log_to_stderr(&settings)?;
     let addresses = addresses(&settings)?;
-    let config = config(&settings)?;
+    let config = Config { log: Some(log), ..config(&settings)? };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
@@ -197,17 +198,17 @@ fn announce(listener: &TcpListener, engine: &Engine, config: &Config) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-fn log_to_stderr(settings: &Settings) -> Result<(), Failure> {
-    let text = settings.log.as_deref().unwrap_or("info");
-    let filter = EnvFilter::try_new(text)
-        .map_err(|error| Failure::usage(format!("the log filter {text:?} cannot be read: {error}")))?;
+fn log_to_stderr(settings: &Settings) -> Result<LogFilter, Failure> {
+    let (log, filter) = LogFilter::new(settings.log.as_deref().unwrap_or("info"))
+        .map_err(|error| Failure::usage(format!("--log: {error}")))?;
     let format = settings.log_format.unwrap_or_default();
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let ansi = format == LogFormat::Auto && std::io::stderr().is_terminal() && !no_color;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
+    let filtered = tracing_subscriber::registry().with(filter);
     match format {
-        LogFormat::Json => builder.json().init(),
-        LogFormat::Auto | LogFormat::Text => builder.init(),
+        LogFormat::Json => filtered.with(lines.json()).init(),
+        LogFormat::Auto | LogFormat::Text => filtered.with(lines).init(),
     }
-    Ok(())
+    Ok(log)
 }

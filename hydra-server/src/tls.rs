@@ -30,6 +30,11 @@ impl Tls {
         Ok(Tls(Arc::new(Reloaded::open(vec![certificate.into(), key.into()], read)?)))
     }
 
+    /// The files of the certificate and its key.
+    pub(crate) fn files(&self) -> &Reloaded<Arc<ServerConfig>> {
+        &self.0
+    }
+
     /// Greets a peer. Has no limit of time: that is for the caller.
     ///
     /// # Errors

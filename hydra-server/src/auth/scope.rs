@@ -135,7 +135,7 @@ impl<'r> Need<'r> {
             // The token of the move shows that its source has let go of the folder: any client may finish it.
             Route::Move(_, MoveVerb::Activate) => (&[][..], Place::Nowhere),
             Route::Move(..) => (ADMIN, Place::Everywhere),
-            Route::Archive(_) | Route::Drain | Route::Status => (ADMIN, Place::Everywhere),
+            Route::Archive(_) | Route::Status | Route::Drain | Route::Log | Route::Reload => (ADMIN, Place::Everywhere),
         };
         Some(Need { scopes, place })
     }

@@ -34,6 +34,11 @@ impl Tokens {
         Ok(Tokens(Arc::new(Reloaded::open(vec![path.into()], read)?)))
     }
 
+    /// The file of the tokens.
+    pub(crate) fn files(&self) -> &Reloaded<Known> {
+        &self.0
+    }
+
     pub(crate) fn known(&self) -> Arc<Known> {
         self.0.get()
     }

@@ -78,6 +78,8 @@ const BLOCKS: &[&str] = &[
     include_str!("blocks/folder-lacks.json"),
     include_str!("blocks/folder-clean.json"),
     include_str!("blocks/admin-drain.json"),
+    include_str!("blocks/admin-log.json"),
+    include_str!("blocks/admin-reload.json"),
     include_str!("blocks/welcome.json"),
     include_str!("blocks/health.json"),
     include_str!("blocks/ready.json"),

@@ -26,6 +26,8 @@ templates! {
     Route::Status => "/v1/status",
     Route::Probe => "/v1/probe",
     Route::Drain => "/v1/admin/drain",
+    Route::Log => "/v1/admin/log",
+    Route::Reload => "/v1/admin/reload",
     Route::List(_) => "/v1/kv/{sanctuary}/{realm}/{swamp}",
     Route::Treasure(..) => "/v1/kv/{sanctuary}/{realm}/{swamp}/{key}",
     Route::Query(_) => "/v1/swamps/{sanctuary}/{realm}/{swamp}/query",

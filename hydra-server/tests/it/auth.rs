@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::support::{Answer, Hydra, Process, Target, block_on, program};
 
 /// Makes a token with the program itself.
-fn new_token(file: &Path, name: &str, scopes: &str, swamps: &str) -> String {
+pub(crate) fn new_token(file: &Path, name: &str, scopes: &str, swamps: &str) -> String {
     let made = program()
         .args(["token", "new", "--name", name, "--scopes", scopes, "--swamps", swamps, "--tokens"])
         .arg(file)
@@ -22,7 +22,7 @@ fn new_token(file: &Path, name: &str, scopes: &str, swamps: &str) -> String {
     String::from_utf8(made.stdout).expect("UTF-8").trim().to_owned()
 }
 
-fn ask(target: Target, token: Option<&str>, method: &str, path: &str, body: &str) -> Answer {
+pub(crate) fn ask(target: Target, token: Option<&str>, method: &str, path: &str, body: &str) -> Answer {
     let bearer = token.map(|token| format!("Bearer {token}"));
     let headers: Vec<(&str, &str)> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
     target.send(method, path, &headers, body)
@@ -105,6 +105,8 @@ const DEMANDS: &[(&str, &str, &str, &str)] = &[
     ("POST", "/v1/folders/{folder}/lacks", "a", "all"),
     ("POST", "/v1/folders/{folder}/clean", "a", "all"),
     ("POST DELETE", "/v1/admin/drain", "a", "all"),
+    ("GET HEAD PUT DELETE", "/v1/admin/log", "a", "all"),
+    ("POST", "/v1/admin/reload", "a", "all"),
 ];
 
 #[test]
@@ -423,22 +425,6 @@ fn an_operator_sees_who_was_kept_out() {
     }
     assert!(metrics.contains("hydra_build_info{version=") && metrics.contains("rustc=\"rustc "), "{metrics}");
     assert!(metrics.contains("hydra_tls_handshakes_failed_total{reason=\"timeout\"} 0"), "{metrics}");
-}
-
-#[test]
-fn a_server_that_was_set_aside_says_so_and_can_be_taken_back() {
-    let hydra = Hydra::start();
-    hydra.put("/v1/kv/a/b/c/k", "1");
-    let drained = hydra.post("/v1/admin/drain", "");
-    assert_eq!((drained.status, drained.json()["draining"].as_bool()), (200, Some(true)));
-    assert_eq!(drained.header("hydra-durable"), Some("synced"));
-    let ready = hydra.get("/ready");
-    assert_eq!((ready.status, ready.json()["reasons"][0].as_str()), (503, Some("draining")));
-    assert_eq!(hydra.get("/v1/kv/a/b/c/k").code(), "draining");
-    assert_eq!((hydra.get("/health").status, hydra.get("/v1/probe").json()["writable"].as_bool()), (200, Some(false)));
-    assert_eq!(hydra.post("/v1/admin/drain", "").status, 200, "twice is the same as once");
-    assert_eq!(hydra.delete("/v1/admin/drain").json()["draining"], false);
-    assert_eq!((hydra.get("/v1/kv/a/b/c/k").text().as_str(), hydra.get("/ready").status), ("1", 200));
 }
 
 /// Two servers that demand tokens; the second knows one that the first does not.

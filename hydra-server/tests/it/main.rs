@@ -1,5 +1,7 @@
 //! The promises of the server, tried over real sockets and with real processes.
 
+/// What an operator tells a server at work: to stand aside, what to log, to read its files again.
+mod admin;
 /// A folder as a tar stream: out of a server at work, into another one, and nothing hostile.
 mod archive;
 /// Who may do what: tokens, scopes, patterns, origins, and what an operator sees of it.

@@ -1,8 +1,10 @@
 //! The OpenAPI document, held against the answers of a server.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 
 use hydra_core::ErrorCode;
+use hydra_server::{Config, LogFilter};
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Hydra};
@@ -12,13 +14,16 @@ struct Contract {
     hydra: Hydra,
     document: Value,
     tried: BTreeSet<String>,
+    /// What the log is filtered by; only a filter that is there can be changed.
+    _filter: Box<dyn Any>,
 }
 
 impl Contract {
     fn start() -> Contract {
-        let hydra = Hydra::start();
+        let (log, filter) = LogFilter::new("info").expect("a filter");
+        let hydra = Hydra::start_with(|_| {}, Config { log: Some(log), ..Config::default() });
         let document = hydra.get("/openapi.json").json();
-        Contract { hydra, document, tried: BTreeSet::new() }
+        Contract { hydra, document, tried: BTreeSet::new(), _filter: Box::new(filter) }
     }
 
     /// Sends a request and holds its answer against what the document says about it.
@@ -335,6 +340,11 @@ fn what_a_server_answers_is_what_the_document_says() {
     contract.check("DELETE", &format!("{alice}/name"), &[], "", 404);
     contract.check("DELETE", swamp, &[], "", 204);
     contract.check("DELETE", swamp, &[], "", 404);
+    for (method, body) in [("GET", ""), ("PUT", r#"{"filter":"debug"}"#), ("DELETE", "")] {
+        contract.check(method, "/v1/admin/log", &[], body, 200);
+    }
+    contract.check("PUT", "/v1/admin/log", &[], r#"{"filter":"loud"}"#, 400);
+    contract.check("POST", "/v1/admin/reload", &[], "", 200);
     contract.check("POST", "/v1/admin/drain", &[], "", 200);
     contract.check("GET", "/ready", &[], "", 503);
     contract.check("GET", alice, &[], "", 503);

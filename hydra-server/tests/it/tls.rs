@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hydra_sdk::{Applied, ClientEvent, ClientMap, ErrorKind, Hydra as Client, ServerState, Swamp};
-use hydra_server::{Config, Tls};
+use hydra_server::{Config, Tls, Tokens};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio_rustls::rustls::crypto::ring;
@@ -15,6 +15,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+use crate::auth::new_token;
 use crate::support::{Answer, Hydra, Process, block_on};
 
 /// An authority of the test, and the certificates it makes.
@@ -81,8 +82,13 @@ impl Authority {
     }
 }
 
-fn get(mut stream: impl Read + Write, path: &str) -> Answer {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sent");
+fn get(stream: impl Read + Write, path: &str) -> Answer {
+    ask(stream, "GET", path, "")
+}
+
+fn ask(mut stream: impl Read + Write, method: &str, path: &str, headers: &str) -> Answer {
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).expect("sent");
     let mut bytes = Vec::new();
     // A server may close without the farewell of TLS.
     let _ = stream.read_to_end(&mut bytes);
@@ -182,6 +188,40 @@ fn a_new_certificate_is_used_without_a_restart_and_a_broken_one_is_not() {
     let third = authority.issue(3);
     std::thread::sleep(Duration::from_millis(1200));
     assert_eq!(shown().as_deref(), Some(&third[..]));
+}
+
+#[test]
+fn files_are_read_again_when_an_operator_says_so_all_of_them_or_none() {
+    let authority = Authority::new();
+    let file = authority.dir.path().join("tokens.json");
+    let admin = new_token(&file, "admin", "a", "*/*/*");
+    let tokens = Some(Tokens::open(&file).expect("usable"));
+    let hydra = Hydra::start_with(|_| {}, Config { tokens, ..authority.config() });
+    let ask = |token: &str, method: &str, path: &str| {
+        let stream = authority.connect(&hydra, &["http/1.1"]);
+        let shown = stream.conn.peer_certificates().and_then(|chain| chain.first()).map(|first| first.to_vec());
+        (ask(stream, method, path, &format!("Authorization: Bearer {token}\r\nContent-Length: 0\r\n")), shown)
+    };
+    let (second, reader) = (authority.issue(2), new_token(&file, "reader", "r", "*/*/*"));
+    let (read, _) = ask(&admin, "POST", "/v1/admin/reload");
+    assert_eq!((read.status, read.json()["read"].as_array().map(Vec::len)), (200, Some(3)), "{read:?}");
+    let (answer, shown) = ask(&reader, "GET", "/v1/kv/a/b/c");
+    assert_eq!((answer.status, shown.as_deref()), (200, Some(&second[..])));
+
+    // A token file that is good beside a certificate that is not: the refusal changes neither.
+    std::fs::write(authority.certificate(), "nonsense").expect("written");
+    let late = new_token(&file, "late", "r", "*/*/*");
+    let (refused, _) = ask(&admin, "POST", "/v1/admin/reload");
+    assert_eq!((refused.status, refused.code().as_str()), (400, "invalid-config"));
+    assert!(refused.text().contains("cert.pem"), "{refused:?}");
+    let (answer, shown) = ask(&reader, "GET", "/v1/kv/a/b/c");
+    assert_eq!((answer.status, shown.as_deref()), (200, Some(&second[..])));
+    // Each file by itself is still read at its next use.
+    let until = Instant::now() + Duration::from_secs(10);
+    while ask(&late, "GET", "/v1/kv/a/b/c").0.status != 200 {
+        assert!(Instant::now() < until, "the late token is known");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[test]
