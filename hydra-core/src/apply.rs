@@ -16,13 +16,14 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::format::frame::{FrameHead, FrameKey, FrameWriter};
 use crate::format::record::{Record, StampCode, Write};
 use crate::hashing::hash_key;
-use crate::merge::{KeyMemory, Positions, RememberedAdd};
+use crate::merge::{Positions, RememberedAdd};
 use crate::name::check_key;
 use crate::news::News;
 use crate::number::{Increment, Number};
 use crate::outcome::{self, Done};
 use crate::patch::Patch;
 use crate::policy::Policy;
+use crate::requests::KeyMemory;
 use crate::slot::{Facts, Slot};
 use crate::stamp::{Stamp, Timestamp, Version};
 use crate::state::{KeyState, Known, Sight, State, integer};
@@ -99,7 +100,7 @@ impl Touched {
 #[derive(Debug, Default)]
 pub(crate) struct Stage {
     touched: Touched,
-    keys: Vec<(u128, KeyMemory)>,
+    requests: Vec<(u128, KeyMemory)>,
     last: Stamp,
     /// Nothing is left behind it: those who listen are told so at once, and not key by key.
     pub(crate) destroys: bool,
@@ -115,7 +116,8 @@ impl Stage {
     }
 
     fn remembered<'a>(&'a self, state: &'a State, key: u128) -> Option<&'a KeyMemory> {
-        self.keys.iter().find(|(held, _)| *held == key).map(|(_, memory)| memory).or_else(|| state.remembered(key))
+        let staged = self.requests.iter().find(|(held, _)| *held == key).map(|(_, memory)| memory);
+        staged.or_else(|| state.requests().get(key))
     }
 
     /// Adds what another stage, made on top of this one, changed.
@@ -125,7 +127,7 @@ impl Stage {
         } else {
             other.touched.give(|state| self.touched.set(state));
         }
-        self.keys.extend(other.keys);
+        self.requests.extend(other.requests);
         self.last = self.last.max(other.last);
     }
 
@@ -141,8 +143,8 @@ impl Stage {
         if let (Some(news), Some(audience)) = (news, &state.audience) {
             if self.destroys { audience.tell_destroyed() } else { audience.tell(news) }
         }
-        for (key, memory) in self.keys {
-            state.remember(key, memory, now);
+        for (key, memory) in self.requests {
+            state.requests_mut().remember(key, memory, now);
         }
         if self.last != Stamp::ZERO {
             state.vector.learn(self.last);
@@ -220,7 +222,7 @@ fn replay(scene: Scene<'_>, state: &State, stage: &Stage, batch: &Batch) -> Resu
         return Err(reused());
     }
     let remembered =
-        outcome::decode(&memory.outcome, memory.stamp).filter(|r| r.len() == batch.ops.len()).ok_or_else(reused)?;
+        outcome::decode(memory.outcome(), memory.stamp).filter(|r| r.len() == batch.ops.len()).ok_or_else(reused)?;
     let known = |key: &str| stage.known(state, key);
     let read = |op: &Op| match op {
         Op::Shift(_) => shift::again(known, idempotency.key, scene.now),
@@ -314,7 +316,7 @@ impl<'a> Run<'a> {
         };
         let outcome = outcome::encode(&done.unwrap_or_default(), first);
         let frame = frame.finish(Some(FrameKey { key, fingerprint, outcome: &outcome }), compression);
-        own.keys.push((key, KeyMemory { fingerprint, stamp: first, outcome: outcome.into(), adds }));
+        own.requests.push((key, KeyMemory::new(fingerprint, first, &outcome, adds)));
         Some(frame)
     }
 

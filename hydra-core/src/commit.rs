@@ -501,7 +501,7 @@ impl Resident {
             let nothing = SnapshotContent {
                 writes: Vec::new(),
                 counters: Vec::new(),
-                keys: Vec::new(),
+                requests: Vec::new(),
                 conflicts: Vec::new(),
                 vector: &vector,
             };

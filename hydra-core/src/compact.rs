@@ -18,8 +18,9 @@ use crate::hidden::is_hidden;
 use crate::hydrate::with_files;
 use crate::layout::ChunkName;
 use crate::log::{Pile, check_vector};
-use crate::merge::{Chunk, KeyMemory};
+use crate::merge::Chunk;
 use crate::policy::{Compression, Policy};
+use crate::requests::KeyMemory;
 use crate::slot::Slot;
 use crate::snapshot::{self, SnapshotContent};
 use crate::stamp::{Stamp, Timestamp};
@@ -147,7 +148,7 @@ pub(crate) fn named_by_files<'a>(
 pub(crate) struct Capture {
     slots: Vec<Slot>,
     counters: Vec<(Box<str>, Counter)>,
-    keys: Vec<(u128, KeyMemory)>,
+    requests: Vec<(u128, KeyMemory)>,
     conflicts: Vec<Lost>,
     vector: VersionVector,
 }
@@ -160,7 +161,7 @@ impl Capture {
         Capture {
             slots: state.slots().filter(stays).cloned().collect(),
             counters: state.counters().map(|(key, counter)| (key.into(), counter.clone())).collect(),
-            keys: state.keys().map(|(key, memory)| (key, memory.clone())).collect(),
+            requests: state.requests().iter().map(|(key, memory)| (key, memory.clone())).collect(),
             conflicts: state.conflicts(now).cloned().collect(),
             vector: state.vector.clone(),
         }
@@ -178,7 +179,7 @@ impl Capture {
         let content = SnapshotContent {
             writes: self.slots.iter().map(|slot| (slot.stamp(), slot.write())).collect(),
             counters: self.counters.iter().map(|(key, counter)| (&**key, counter)).collect(),
-            keys: self.keys.iter().map(|(key, memory)| (*key, memory)).collect(),
+            requests: self.requests.iter().map(|(key, memory)| (*key, memory)).collect(),
             conflicts: self.conflicts.iter().collect(),
             vector: &self.vector,
         };
@@ -238,7 +239,7 @@ impl Resident {
         let mut state = self.state.write();
         check_whole(&state)?;
         check_vector(&state.vector)?;
-        state.purge_keys(retention.now);
+        state.requests_mut().purge(retention.now);
         let left_out = retention.left_out(&state);
         if left_out.is_empty() && log.pile.files <= 1 && log.pile.logs == 0 {
             return Ok(Some(false));

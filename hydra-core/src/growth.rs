@@ -17,8 +17,9 @@ use crate::format::scan::{Scan, scan_on};
 use crate::hashing::{KeyHashing, hash_key};
 use crate::layout::{ChunkKind, ChunkName};
 use crate::log::Pile;
-use crate::merge::{Chunk, KeyMemory, Merged, Positions, first_stamp, remembered};
+use crate::merge::{Chunk, Merged, Positions, first_stamp, remembered};
 use crate::news::News;
+use crate::requests::KeyMemory;
 use crate::slot::Slot;
 use crate::stamp::{Stamp, Timestamp};
 use crate::state::{KeyState, Known, State};
@@ -119,8 +120,8 @@ impl Tails {
             (*at, tail)
         });
         let tails = tails.collect();
-        let Growing { touched, keys, vector, .. } = growing;
-        Some(Growth { touched: touched.into_values().collect(), keys, vector, tails })
+        let Growing { touched, requests, vector, .. } = growing;
+        Some(Growth { touched: touched.into_values().collect(), requests, vector, tails })
     }
 
     /// A snapshot stands for all that was read.
@@ -161,7 +162,7 @@ fn hashes(keys: &HashSet<&str, KeyHashing>) -> HashSet<u64, KeyHashing> {
 #[derive(Debug)]
 pub(crate) struct Growth {
     touched: Vec<KeyState>,
-    keys: Vec<(u128, KeyMemory)>,
+    requests: HashMap<u128, KeyMemory, KeyHashing>,
     vector: VersionVector,
     tails: Vec<(usize, Tail)>,
 }
@@ -190,8 +191,8 @@ impl Growth {
         if let Some((news, audience)) = news.zip(state.audience.as_ref()) {
             audience.tell(news);
         }
-        for (key, memory) in self.keys {
-            state.remember(key, memory, now);
+        for (key, memory) in self.requests {
+            state.requests_mut().remember(key, memory, now);
         }
         state.max_hlc = state.max_hlc.max(self.vector.max_hlc());
         state.vector = self.vector;
@@ -212,14 +213,14 @@ struct Growing<'s> {
     state: &'s State,
     contended: &'s HashSet<u64, KeyHashing>,
     touched: HashMap<Box<str>, KeyState, KeyHashing>,
-    keys: Vec<(u128, KeyMemory)>,
+    requests: HashMap<u128, KeyMemory, KeyHashing>,
     vector: VersionVector,
 }
 
 impl<'s> Growing<'s> {
     fn new(state: &'s State, contended: &'s HashSet<u64, KeyHashing>) -> Growing<'s> {
-        let (touched, keys) = (HashMap::default(), Vec::new());
-        Growing { state, contended, touched, keys, vector: state.vector.clone() }
+        let (touched, requests) = (HashMap::default(), HashMap::default());
+        Growing { state, contended, touched, requests, vector: state.vector.clone() }
     }
 
     /// Takes the frames of all in, each log waiting for what its writer had seen of the others.
@@ -277,21 +278,15 @@ impl<'s> Growing<'s> {
             }
         }
         match key.zip(first_stamp(records)) {
-            Some((key, stamp)) => {
-                self.remember(key, KeyMemory { fingerprint: key.fingerprint, stamp, outcome: key.outcome.into(), adds })
-            }
+            Some((key, stamp)) => self.remember(key.key, KeyMemory::new(key.fingerprint, stamp, key.outcome, adds)),
             None => Some(()),
         }
     }
 
     /// A request that is known already may have twins.
-    fn remember(&mut self, key: FrameKey<'_>, memory: KeyMemory) -> Option<()> {
-        let is_known = self.state.remembered(key.key).is_some() || self.keys.iter().any(|(held, _)| *held == key.key);
-        if is_known {
-            return None;
-        }
-        self.keys.push((key.key, memory));
-        Some(())
+    fn remember(&mut self, key: u128, memory: KeyMemory) -> Option<()> {
+        let is_known = self.state.requests().get(key).is_some() || self.requests.insert(key, memory).is_some();
+        (!is_known).then_some(())
     }
 
     fn is_contended(&self, key: &str) -> bool {

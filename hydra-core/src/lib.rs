@@ -59,6 +59,7 @@ mod format;
 mod growth;
 mod layout;
 mod merge;
+mod requests;
 mod rivalry;
 mod snapshot;
 mod vector;

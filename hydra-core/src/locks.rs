@@ -332,7 +332,7 @@ async fn acquire(shared: &Arc<Shared>, line: Line, batch: Batch, wait: Duration)
 }
 
 fn is_known(swamp: &Swamp, request: Idempotency) -> bool {
-    swamp.0.state.read().remembered(request.key).is_some()
+    swamp.0.state.read().requests().get(request.key).is_some()
 }
 
 fn grant((result, replayed): (OpResult, bool)) -> Result<Granted> {

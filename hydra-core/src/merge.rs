@@ -18,6 +18,7 @@ use crate::format::record::{self, CounterRecord, KeyRecord, Record, StampCode, S
 use crate::format::scan::Scan;
 use crate::hashing::KeyHashing;
 use crate::layout::{ChunkKind, ChunkName};
+use crate::requests::{KeyMemory, Requests};
 use crate::rivalry;
 use crate::slot::{Slot, Slots};
 use crate::stamp::Stamp;
@@ -102,17 +103,6 @@ impl<'a> Chunk<'a> {
     }
 }
 
-/// What is remembered of a request with an idempotency key.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct KeyMemory {
-    pub(crate) fingerprint: u64,
-    /// The stamp of the first record it wrote.
-    pub(crate) stamp: Stamp,
-    pub(crate) outcome: Box<[u8]>,
-    /// Its increments, wherever they were carried out.
-    pub(crate) adds: Vec<RememberedAdd>,
-}
-
 /// An increment that was carried out under an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RememberedAdd {
@@ -144,7 +134,7 @@ pub(crate) struct Merged<'a> {
     /// The write that decides each key.
     pub(crate) winners: Slots,
     pub(crate) counters: ByKey<'a, Counter>,
-    pub(crate) keys: HashMap<u128, KeyMemory, KeyHashing>,
+    pub(crate) requests: Requests,
     /// How much of each writer is known without a gap.
     pub(crate) vector: VersionVector,
     /// The last record of each writer that is here, whether or not all before it is. A writer's next
@@ -277,20 +267,8 @@ impl<'a> Merger<'a> {
         self.remember(&frame_key, record.stamp, adds.collect());
     }
 
-    /// The request with the smallest stamp is the first; the increments of all are kept.
     fn remember(&mut self, key: &FrameKey<'_>, stamp: Stamp, adds: Vec<RememberedAdd>) {
-        let memory = self.out.keys.entry(key.key).or_insert_with(|| KeyMemory {
-            fingerprint: key.fingerprint,
-            stamp,
-            outcome: key.outcome.into(),
-            adds: Vec::new(),
-        });
-        if stamp < memory.stamp {
-            memory.stamp = stamp;
-            memory.fingerprint = key.fingerprint;
-            memory.outcome = key.outcome.into();
-        }
-        memory.adds.extend(adds);
+        self.out.requests.join(key.key, KeyMemory::new(key.fingerprint, stamp, key.outcome, adds));
     }
 
     /// Attaches logs until no more can be; a log goes on where it stopped.
@@ -506,17 +484,17 @@ impl<'a> Merger<'a> {
     /// Increments of one request on the same base are twins: one server did not know of the other.
     /// The one with the smallest stamp counts. What does not count anyway has no twin.
     fn find_twins(&mut self) {
-        let Merged { counters, keys, .. } = &mut self.out;
-        for memory in keys.values_mut() {
-            memory.adds.retain(|add| counters.get(&*add.key).is_some_and(|counter| counter.counts(&add.add)));
-            memory.adds.sort_unstable();
-            memory.adds.dedup();
-            for twin in later_twins(&memory.adds) {
+        let Merged { counters, requests, .. } = &mut self.out;
+        requests.change_adds(|adds| {
+            adds.retain(|add| counters.get(&*add.key).is_some_and(|counter| counter.counts(&add.add)));
+            adds.sort_unstable();
+            adds.dedup();
+            for twin in later_twins(adds) {
                 if let Some(counter) = counters.get_mut(&*twin.key) {
                     counter.subtract_twin(twin.add.clone());
                 }
             }
-        }
+        });
     }
 
     fn finish(mut self, chunks: &[Chunk<'_>]) -> Merged<'a> {
@@ -702,7 +680,7 @@ mod tests {
             let content = SnapshotContent {
                 writes: winners.map(|winner| (winner.stamp(), winner.write())).collect(),
                 counters: merged.counters.iter().map(|(key, counter)| (*key, counter)).collect(),
-                keys: merged.keys.iter().map(|(key, memory)| (*key, memory)).collect(),
+                requests: merged.requests.iter().collect(),
                 conflicts: merged.conflicts.iter().collect(),
                 vector: &merged.vector,
             };

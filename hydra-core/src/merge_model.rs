@@ -39,8 +39,9 @@ use crate::format::header::{Header, example, node_of};
 use crate::format::record::{Record, StampCode, Write};
 use crate::format::scan::{Scan, scan};
 use crate::layout::{ChunkKind, ChunkName};
-use crate::merge::{Chunk, KeyMemory, Merged, merge};
+use crate::merge::{Chunk, Merged, merge};
 use crate::policy::Compression;
+use crate::requests::KeyMemory;
 use crate::slot::Slot;
 use crate::stamp::{Stamp, Timestamp};
 use crate::state::State as EngineState;
@@ -352,7 +353,7 @@ struct LooseFrame {
 impl View {
     fn of(merged: &Merged<'_>, chunks: &[Chunk<'_>]) -> View {
         let mut view = View {
-            requests: merged.keys.keys().copied().collect(),
+            requests: merged.requests.iter().map(|(key, _)| key).collect(),
             vector: merged.vector.clone(),
             written: merged.written.clone(),
             max_hlc: merged.max_hlc,
@@ -1314,7 +1315,7 @@ impl State {
         let mut state = State {
             live: BTreeMap::new(),
             tombstones: BTreeMap::new(),
-            requests: merged.keys.iter().map(|(key, memory)| (*key, memory.clone())).collect(),
+            requests: merged.requests.iter().map(|(key, memory)| (key, memory.clone())).collect(),
             conflicts: merged.conflicts.clone(),
             vector: merged.vector.clone(),
             is_complete: is_complete(merged, rules),

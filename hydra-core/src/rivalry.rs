@@ -326,7 +326,7 @@ impl<'a> Entry<'a> {
 /// Increments of lost bases that count on the winning base, because the request came to both.
 fn counted_elsewhere(merged: &Merged<'_>) -> HashSet<Stamp, KeyHashing> {
     let mut elsewhere = HashSet::default();
-    for adds in merged.keys.values().map(|memory| &memory.adds).filter(|adds| adds.len() > 1) {
+    for adds in merged.requests.iter().map(|(_, memory)| memory.adds()).filter(|adds| adds.len() > 1) {
         let wins = |key: &str, base| merged.winners.get(key).is_some_and(|winner| winner.stamp() == base);
         for add in adds {
             let twin = |other: &&crate::merge::RememberedAdd| {

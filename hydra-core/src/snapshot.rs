@@ -11,8 +11,9 @@ use crate::format::frame::{self, Frame};
 use crate::format::header::Header;
 use crate::format::record::{CounterRecord, KeyRecord, KeyedAdd, Record, StampCode, Write};
 use crate::layout::ChunkKind;
-use crate::merge::{KeyMemory, RememberedAdd};
+use crate::merge::RememberedAdd;
 use crate::policy::Compression;
+use crate::requests::KeyMemory;
 use crate::stamp::Stamp;
 use crate::vector::VersionVector;
 
@@ -31,8 +32,8 @@ pub(crate) struct SnapshotContent<'a> {
     pub(crate) writes: Vec<(Stamp, Write<'a>)>,
     /// The increments of each key.
     pub(crate) counters: Vec<(&'a str, &'a Counter)>,
-    /// What is remembered of each idempotency key.
-    pub(crate) keys: Vec<(u128, &'a KeyMemory)>,
+    /// What is remembered of requests, by their idempotency keys.
+    pub(crate) requests: Vec<(u128, &'a KeyMemory)>,
     /// Writes that lost unseen.
     pub(crate) conflicts: Vec<&'a Lost>,
     /// Everything the snapshot stands for: what this covers and `writes` lacks is dead.
@@ -62,7 +63,7 @@ pub(crate) fn encode_marked(
     debug_assert!(retired.is_empty() || mark.is_some(), "entries are retired under a mark");
     content.writes.sort_unstable_by_key(|(stamp, write)| (write.key(), *stamp));
     content.counters.sort_unstable_by_key(|(key, _)| *key);
-    content.keys.sort_unstable_by_key(|(key, _)| *key);
+    content.requests.sort_unstable_by_key(|(key, _)| *key);
     content.conflicts.sort_unstable_by_key(|lost| (&lost.key, lost.stamp));
     header.kind = ChunkKind::Snap;
     header.vector = header_vector(&content);
@@ -92,9 +93,9 @@ fn records<'a>(content: SnapshotContent<'a>) -> impl Iterator<Item = Record<'a>>
         Record::Write { stamp, write }
     });
     let counters = content.counters.into_iter().flat_map(|(key, counter)| counter_records(key, counter));
-    let keys = content.keys.into_iter().map(|(key, memory)| key_record(key, memory));
+    let requests = content.requests.into_iter().map(|(key, memory)| key_record(key, memory));
     let conflicts = content.conflicts.into_iter().map(|lost| Record::Conflict(lost.record()));
-    writes.chain(counters).chain(keys).chain(conflicts)
+    writes.chain(counters).chain(requests).chain(conflicts)
 }
 
 /// One COUNTER record for each base and pointer, then what stands alone.
@@ -115,9 +116,9 @@ fn late_record<'a>(key: &'a str, add: &'a SingleAdd) -> Record<'a> {
 }
 
 fn key_record(key: u128, memory: &KeyMemory) -> Record<'_> {
-    let adds = memory.adds.iter().map(keyed_add).collect();
-    let KeyMemory { fingerprint, stamp, outcome, .. } = memory;
-    Record::Key(KeyRecord { key, fingerprint: *fingerprint, stamp: *stamp, outcome, adds })
+    let adds = memory.adds().iter().map(keyed_add).collect();
+    let (fingerprint, stamp) = (memory.fingerprint, memory.stamp);
+    Record::Key(KeyRecord { key, fingerprint, stamp, outcome: memory.outcome(), adds })
 }
 
 fn keyed_add(remembered: &RememberedAdd) -> KeyedAdd<'_> {
@@ -245,12 +246,12 @@ mod tests {
     fn encoded<'a>(
         writes: Vec<(Stamp, Write<'a>)>,
         counters: Vec<(&'a str, &'a Counter)>,
-        keys: Vec<(u128, &'a KeyMemory)>,
+        requests: Vec<(u128, &'a KeyMemory)>,
         vector: &'a VersionVector,
     ) -> Vec<u8> {
         encode(
             example(ChunkKind::Log),
-            SnapshotContent { writes, counters, keys, conflicts: Vec::new(), vector },
+            SnapshotContent { writes, counters, requests, conflicts: Vec::new(), vector },
             Compression::Lz4,
         )
     }
@@ -265,7 +266,7 @@ mod tests {
         let late = SingleAdd { stamp: stamp(24, 11), base, pointer: "".into(), delta: 7 };
         counter.add_late(late.clone());
         let adds = vec![RememberedAdd { position: 1, key: "n".into(), add: late }];
-        let memory = KeyMemory { fingerprint: 3, stamp: stamp(24, 11), outcome: [1, 2].into(), adds };
+        let memory = KeyMemory::new(3, stamp(24, 11), &[1, 2], adds);
         let vector: VersionVector = [(A, 22), (B, 23)].into_iter().collect();
         let writes = vec![
             (stamp(30, 10), put("uncovered", b"\"later\"")),
@@ -284,7 +285,7 @@ mod tests {
             }
             assert_eq!(merged.counters.get("n"), Some(&counter));
             assert_eq!(merged.counters["n"].total(base), 4 + 6 + 7);
-            assert_eq!(merged.keys.get(&5), Some(&memory));
+            assert_eq!(merged.requests.get(5), Some(&memory));
         });
     }
 

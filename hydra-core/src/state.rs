@@ -16,18 +16,14 @@ use crate::hashing::{KeyHashing, hash_key};
 use crate::hidden::is_hidden;
 use crate::hub::Audience;
 use crate::index::{Entry as Indexed, Indexes};
-use crate::merge::{KeyMemory, Merged, later_twins};
+use crate::merge::Merged;
 use crate::news::News;
 use crate::query::{Facts, Order, Position, Rank};
+use crate::requests::Requests;
 use crate::slot::{Slot, Slots};
 use crate::stamp::{Stamp, Timestamp, Version};
 use crate::value::{Treasure, Value};
 use crate::vector::VersionVector;
-
-/// How long an idempotency key is remembered at least.
-const KEY_LIFE_MS: u64 = 24 * 3_600_000;
-/// How many of the newest keys are remembered whatever their age.
-const KEYS_KEPT: usize = 65_536;
 
 /// About how many bytes fewer a record takes on disk than its slot in memory.
 const RECORD_SAVES: usize = 40;
@@ -228,9 +224,7 @@ pub(crate) struct State {
     /// What has a value, in the orders that were asked for.
     indexes: Indexes,
     counters: Counters,
-    keys: HashMap<u128, KeyMemory, KeyHashing>,
-    /// When the remembered keys were last looked through: at this many.
-    keys_purged_at: usize,
+    requests: Requests,
     pub(crate) vector: VersionVector,
     pub(crate) max_hlc: u64,
     tally: Tally,
@@ -260,8 +254,7 @@ impl State {
             slots: table,
             indexes: Indexes::default(),
             counters: HashMap::default(),
-            keys: merged.keys,
-            keys_purged_at: 0,
+            requests: merged.requests,
             vector: merged.vector,
             max_hlc: merged.max_hlc,
             tally: Tally { live: values, expiring, bytes },
@@ -347,9 +340,9 @@ impl State {
 
     /// Forgets everything but the requests: the files are gone, and stamps go on from here.
     pub(crate) fn forget_files(&mut self) {
-        let keys = std::mem::take(&mut self.keys);
+        let requests = std::mem::take(&mut self.requests);
         let (max_hlc, audience) = (self.max_hlc, self.audience.take());
-        *self = State { keys, max_hlc, audience, ..State::empty() };
+        *self = State { requests, max_hlc, audience, ..State::empty() };
     }
 
     /// Takes the place of another state; those who listened to that one are told what is different.
@@ -535,31 +528,13 @@ impl State {
         }
     }
 
-    /// What is remembered of a request.
-    pub(crate) fn remembered(&self, key: u128) -> Option<&KeyMemory> {
-        self.keys.get(&key)
+    /// What is remembered of requests.
+    pub(crate) fn requests(&self) -> &Requests {
+        &self.requests
     }
 
-    /// Remembers a request.
-    pub(crate) fn remember(&mut self, key: u128, memory: KeyMemory, now: Timestamp) {
-        self.keys.insert(key, memory);
-        if self.keys.len() > 2 * self.keys_purged_at.max(KEYS_KEPT) {
-            self.purge_keys(now);
-        }
-    }
-
-    /// Forgets requests that are neither young nor among the newest. One that was carried out on two
-    /// servers is remembered as long as its increments count.
-    pub(crate) fn purge_keys(&mut self, now: Timestamp) {
-        if self.keys.len() > KEYS_KEPT {
-            let mut stamps: Vec<Stamp> = self.keys.values().map(|memory| memory.stamp).collect();
-            let newest = stamps.len() - KEYS_KEPT;
-            let (_, &mut among_newest, _) = stamps.select_nth_unstable(newest);
-            let oldest = now.as_millis().saturating_sub(KEY_LIFE_MS);
-            let is_young = |stamp: Stamp| stamp >= among_newest || stamp.timestamp().as_millis() >= oldest;
-            self.keys.retain(|_, memory| is_young(memory.stamp) || later_twins(&memory.adds).next().is_some());
-        }
-        self.keys_purged_at = self.keys.len();
+    pub(crate) fn requests_mut(&mut self) -> &mut Requests {
+        &mut self.requests
     }
 
     /// Every slot, for a snapshot.
@@ -570,11 +545,6 @@ impl State {
     /// Every counter, for a snapshot.
     pub(crate) fn counters(&self) -> impl Iterator<Item = (&str, &Counter)> {
         self.counters.iter().map(|(key, counter)| (&**key, counter))
-    }
-
-    /// Every remembered request, for a snapshot.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = (u128, &KeyMemory)> {
-        self.keys.iter().map(|(key, memory)| (*key, memory))
     }
 
     /// The incarnations that wrote something of what is held here, or that it refers to. Remembered requests do
@@ -597,7 +567,7 @@ impl State {
     /// About how many bytes the state takes in a snapshot without compression.
     pub(crate) fn encoded_estimate(&self) -> usize {
         let records = self.tally.bytes.saturating_sub(RECORD_SAVES * self.slots.len());
-        records + 64 * self.counters.len() + 96 * self.keys.len()
+        records + 64 * self.counters.len() + self.requests.encoded_estimate()
     }
 
     /// Writes that lost against a write that had not seen them and are not to be forgotten yet, for lists and
@@ -620,7 +590,7 @@ impl State {
             + 20 * self.slots.capacity()
             + self.indexes.footprint()
             + HIDDEN_BYTES * self.hidden.len()
-            + 160 * self.keys.len()
+            + self.requests.footprint()
             + 200 * self.counters.len()
             + conflicts
             + self.tails.footprint()

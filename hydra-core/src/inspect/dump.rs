@@ -496,7 +496,7 @@ fn swamp_json(
         "files": swamp.files.len(),
         "bytes": swamp.files.iter().map(|file| file.bytes.len()).sum::<usize>(),
         "tombstones": merged.winners.iter().filter(|winner| winner.is_tombstone()).count(),
-        "idempotencyKeys": merged.keys.len(),
+        "idempotencyKeys": merged.requests.len(),
         "conflicts": merged.conflicts.len(),
         "knows": vector_json(&merged.vector),
         "newest": clock_json(merged.max_hlc),

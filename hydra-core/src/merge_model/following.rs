@@ -107,11 +107,12 @@ fn facts(state: &State) -> String {
     counters.sort_unstable_by_key(|(key, _)| *key);
     let counts = |key: &str, add: &SingleAdd| state.known(key).counter.is_some_and(|counter| counter.counts(add));
     let mut keys: Vec<_> = state
-        .keys()
+        .requests()
+        .iter()
         .map(|(key, memory)| {
-            let mut adds: Vec<_> = memory.adds.iter().filter(|add| counts(&add.key, &add.add)).collect();
+            let mut adds: Vec<_> = memory.adds().iter().filter(|add| counts(&add.key, &add.add)).collect();
             adds.sort_unstable();
-            (key, memory.stamp, memory.fingerprint, &memory.outcome, adds)
+            (key, memory.stamp, memory.fingerprint, memory.outcome(), adds)
         })
         .collect();
     keys.sort_unstable_by_key(|(key, ..)| *key);

@@ -340,7 +340,7 @@ fn what_a_server_answers_is_what_the_document_says() {
     contract.check("DELETE", &format!("{alice}/name"), &[], "", 404);
     contract.check("DELETE", swamp, &[], "", 204);
     contract.check("DELETE", swamp, &[], "", 404);
-    for (method, body) in [("GET", ""), ("PUT", r#"{"filter":"debug"}"#), ("DELETE", "")] {
+    for (method, body) in [("GET", ""), ("HEAD", ""), ("PUT", r#"{"filter":"debug"}"#), ("DELETE", "")] {
         contract.check(method, "/v1/admin/log", &[], body, 200);
     }
     contract.check("PUT", "/v1/admin/log", &[], r#"{"filter":"loud"}"#, 400);
