@@ -444,7 +444,7 @@ impl<'a> Run<'a> {
         let value = incremented(key, before, current.as_ref(), by)?;
         let needs_base = current.is_none() && (before.is_live() || self.may_be_forgotten(before));
         let slot = before.slot.map_or_else(|| Slot::tombstone(Stamp::ZERO, key), Slot::clone);
-        let mut after = KeyState { slot, counter: before.counter.cloned().map(Box::new) };
+        let mut after = KeyState { slot, counter: before.own_counter() };
         if needs_base {
             // It counts as absent, and the increment needs a base that every copy keeps as long as it lasts.
             let stamp = self.next_stamp()?;

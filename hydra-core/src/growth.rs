@@ -300,7 +300,7 @@ impl<'s> Growing<'s> {
     fn take(&mut self, seen: &VersionVector, stamp: Stamp, write: Write<'_>) -> Option<()> {
         let key = write.key();
         let before = self.known(key);
-        let counter = before.counter.cloned().map(Box::new);
+        let counter = before.own_counter();
         let is_singled_out = counter.as_ref().is_some_and(|counter| counter.singles_out_some());
         if is_singled_out || self.is_contended(key) {
             return None;

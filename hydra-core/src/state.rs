@@ -56,7 +56,12 @@ pub(crate) struct Known<'a> {
 impl Known<'_> {
     /// The same, held by itself; `None` where nothing is known.
     pub(crate) fn cloned(&self) -> Option<KeyState> {
-        Some(KeyState { slot: self.slot?.clone(), counter: self.counter.cloned().map(Box::new) })
+        Some(KeyState { slot: self.slot?.clone(), counter: self.own_counter() })
+    }
+
+    /// The counter, to be changed.
+    pub(crate) fn own_counter(&self) -> Option<Box<Counter>> {
+        self.counter.cloned().map(Box::new)
     }
 
     /// The clock value of the last write that counts.

@@ -149,8 +149,9 @@ impl Idle {
         if sender.is_ready() {
             return self.keep(sender);
         }
-        // The rest of the request is still on its way.
-        tokio::spawn(async move {
+        // The rest of the request is still on its way. Whoever reads an answer elsewhere does without the connection.
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
             if sender.ready().await.is_ok() {
                 self.keep(sender);
             }
@@ -164,7 +165,12 @@ impl Idle {
         }
         list.senders.push((sender, Instant::now()));
         if !std::mem::replace(&mut list.is_watched, true) {
-            tokio::spawn(close_old(Arc::downgrade(self), self.time));
+            // Without a runtime, and by one that has ended, the watch is dropped at once, and takes the lock.
+            drop(list);
+            let watch = Watch(Arc::downgrade(self));
+            if let Ok(runtime) = Handle::try_current() {
+                runtime.spawn(watch.close_old(self.time));
+            }
         }
     }
 
@@ -180,16 +186,30 @@ impl fmt::Debug for Idle {
     }
 }
 
-/// Closes connections that nobody used for so long, until there is none.
-async fn close_old(idle: Weak<Idle>, time: Duration) {
-    loop {
-        tokio::time::sleep(time).await;
-        let Some(idle) = idle.upgrade() else { return };
-        let mut list = idle.lock();
-        list.senders.retain(|(_, since)| since.elapsed() < time);
-        if list.senders.is_empty() {
-            list.is_watched = false;
-            return;
+/// Looks after the connections that nobody uses.
+struct Watch(Weak<Idle>);
+
+impl Watch {
+    /// Closes those that nobody used for so long, until there is none.
+    async fn close_old(self, time: Duration) {
+        loop {
+            tokio::time::sleep(time).await;
+            let Some(idle) = self.0.upgrade() else { return };
+            let mut list = idle.lock();
+            list.senders.retain(|(_, since)| since.elapsed() < time);
+            if list.senders.is_empty() {
+                list.is_watched = false;
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Watch {
+    /// Also when its runtime ends: somebody else watches then.
+    fn drop(&mut self) {
+        if let Some(idle) = self.0.upgrade() {
+            idle.lock().is_watched = false;
         }
     }
 }
@@ -373,6 +393,22 @@ mod tests {
             assert_eq!(peer.made(), round);
             peer.until_closed(round).await;
         }
+    }
+
+    #[test]
+    fn what_was_read_outside_of_a_runtime_is_watched_by_the_next() {
+        let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let (serving, calling) = (runtime().expect("a runtime"), runtime().expect("a runtime"));
+        let peer = serving.block_on(Peer::start(usize::MAX));
+        let pieces = Pieces { idle_time: Duration::from_millis(50), ..peer.pieces(32) };
+        let mut body = std::pin::pin!(calling.block_on(answer(&pieces)).into_body().collect());
+        while body.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let idle = calling.block_on(async { pieces.here() });
+        assert!(!idle.lock().is_watched);
+        calling.block_on(whole_answer(&pieces));
+        serving.block_on(peer.until_closed(peer.made()));
     }
 
     #[tokio::test]
