@@ -75,6 +75,8 @@ pub(super) struct Tries<'c, 's> {
     rounds: u32,
     /// Tries that were not "not sent".
     counted: u32,
+    /// Who was not asked because it is down, while there was somebody else to ask.
+    passed_over: Option<usize>,
     hops: u32,
     /// Both are made when they are needed, which is rare.
     delays: Option<Delays>,
@@ -114,6 +116,7 @@ impl<'c, 's> Tries<'c, 's> {
             queue,
             rounds: 1,
             counted: 0,
+            passed_over: None,
             hops: 0,
             delays: None,
             readiness: None,
@@ -170,6 +173,11 @@ impl<'c, 's> Tries<'c, 's> {
             let there = self.candidates.iter().filter(|&&server| servers[server].health.state() != ServerState::Down);
             self.queue.extend(there.map(|&server| Step { server, why: Why::Again }));
         }
+        if self.queue.is_empty() && self.begun.elapsed() < LAST_HOPE {
+            // The others have gone in the meantime, and it may have come back.
+            let passed_over = self.passed_over.take().filter(|server| self.candidates.contains(server));
+            self.queue.extend(passed_over.map(|server| Step { server, why: Why::Turn }));
+        }
         self.queue.pop_front()
     }
 
@@ -217,11 +225,15 @@ impl<'c, 's> Tries<'c, 's> {
                 self.queue.push_front(Step { why: Why::GetsReady, ..step })
             }
             Admission::NotBefore(_) if step.why == Why::GetsReady && !self.has_returned => self.queue.push_front(step),
-            // While servers restart one after the other it may be there again, and nobody has noticed.
+            // While servers restart one after the other one may be there again, and nobody has noticed: two take turns.
             Admission::NotBefore(_) if is_last && self.candidates.len() > 1 && self.begun.elapsed() < LAST_HOPE => {
-                self.queue.push_front(Step { why: Why::Last, ..step });
+                let other = self.passed_over.replace(step.server).filter(|server| self.candidates.contains(server));
+                self.queue.push_front(Step { server: other.unwrap_or(step.server), why: Why::Last });
             }
             Admission::NotBefore(wait) if step.why != Why::Again => {
+                if !is_last {
+                    self.passed_over.get_or_insert(step.server);
+                }
                 self.note(TryOutcome::NotSent, format!("is down, and is asked again in {} ms", wait.as_millis()));
             }
             Admission::Yes | Admission::Soon | Admission::NotBefore(_) => {}

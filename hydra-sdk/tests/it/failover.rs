@@ -380,6 +380,32 @@ async fn a_server_that_is_back_unnoticed_is_tried_when_nobody_else_is_there() {
 }
 
 #[tokio::test]
+async fn a_server_that_was_passed_over_is_tried_when_the_one_after_it_has_just_gone() {
+    let (mut s1, mut s2) = (Fake::start(fine("s1")).await, Fake::start(fine("s2")).await);
+    let (hydra, swamp) = swamp(map(&s1, &s2, settings()));
+    let is = |server: usize, state: ServerState| hydra.servers()[server].1 == state;
+    for round in 0..10 {
+        s1.stop().await;
+        while !is(0, ServerState::Down) {
+            assert_eq!(swamp.get("k").await.expect("s2 is there"), Some("s2".into()));
+        }
+        s1.restart().await;
+        s2.stop().await;
+        // Whoever comes first finds s2 gone; the others know it then, and nothing has told them that s1 is back.
+        let reads = (0..20).map(|_| {
+            let swamp = swamp.clone();
+            tokio::spawn(async move { swamp.get("k").await })
+        });
+        for read in reads.collect::<Vec<_>>() {
+            let read = read.await.expect("no panic");
+            assert_eq!(read.unwrap_or_else(|error| panic!("round {round}: {error}")), Some("s1".into()));
+        }
+        s2.restart().await;
+        until("both are back", || is(0, ServerState::Up) && is(1, ServerState::Up)).await;
+    }
+}
+
+#[tokio::test]
 async fn the_deadline_holds_over_everything() {
     let (s1, s2) = (Fake::start(|_| Reply::Stall).await, Fake::start(|_| Reply::Stall).await);
     let (_hydra, swamp) = swamp(map(&s1, &s2, settings()));
