@@ -1,7 +1,7 @@
 //! What is remembered of requests that came with an idempotency key, so that one that comes again is answered and not
 //! carried out again.
 //!
-//! A swamp remembers a day of them, which may be many more than it has treasures. So they are small: 64 bytes for a
+//! A swamp remembers a day of them, which may be many more than it has treasures. So they are small: 56 bytes for a
 //! request that put or deleted something, and nothing beside the table.
 
 use std::collections::HashMap;
