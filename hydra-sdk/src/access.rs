@@ -183,7 +183,7 @@ fn roots(ca_certificate: Option<&Path>) -> Result<RootCertStore> {
 }
 
 /// TLS 1.2 and 1.3. HTTP/1.1 like without TLS: what is known of a request that broke off is the same then.
-fn tls(roots: RootCertStore) -> Result<ClientConfig> {
+pub(crate) fn tls(roots: RootCertStore) -> Result<ClientConfig> {
     let speaks = !roots.is_empty();
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()

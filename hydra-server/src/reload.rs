@@ -73,9 +73,7 @@ impl<T> Reloaded<T> {
             Err(error) => tracing::error!("{error}; what was read before stays in force"),
         }
     }
-}
 
-impl<T> Reloaded<T> {
     /// Reads the files again, whether they seem changed or not. What they say counts when the caller says so.
     ///
     /// # Errors

@@ -315,11 +315,7 @@ mod tests {
 
         fn pieces(&self, kept: usize) -> Pieces {
             let server = format!("http://{}/", self.address).parse().expect("an address");
-            let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .expect("versions")
-                .with_root_certificates(rustls::RootCertStore::empty())
-                .with_no_client_auth();
+            let tls = crate::access::tls(rustls::RootCertStore::empty()).expect("a TLS client");
             Pieces::new(server, tls, Duration::from_secs(10), kept)
         }
 

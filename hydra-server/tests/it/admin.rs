@@ -1,11 +1,9 @@
 //! What an operator tells a server at work: to stand aside, what to log, to read its files again.
 
-use std::fs::File;
-
 use tempfile::TempDir;
 
 use crate::auth::{ask, new_token};
-use crate::support::{Hydra, Process, program};
+use crate::support::{Hydra, Process};
 
 #[test]
 fn a_server_that_was_set_aside_says_so_and_can_be_taken_back() {
@@ -27,9 +25,7 @@ fn a_server_that_was_set_aside_says_so_and_can_be_taken_back() {
 fn what_is_logged_changes_while_the_server_runs_and_a_misspelt_filter_changes_nothing() {
     let dir = TempDir::new().expect("a directory");
     let log = dir.path().join("log");
-    let mut command = program();
-    command.stderr(File::create(&log).expect("a log"));
-    let mut server = Process::start_as(&mut command, &dir.path().join("data"), &["--log-format", "json"]);
+    let mut server = Process::start_with_log(&log, &dir.path().join("data"), &[]);
     let hydra = server.target;
     let filter = || hydra.get("/v1/admin/log").json()["filter"].clone();
     // Written at level info.

@@ -1,7 +1,6 @@
 //! Who may do what: tokens, scopes, patterns, origins, and what an operator sees of it.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -261,10 +260,8 @@ fn tokens_come_and_go_without_a_restart_and_stand_in_no_log() {
     let file = dir.path().join("tokens.json");
     let first = new_token(&file, "first", "r,w", "*/*/*");
     let log = dir.path().join("log");
-    let mut command = program();
-    command.stderr(File::create(&log).expect("a log"));
-    let flags = ["--tokens", file.to_str().expect("UTF-8"), "--log-format", "json"];
-    let mut server = Process::start_as(&mut command, &dir.path().join("data"), &flags);
+    let flags = ["--tokens", file.to_str().expect("UTF-8")];
+    let mut server = Process::start_with_log(&log, &dir.path().join("data"), &flags);
     let status = |token: &str| ask(server.target, Some(token), "GET", "/v1/kv/a/b/c", "").status;
     assert_eq!(status(&first), 200);
     let second = new_token(&file, "second", "r", "*/*/*");

@@ -1,5 +1,6 @@
 //! A small HTTP client that changes nothing of what it sends, and servers to send it to.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -297,6 +298,13 @@ impl Process {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]).arg(program().get_program());
         Process::start_as(&mut shell, data, flags)
+    }
+
+    /// A server whose log goes to a file, as lines of JSON.
+    pub(crate) fn start_with_log(log: &Path, data: &Path, flags: &[&str]) -> Process {
+        let mut command = program();
+        command.args(["--log-format", "json"]).stderr(File::create(log).expect("a log"));
+        Process::start_as(&mut command, data, flags)
     }
 
     /// Starts the server by a command that may be wrapped or have its stderr elsewhere.
