@@ -135,6 +135,10 @@ fn check_part(part: &str, text: &str) -> Result<(), Error> {
     if text.starts_with(' ') || text.ends_with(' ') {
         return refuse("starts or ends with a space");
     }
+    // Nearly all are plain ASCII, which takes a quarter of the time.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'/' | b'\\' | b'*')) {
+        return Ok(());
+    }
     match text.chars().find(|&c| matches!(c, '/' | '\\' | '*') || is_control(c)) {
         Some(c) => refuse(&format!("contains {c:?} (U+{:04X})", u32::from(c))),
         None => Ok(()),
@@ -163,6 +167,10 @@ pub fn check_key(key: &str) -> Result<(), Error> {
     }
     if key == "." || key == ".." {
         return refuse("is a path step".into());
+    }
+    // Plain ASCII, as nearly all keys are.
+    if key.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Ok(());
     }
     match key.chars().find(|&c| is_control(c)) {
         Some(c) => refuse(format!("contains the control character U+{:04X}", u32::from(c))),

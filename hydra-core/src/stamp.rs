@@ -118,9 +118,6 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// The longest version as text.
-const MAX_VERSION_BYTES: usize = base32::WIDTH_64 + 1 + base32::WIDTH_128;
-
 /// The version of a treasure: opaque, unique, never repeated with other content on any copy.
 ///
 /// It is the ETag on the wire. Two versions are equal only if the treasures are equal.
@@ -136,6 +133,9 @@ enum Token {
 }
 
 impl Version {
+    /// The longest version as text, in bytes.
+    pub const MAX_BYTES: usize = base32::WIDTH_64 + 1 + base32::WIDTH_128;
+
     /// The version of a value that one record decides.
     #[must_use]
     pub fn of_record(stamp: Stamp) -> Version {
@@ -156,15 +156,25 @@ impl Version {
         }
     }
 
-    /// The token as it is written, in the caller's room: every answer carries one or two, and none is worth an
-    /// allocation.
-    fn text(self, room: &mut [u8; MAX_VERSION_BYTES]) -> &str {
+    /// The text of the version, as [`Version::to_string`] gives it, in the caller's room.
+    ///
+    /// ```
+    /// # let version: hydra_core::Version = "00000000000a1-0000000000001".parse()?;
+    /// let mut room = [0; hydra_core::Version::MAX_BYTES];
+    /// assert_eq!(version.encode(&mut room), version.to_string());
+    /// # Ok::<(), hydra_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn encode(self, room: &mut [u8; Version::MAX_BYTES]) -> &str {
+        const REST: usize = base32::WIDTH_64 + 1;
         let (hlc, rest, counter) = self.to_parts();
-        let width = if counter { base32::WIDTH_128 } else { base32::WIDTH_64 };
-        let end = base32::WIDTH_64 + 1 + width;
-        base32::encode_into(hlc.into(), &mut room[..base32::WIDTH_64]);
+        room[..base32::WIDTH_64].copy_from_slice(&base32::digits_64(hlc));
         room[base32::WIDTH_64] = b'-';
-        base32::encode_into(rest, &mut room[base32::WIDTH_64 + 1..end]);
+        let end = if counter { Version::MAX_BYTES } else { REST + base32::WIDTH_64 };
+        match counter {
+            true => base32::encode_into(rest, &mut room[REST..end]),
+            false => room[REST..end].copy_from_slice(&base32::digits_64(rest as u64)),
+        }
         std::str::from_utf8(&room[..end]).unwrap_or_default()
     }
 
@@ -180,7 +190,7 @@ impl Version {
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text(&mut [0; MAX_VERSION_BYTES]))
+        f.write_str(self.encode(&mut [0; Version::MAX_BYTES]))
     }
 }
 
@@ -209,7 +219,7 @@ impl FromStr for Version {
 
 impl Serialize for Version {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.text(&mut [0; MAX_VERSION_BYTES]))
+        serializer.serialize_str(self.encode(&mut [0; Version::MAX_BYTES]))
     }
 }
 

@@ -7,7 +7,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response as HttpResponse, StatusCode};
-use hydra_core::wire::{PROBLEM_JSON, Problem, header};
+use hydra_core::wire::{PROBLEM_JSON, Problem, WrittenBody, header};
 use hydra_core::{Error, ErrorCode, Version};
 use serde::Serialize;
 
@@ -73,19 +73,17 @@ pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Result<Respon
     Ok(body(status, JSON, bytes))
 }
 
-/// An answer to a write, with the version it made.
-///
-/// # Errors
-/// Those of [`json`].
-pub(crate) fn written<T: Serialize>(status: StatusCode, version: &Version, value: &T) -> Result<Response, Error> {
-    let mut response = json(status, value)?;
-    response.headers_mut().insert(ETAG, etag(version));
-    Ok(response)
+/// The answer to a put.
+pub(crate) fn written(status: StatusCode, written: &WrittenBody) -> Response {
+    let mut response = body(status, JSON, written.to_json());
+    response.headers_mut().insert(ETAG, etag(&written.version));
+    response
 }
 
 /// The version as an entity tag.
 pub(crate) fn etag(version: &Version) -> HeaderValue {
-    written_value(format_args!("\"{version}\""))
+    let mut room = [0; Version::MAX_BYTES];
+    ascii(["\"", version.encode(&mut room), "\""].concat())
 }
 
 /// A header value of text that this server made itself; empty should it not be printable ASCII after all.

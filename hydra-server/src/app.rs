@@ -11,8 +11,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
-use http::request::Parts;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderValue, Method};
 use hydra_core::wire::Problem;
 use hydra_core::{
@@ -29,6 +28,7 @@ use crate::body::{BodyMemory, Limit, RequestBody};
 use crate::conditions::{folders_header, idempotency_key, single};
 use crate::config::{Config, MAX_HEADER_BYTES, MAX_UNPACKERS, MAX_URI_BYTES};
 use crate::encoding::{self, Encoding};
+use crate::head::Head;
 use crate::metrics::Metrics;
 use crate::route::{Label, Route};
 use crate::streams::Streams;
@@ -82,7 +82,7 @@ impl App {
             draining: AtomicBool::new(false),
             streams: Streams::new(config.streams()),
             drained: AtomicBool::new(false),
-            started: format!("{:x}", Timestamp::now().as_millis()),
+            started: format!("{:x}-", Timestamp::now().as_millis()),
             requests: AtomicU64::new(0),
             engine,
             config,
@@ -109,7 +109,7 @@ impl App {
     pub(crate) async fn answer(self: Arc<App>, request: Request) -> Response {
         let begun = Instant::now();
         let (head, body) = request.into_parts();
-        let mut call = Call::new(self, head, body, begun);
+        let mut call = Call::new(self, head.into(), body, begun);
         let route = Route::parse(call.head.uri.path());
         let label = route.as_ref().map_or(Label::None, Route::label);
         let outcome = AssertUnwindSafe(dispatch(&mut call, route)).catch_unwind().await;
@@ -148,13 +148,13 @@ impl App {
         }
     }
 
-    fn request_id(&self, head: &Parts) -> HeaderValue {
+    fn request_id(&self, head: &Head) -> HeaderValue {
         let sane = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
-        match head.headers.get(answer::REQUEST_ID).filter(sane) {
+        match head.headers.get(&answer::REQUEST_ID).filter(sane) {
             Some(sent) => sent.clone(),
             None => {
                 let number = self.requests.fetch_add(1, Ordering::Relaxed);
-                answer::written_value(format_args!("{}-{number:x}", self.started))
+                answer::ascii([self.started.as_str(), &number.to_string()].concat())
             }
         }
     }
@@ -241,7 +241,7 @@ async fn dispatch(call: &mut Call, route: Result<Route, Error>) -> Result<Respon
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) app: Arc<App>,
-    pub(crate) head: Parts,
+    pub(crate) head: Head,
     /// What the token of the request allows.
     pub(crate) access: Access,
     id: HeaderValue,
@@ -260,7 +260,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    fn new(app: Arc<App>, head: Parts, body: Body, begun: Instant) -> Call {
+    fn new(app: Arc<App>, head: Head, body: Body, begun: Instant) -> Call {
         Call {
             id: app.request_id(&head),
             app,
@@ -512,7 +512,7 @@ impl Call {
         add(uri.path().as_bytes());
         add(uri.query().unwrap_or_default().as_bytes());
         for name in [IF_MATCH, IF_NONE_MATCH, CONTENT_TYPE] {
-            headers.get_all(&name).iter().for_each(|value| add(value.as_bytes()));
+            headers.get_all(&name).for_each(|value| add(value.as_bytes()));
             add(name.as_str().as_bytes());
         }
         add(body);
@@ -604,7 +604,7 @@ impl Call {
             encoding = Encoding::AsItIs;
         }
         self.account(label, response.status().as_u16(), code);
-        if !self.head.headers.contains_key(http::header::EXPECT) {
+        if !self.head.headers.has(&EXPECT) {
             self.body.discard_rest();
         }
         (response, encoding)

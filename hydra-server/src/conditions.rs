@@ -1,11 +1,11 @@
 //! Request headers that change what a request means: conditions, idempotency keys, preferences. Pure.
 
-use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_RANGE, HeaderName, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
 use hydra_core::wire::{header, is_gzip_body};
 use hydra_core::{Condition, Error, ErrorCode, Version};
 
 use crate::answer;
+use crate::head::Headers;
 use crate::route::shown;
 
 /// The longest idempotency key, in bytes.
@@ -26,8 +26,8 @@ impl Tags {
     ///
     /// # Errors
     /// `invalid-header` when the header is not text, is empty, or has `*` beside tags.
-    pub(crate) fn read(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Error> {
-        let mut lines = headers.get_all(name).iter().peekable();
+    pub(crate) fn read(headers: &Headers, name: &HeaderName) -> Result<Option<Tags>, Error> {
+        let mut lines = headers.get_all(name).peekable();
         if lines.peek().is_none() {
             return Ok(None);
         }
@@ -73,8 +73,8 @@ fn version_of(tag: &str) -> Option<Version> {
 ///
 /// # Errors
 /// `invalid-header` for conditions that cannot be kept; none is ever ignored.
-pub(crate) fn write_condition(headers: &HeaderMap) -> Result<Condition, Error> {
-    if headers.contains_key(IF_UNMODIFIED_SINCE) {
+pub(crate) fn write_condition(headers: &Headers) -> Result<Condition, Error> {
+    if headers.has(&IF_UNMODIFIED_SINCE) {
         return Err(invalid("If-Unmodified-Since", "is not supported").with_hint("send If-Match with the ETag"));
     }
     let if_match = Tags::read(headers, &IF_MATCH)?;
@@ -94,8 +94,8 @@ pub(crate) fn write_condition(headers: &HeaderMap) -> Result<Condition, Error> {
 ///
 /// # Errors
 /// `invalid-header` names the first condition found.
-pub(crate) fn no_conditions(headers: &HeaderMap) -> Result<(), Error> {
-    match [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE].iter().find(|name| headers.contains_key(*name)) {
+pub(crate) fn no_conditions(headers: &Headers) -> Result<(), Error> {
+    match [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE].iter().find(|name| headers.has(name)) {
         Some(name) => Err(invalid(name.as_str(), "cannot be kept by this request; leave it out")),
         None => Ok(()),
     }
@@ -105,7 +105,7 @@ pub(crate) fn no_conditions(headers: &HeaderMap) -> Result<(), Error> {
 ///
 /// # Errors
 /// `unsupported-media-type` or `invalid-header`.
-pub(crate) fn plain_body(headers: &HeaderMap) -> Result<(), Error> {
+pub(crate) fn plain_body(headers: &Headers) -> Result<(), Error> {
     if body_encoding(headers)? {
         let detail = "Content-Encoding gzip is not supported here; send the bytes as they are";
         return Err(Error::new(ErrorCode::UnsupportedMediaType, detail));
@@ -117,8 +117,8 @@ pub(crate) fn plain_body(headers: &HeaderMap) -> Result<(), Error> {
 ///
 /// # Errors
 /// `unsupported-media-type` for another encoding; `invalid-header` for a part of a body.
-pub(crate) fn body_encoding(headers: &HeaderMap) -> Result<bool, Error> {
-    if headers.contains_key(CONTENT_RANGE) {
+pub(crate) fn body_encoding(headers: &Headers) -> Result<bool, Error> {
+    if headers.has(&CONTENT_RANGE) {
         return Err(invalid("Content-Range", "is not supported; send the whole value"));
     }
     single(headers, &CONTENT_ENCODING)?.map_or(Ok(false), is_gzip_body)
@@ -128,7 +128,7 @@ pub(crate) fn body_encoding(headers: &HeaderMap) -> Result<bool, Error> {
 ///
 /// # Errors
 /// `invalid-header` unless there is exactly one of 1 to 255 bytes of printable ASCII.
-pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Error> {
+pub(crate) fn idempotency_key(headers: &Headers) -> Result<Option<&str>, Error> {
     let Some(key) = single(headers, &answer::IDEMPOTENCY_KEY)? else { return Ok(None) };
     if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY {
         return Err(invalid(
@@ -143,8 +143,8 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Error
 ///
 /// # Errors
 /// `invalid-header` when it came twice or is not printable ASCII.
-pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Error> {
-    let mut lines = headers.get_all(name).iter();
+pub(crate) fn single<'a>(headers: &'a Headers, name: &HeaderName) -> Result<Option<&'a str>, Error> {
+    let mut lines = headers.get_all(name);
     let Some(first) = lines.next() else { return Ok(None) };
     if lines.next().is_some() {
         return Err(invalid(name.as_str(), "came more than once"));
@@ -153,8 +153,8 @@ pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Op
 }
 
 /// Whether the client asks for this media type by name.
-pub(crate) fn accepts(headers: &HeaderMap, media: &str) -> bool {
-    let lines = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
+pub(crate) fn accepts(headers: &Headers, media: &str) -> bool {
+    let lines = headers.get_all(&ACCEPT).filter_map(|line| line.to_str().ok());
     let mut kinds = lines.flat_map(|line| line.split(',')).filter_map(|kind| kind.split(';').next());
     kinds.any(|kind| kind.trim().eq_ignore_ascii_case(media))
 }
@@ -172,8 +172,8 @@ pub(crate) enum Preference {
 
 impl Preference {
     /// The first preference that is one of these; others are ignored, as RFC 7240 says.
-    pub(crate) fn of(headers: &HeaderMap) -> Preference {
-        let lines = headers.get_all(answer::PREFER).iter().filter_map(|line| line.to_str().ok());
+    pub(crate) fn of(headers: &Headers) -> Preference {
+        let lines = headers.get_all(&answer::PREFER).filter_map(|line| line.to_str().ok());
         let mut pieces = lines.flat_map(|line| line.split([',', ';'])).map(str::trim);
         let found = pieces.find_map(|piece| match piece {
             _ if piece.eq_ignore_ascii_case("return=minimal") => Some(Preference::Minimal),
@@ -193,7 +193,7 @@ pub(crate) fn invalid(name: &str, why: &str) -> Error {
 ///
 /// # Errors
 /// `invalid-header` when it is no number.
-pub(crate) fn folders_header(headers: &HeaderMap) -> Result<Option<u32>, Error> {
+pub(crate) fn folders_header(headers: &Headers) -> Result<Option<u32>, Error> {
     let Some(text) = single(headers, &answer::FOLDERS)? else { return Ok(None) };
     let refuse = |_| invalid(header::FOLDERS, &format!("is {}; it is the number of folders, e.g. 100", shown(text)));
     text.parse().map(Some).map_err(refuse)
@@ -202,17 +202,17 @@ pub(crate) fn folders_header(headers: &HeaderMap) -> Result<Option<u32>, Error> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
+    use http::{HeaderMap, HeaderValue};
 
     const A: &str = "00000000000a1-0000000000001";
     const B: &str = "00000000000b1-0000000000001";
 
-    fn headers(lines: &[(HeaderName, &str)]) -> HeaderMap {
+    fn headers(lines: &[(HeaderName, &str)]) -> Headers {
         let mut map = HeaderMap::new();
         for (name, value) in lines {
             map.append(name, HeaderValue::from_str(value).expect("a header"));
         }
-        map
+        map.into()
     }
 
     fn version(text: &str) -> Version {

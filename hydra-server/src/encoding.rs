@@ -19,6 +19,7 @@ use hydra_core::{Error, ErrorCode};
 
 use crate::answer::Response;
 use crate::app::by_size;
+use crate::head::Headers;
 
 /// What is shorter is sent as it is: packing it would cost more time than it saves.
 const LEAST: u64 = 1 << 10;
@@ -43,7 +44,7 @@ pub(crate) enum Encoding {
 
 impl Encoding {
     /// The encoding for a client that sent these headers.
-    pub(crate) fn of(request: &HeaderMap, response: &Response) -> Encoding {
+    pub(crate) fn of(request: &Headers, response: &Response) -> Encoding {
         let is_long = match response.body().size_hint().exact() {
             Some(length) => length > LEAST,
             None => response.extensions().get::<Pieces>().is_some(),
@@ -51,7 +52,7 @@ impl Encoding {
         if !is_long || !response.status().is_success() || !is_text(response.headers()) {
             return Encoding::AsItIs;
         }
-        let lines = request.get_all(ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
+        let lines = request.get_all(&ACCEPT_ENCODING).filter_map(|line| line.to_str().ok());
         if accepts_gzip(lines) { Encoding::Gzip } else { Encoding::Declined }
     }
 
@@ -147,7 +148,7 @@ mod tests {
     use crate::answer;
 
     fn wanted(accept: &'static str, response: &Response) -> Encoding {
-        let headers = [(ACCEPT_ENCODING, HeaderValue::from_static(accept))].into_iter().collect();
+        let headers = [(ACCEPT_ENCODING, HeaderValue::from_static(accept))].into_iter().collect::<HeaderMap>().into();
         Encoding::of(&headers, response)
     }
 

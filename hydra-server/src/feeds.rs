@@ -9,7 +9,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::Stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use hydra_core::duration::{format_duration, parse_duration};
 use hydra_core::wire::{FEED_PARAMETERS, FeedFormat, FeedTopic};
 use hydra_core::{Error, Feed, FeedOptions, SwampName};
@@ -23,6 +23,7 @@ use crate::auth::{Need, Scope};
 use crate::conditions::{self, single};
 use crate::config::{DEFAULT_HEARTBEAT, HEARTBEATS};
 use crate::event::Shape;
+use crate::head::Headers;
 use crate::ndjson;
 use crate::query::{Query, invalid};
 
@@ -84,7 +85,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(headers: &HeaderMap, query: &Query<'_>) -> Result<Wanted, Error> {
+    fn of(headers: &Headers, query: &Query<'_>) -> Result<Wanted, Error> {
         let mut options = FeedOptions::default();
         // A browser that comes back asks for the same target, and says in the header where it was.
         options.since = match single(headers, &LAST_EVENT_ID)?.filter(|id| !id.is_empty()) {
@@ -125,7 +126,7 @@ impl Wanted {
 }
 
 /// Lines where they are asked for, else server-sent events.
-fn accepted(headers: &HeaderMap) -> FeedFormat {
+fn accepted(headers: &Headers) -> FeedFormat {
     if ndjson::is_wanted(headers) { FeedFormat::Lines } else { FeedFormat::Sse }
 }
 

@@ -26,6 +26,7 @@ mod event;
 mod export;
 mod feeds;
 mod folders;
+mod head;
 mod import;
 mod lists;
 mod locks;

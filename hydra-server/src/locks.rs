@@ -1,8 +1,8 @@
 //! Locks of a swamp: `POST`, `GET`, `PUT` and `DELETE` on `/v1/swamps/{S}/locks/{name}`.
 
+use http::HeaderValue;
 use http::StatusCode;
 use http::header::CACHE_CONTROL;
-use http::{HeaderMap, HeaderValue};
 use hydra_core::wire::{LockBody, LockedBody, RenewBody, header, read_object};
 use hydra_core::{Durability, Error, ErrorCode, Lock, LockRequest, SwampName};
 use serde::de::DeserializeOwned;
@@ -12,6 +12,7 @@ use crate::app::Call;
 use crate::body::Limit;
 use crate::conditions::{invalid, no_conditions, plain_body, single};
 use crate::config::MAX_SMALL_BODY_BYTES;
+use crate::head::Headers;
 use crate::query::Query;
 
 const BODY: Limit = Limit { bytes: MAX_SMALL_BODY_BYTES, code: ErrorCode::BodyTooLarge, what: "the body" };
@@ -71,7 +72,7 @@ fn check_head(call: &Call) -> Result<(), Error> {
     plain_body(&call.head.headers)
 }
 
-fn token(headers: &HeaderMap) -> Result<&str, Error> {
+fn token(headers: &Headers) -> Result<&str, Error> {
     single(headers, &answer::LOCK_TOKEN)?
         .ok_or_else(|| invalid(header::LOCK_TOKEN, "is missing; send the token that came with the lock"))
 }

@@ -5,14 +5,15 @@ use std::future::Future;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use http::HeaderValue;
 use http::header::{CONTENT_TYPE, VARY};
-use http::{HeaderMap, HeaderValue};
 use hydra_core::Error;
 use hydra_core::wire::NDJSON;
 
 use crate::answer::{self, Response};
 use crate::conditions::accepts;
 use crate::encoding::Pieces;
+use crate::head::Headers;
 
 /// Lines are sent when they are so many bytes together.
 pub(crate) const PIECE_BYTES: usize = 256 << 10;
@@ -21,7 +22,7 @@ pub(crate) const PIECE_BYTES: usize = 256 << 10;
 pub(crate) type Piece<S> = Option<(Bytes, S)>;
 
 /// Whether the client asks for lines.
-pub(crate) fn is_wanted(headers: &HeaderMap) -> bool {
+pub(crate) fn is_wanted(headers: &Headers) -> bool {
     accepts(headers, NDJSON)
 }
 

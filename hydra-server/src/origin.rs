@@ -7,12 +7,12 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HOST, ORIGIN, VARY,
 };
-use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hydra_core::{Error, ErrorCode};
 
 use crate::answer::{self, Response};
 use crate::config::Config;
+use crate::head::Head;
 
 /// Everything a page may send.
 const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
@@ -30,9 +30,9 @@ const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
 ///
 /// # Errors
 /// `origin-denied` names the origin and how it can be allowed.
-pub(crate) fn check(head: &Parts, config: &Config) -> Result<(), Error> {
+pub(crate) fn check(head: &Head, config: &Config) -> Result<(), Error> {
     let reads = matches!(head.method, Method::GET | Method::HEAD);
-    match head.headers.get(ORIGIN).filter(|_| !reads) {
+    match head.headers.get(&ORIGIN).filter(|_| !reads) {
         Some(origin) if !is_allowed(origin, config) && !is_own(origin, head, config) => Err(refused(origin)),
         _ => Ok(()),
     }
@@ -47,9 +47,9 @@ fn refused(origin: &HeaderValue) -> Error {
 ///
 /// # Errors
 /// `origin-denied`.
-pub(crate) fn preflight(head: &Parts, allow: &'static str, config: &Config) -> Result<Option<Response>, Error> {
-    let asks = head.method == Method::OPTIONS && head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    let Some(origin) = head.headers.get(ORIGIN).filter(|_| asks) else { return Ok(None) };
+pub(crate) fn preflight(head: &Head, allow: &'static str, config: &Config) -> Result<Option<Response>, Error> {
+    let asks = head.method == Method::OPTIONS && head.headers.has(&ACCESS_CONTROL_REQUEST_METHOD);
+    let Some(origin) = head.headers.get(&ORIGIN).filter(|_| asks) else { return Ok(None) };
     if !is_allowed(origin, config) && !is_own(origin, head, config) {
         return Err(refused(origin));
     }
@@ -62,12 +62,12 @@ pub(crate) fn preflight(head: &Parts, allow: &'static str, config: &Config) -> R
 }
 
 /// Lets the page read the answer where its origin is allowed; no cache may mix answers up.
-pub(crate) fn expose(head: &Parts, config: &Config, headers: &mut HeaderMap) {
+pub(crate) fn expose(head: &Head, config: &Config, headers: &mut HeaderMap) {
     if config.allow_origins.is_empty() {
         return;
     }
     headers.append(VARY, HeaderValue::from_static("origin"));
-    if let Some(origin) = head.headers.get(ORIGIN).filter(|origin| is_allowed(origin, config)) {
+    if let Some(origin) = head.headers.get(&ORIGIN).filter(|origin| is_allowed(origin, config)) {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
     }
@@ -81,9 +81,9 @@ fn is_allowed(origin: &HeaderValue, config: &Config) -> bool {
 ///
 /// Anybody can let a name of his own point at this machine, and then his page and the server have the same
 /// origin as far as the browser can tell. So a name counts only where tokens keep such a page out.
-fn is_own(origin: &HeaderValue, head: &Parts, config: &Config) -> bool {
+fn is_own(origin: &HeaderValue, head: &Head, config: &Config) -> bool {
     let origin = origin.to_str().ok().and_then(|text| text.split_once("://"));
-    let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = head.headers.get(&HOST).and_then(|host| host.to_str().ok());
     let host = host.or_else(|| head.uri.authority().map(http::uri::Authority::as_str));
     match (origin, host) {
         (Some((_, theirs)), Some(ours)) if theirs.eq_ignore_ascii_case(ours) => {
@@ -122,9 +122,9 @@ pub fn check_origin(text: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn head(method: &str, host: &str, origin: &str) -> Parts {
+    fn head(method: &str, host: &str, origin: &str) -> Head {
         let request = http::Request::builder().method(method).uri("/v1/flush").header(HOST, host);
-        request.header(ORIGIN, origin).body(()).expect("a request").into_parts().0
+        request.header(ORIGIN, origin).body(()).expect("a request").into_parts().0.into()
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hydra_core::wire::{
     MAX_PIECES, ManifestBody, PieceBody, PiecesBody, Problem, PullBody, PulledBody, UnderSealBody, folder_path,
@@ -31,6 +31,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::answer::{self, Response};
 use crate::app::{App, Call, blocking};
+use crate::head::Headers;
 use crate::moves::{PULL_FOR, read};
 
 /// How long the source may take to accept a connection.
@@ -161,7 +162,7 @@ struct Source {
 }
 
 impl Source {
-    async fn connect(sent: &HeaderMap, asked: &PullBody, id: String) -> Result<Source, Error> {
+    async fn connect(sent: &Headers, asked: &PullBody, id: String) -> Result<Source, Error> {
         let refuse = |why: String| Error::new(ErrorCode::InvalidBody, format!("url {why}"));
         let uri: Uri = asked.url.parse().map_err(|error| refuse(format!("cannot be read: {error}")))?;
         let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {

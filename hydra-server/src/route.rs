@@ -183,7 +183,8 @@ impl Route {
 
     /// Whether the method is one of [`Route::allow`].
     pub(crate) fn allows(&self, method: &Method) -> bool {
-        self.allow().split(',').any(|allowed| allowed.trim_start() == method.as_str())
+        // Bytes: a search for one character at a time costs more than the few that are here.
+        self.allow().as_bytes().split(|byte| b", ".contains(byte)).any(|allowed| allowed == method.as_str().as_bytes())
     }
 
     /// The swamp the request is about.
@@ -436,10 +437,10 @@ fn key_of(raw: &str) -> Result<String, Error> {
     if raw.is_empty() {
         return Err(refuse("is empty"));
     }
-    for piece in raw.split('/') {
+    for piece in raw.as_bytes().split(|byte| *byte == b'/') {
         match piece {
-            "" => return Err(refuse("has an empty piece between slashes")),
-            "." | ".." => return Err(refuse("has a piece that is a path step")),
+            b"" => return Err(refuse("has an empty piece between slashes")),
+            b"." | b".." => return Err(refuse("has a piece that is a path step")),
             _ => {}
         }
     }

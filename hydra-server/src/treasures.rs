@@ -7,7 +7,6 @@ use http::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, DATE, ETAG, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED, VARY,
     X_CONTENT_TYPE_OPTIONS,
 };
-use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use httpdate::HttpDate;
 use hydra_core::wire::TREASURE_JSON;
@@ -16,6 +15,7 @@ use hydra_core::{Error, ErrorCode, Pointer, SwampName, Timestamp, Treasure, Valu
 use crate::answer::{self, Response};
 use crate::app::{Call, by_size};
 use crate::conditions::Tags;
+use crate::head::{Head, Headers};
 use crate::query::{Query, invalid};
 use crate::render::{Include, write_treasure};
 use crate::waits::{self, Changed};
@@ -64,7 +64,7 @@ struct View {
 }
 
 impl View {
-    fn of(head: &Parts) -> Result<View, Error> {
+    fn of(head: &Head) -> Result<View, Error> {
         let query = Query::parse(head.uri.query(), &["envelope", "raw", "path", "expired", "wait"])?;
         let with_expired = match query.text("expired") {
             None | Some("exclude") => false,
@@ -125,7 +125,7 @@ enum Shape {
 }
 
 impl Shape {
-    fn of(query: &Query<'_>, headers: &HeaderMap) -> Result<Shape, Error> {
+    fn of(query: &Query<'_>, headers: &Headers) -> Result<Shape, Error> {
         match (query.flag("envelope")?, query.flag("raw")?) {
             (true, true) => Err(invalid("raw", "came together with envelope; send one of them")),
             (true, false) => Ok(Shape::Envelope),
@@ -135,8 +135,8 @@ impl Shape {
     }
 
     /// What the first media type of `Accept` asks for.
-    fn accepted(headers: &HeaderMap) -> Shape {
-        let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    fn accepted(headers: &Headers) -> Shape {
+        let accept = headers.get(&ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
         let first = accept.split([',', ';']).next().unwrap_or_default().trim();
         match first {
             _ if first.eq_ignore_ascii_case(TREASURE_JSON) => Shape::Envelope,

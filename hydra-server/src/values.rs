@@ -1,6 +1,5 @@
 //! Values as they come in: what their content type means, when they expire, how long they may be. Pure.
 
-use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use hydra_core::duration::parse_duration;
 use hydra_core::wire::{JSON_PATCH_JSON, MERGE_PATCH_JSON};
@@ -8,6 +7,7 @@ use hydra_core::{Error, ErrorCode, Expiry, MAX_VALUE_BYTES, Patch, Timestamp, Va
 
 use crate::body::Limit;
 use crate::conditions::invalid as invalid_header;
+use crate::head::Headers;
 use crate::query::{Query, invalid};
 
 /// The longest value any policy may allow; the policy of the swamp may allow less.
@@ -62,8 +62,12 @@ impl Kind {
     ///
     /// # Errors
     /// `invalid-header`; `unsupported-media-type` for text in another charset than UTF-8.
-    pub(crate) fn of(headers: &HeaderMap) -> Result<Kind, Error> {
-        let Some(sent) = headers.get(CONTENT_TYPE) else { return Ok(Kind::Json) };
+    pub(crate) fn of(headers: &Headers) -> Result<Kind, Error> {
+        let Some(sent) = headers.get(&CONTENT_TYPE) else { return Ok(Kind::Json) };
+        // As nearly everybody writes it.
+        if sent == "application/json" {
+            return Ok(Kind::Json);
+        }
         let sent = sent.to_str().map_err(|_| invalid_header("Content-Type", "is not printable ASCII"))?;
         let (media, parameters) = sent.split_once(';').unwrap_or((sent, ""));
         let media = media.trim();
@@ -125,8 +129,8 @@ impl PatchKind {
     ///
     /// # Errors
     /// `unsupported-media-type` for any other type.
-    pub(crate) fn of(headers: &HeaderMap) -> Result<PatchKind, Error> {
-        let Some(sent) = headers.get(CONTENT_TYPE) else { return Ok(PatchKind::Merge) };
+    pub(crate) fn of(headers: &Headers) -> Result<PatchKind, Error> {
+        let Some(sent) = headers.get(&CONTENT_TYPE) else { return Ok(PatchKind::Merge) };
         let sent = sent.to_str().map_err(|_| invalid_header("Content-Type", "is not printable ASCII"))?;
         let media = sent.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         match media.as_str() {
@@ -154,19 +158,19 @@ impl PatchKind {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderMap, HeaderValue};
 
     use super::*;
 
     fn kind(content_type: &str) -> Result<Kind, Error> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).expect("a header"));
-        Kind::of(&headers)
+        Kind::of(&headers.into())
     }
 
     #[test]
     fn content_types_decide_how_a_value_is_read() {
-        assert_eq!(Kind::of(&HeaderMap::new()).expect("none"), Kind::Json);
+        assert_eq!(Kind::of(&Headers::default()).expect("none"), Kind::Json);
         for json in ["application/json", "APPLICATION/JSON; charset=utf-8", "application/geo+json", ""] {
             assert_eq!(kind(json).expect(json), Kind::Json, "{json}");
         }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::header::IF_NONE_MATCH;
 use hydra_core::duration::{format_duration, parse_duration};
 use hydra_core::wire::ABSENT_VERSION;
@@ -12,6 +11,7 @@ use tokio::time::Instant;
 use crate::app::Call;
 use crate::conditions::Tags;
 use crate::config::MAX_WAIT;
+use crate::head::Headers;
 use crate::query::{Query, invalid};
 
 /// How a long poll ended.
@@ -45,9 +45,9 @@ struct Known {
 }
 
 impl Known {
-    fn of(headers: &HeaderMap) -> Result<Known, Error> {
+    fn of(headers: &Headers) -> Result<Known, Error> {
         let tags = Tags::read(headers, &IF_NONE_MATCH)?;
-        let lines = headers.get_all(IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
+        let lines = headers.get_all(&IF_NONE_MATCH).filter_map(|line| line.to_str().ok());
         let is_absent =
             lines.flat_map(|line| line.split(',')).any(|tag| tag.trim().trim_matches('"') == ABSENT_VERSION);
         Ok(Known { tags, is_absent })

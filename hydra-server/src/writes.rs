@@ -94,21 +94,18 @@ async fn store(call: &mut Call, name: &SwampName, batch: Batch) -> Result<Respon
         Preference::Minimal => {
             let mut response = answer::empty(StatusCode::NO_CONTENT);
             response.headers_mut().insert(ETAG, answer::etag(&version));
-            Ok(applied("return=minimal", response))
+            return Ok(applied("return=minimal", response));
         }
         // A patch would show the rest of the value to somebody who may only write.
-        Preference::Representation if call.may(&[Scope::Read], name).is_err() => {
-            answer::written(status, &version, &WrittenBody { key, version, created })
-        }
-        Preference::Representation => match stored(call, name, &key, version).await {
-            Some(mut response) => {
+        Preference::Representation if call.may(&[Scope::Read], name).is_ok() => {
+            if let Some(mut response) = stored(call, name, &key, version).await {
                 *response.status_mut() = status;
-                Ok(applied("return=representation", response))
+                return Ok(applied("return=representation", response));
             }
-            None => answer::written(status, &version, &WrittenBody { key, version, created }),
-        },
-        Preference::Version => answer::written(status, &version, &WrittenBody { key, version, created }),
+        }
+        Preference::Representation | Preference::Version => {}
     }
+    Ok(answer::written(status, &WrittenBody { key, version, created }))
 }
 
 fn applied(preference: &'static str, mut response: Response) -> Response {
@@ -164,7 +161,9 @@ async fn increment(call: &mut Call, name: &SwampName, key: String) -> Result<Res
     let op = Op::increment(key.clone(), increment);
     match call.write_one(name, Batch { idempotency, sync, ..Batch::of(op) }).await? {
         OpResult::Incremented { value, version, .. } => {
-            answer::written(StatusCode::OK, &version, &IncrementedBody { key, value, version })
+            let mut response = answer::json(StatusCode::OK, &IncrementedBody { key, value, version })?;
+            response.headers_mut().insert(ETAG, answer::etag(&version));
+            Ok(response)
         }
         _ => Err(unexpected("an increment was answered with something else")),
     }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use hydra_core::{Error, ErrorCode, Pattern, SwampName};
 
 use super::scope::{Need, Place, Scope};
 use super::tokens::{Known, Token};
+
+use crate::head::Headers;
 
 /// What a request may do.
 #[derive(Debug, Clone)]
@@ -23,8 +24,8 @@ impl Access {
     ///
     /// # Errors
     /// `missing-token`, `invalid-token`. What came is never repeated.
-    pub(crate) fn of(headers: &HeaderMap, known: &Known) -> Result<Access, Error> {
-        let mut sent = headers.get_all(AUTHORIZATION).iter();
+    pub(crate) fn of(headers: &Headers, known: &Known) -> Result<Access, Error> {
+        let mut sent = headers.get_all(&AUTHORIZATION);
         let Some(first) = sent.next() else {
             return Err(Error::new(ErrorCode::MissingToken, "this server answers nobody without a token")
                 .with_hint("send Authorization: Bearer <token>; whoever runs the server hands tokens out"));
