@@ -14,7 +14,7 @@ use crate::engine::CopyState;
 use crate::error::{Applied, Error, ErrorCode, Result};
 use crate::format::frame::{Frame, FrameRef, Frames};
 use crate::format::record::{Record, StampCode, Write};
-use crate::hydrate::{hydrate, read_on};
+use crate::hydrate::{Watch, hydrate, read_on};
 use crate::layout::{ChunkName, swamp_path};
 use crate::locks::LockOp;
 use crate::log::{AppendError, Log, check_vector};
@@ -364,12 +364,19 @@ impl Resident {
         }
         self.log.lock().found(&self.shared, &hydrated.names, hydrated.pile, hydrated.written, None);
         self.desk.lock().adopt = hydrated.adopt;
-        *self.watch.lock() = hydrated.watch;
         let mut state = self.state.write();
         let before = std::mem::replace(&mut *state, hydrated.state);
         state.take_audience_of(before, Timestamp::now());
         self.account(&state, 0);
+        drop(state);
+        self.seen(hydrated.watch);
         Ok(())
+    }
+
+    /// Takes down which files the state is made of. Only once everybody sees the state: whoever finds that these files
+    /// are known answers without them otherwise.
+    fn seen(&self, watch: Watch) {
+        *self.watch.lock() = watch;
     }
 
     /// Reads what the logs of others grew by, and only that; answers `false` when all has to be read again.
@@ -384,11 +391,12 @@ impl Resident {
             state.tails.grow(&state, &files)
         };
         let Some(growth) = grown else { return Ok(false) };
-        *self.watch.lock() = watch;
         let mut state = self.state.write();
         growth.count(&state.tails, &mut log.pile);
         growth.publish(&mut state, Timestamp::now());
         self.account(&state, 0);
+        drop(state);
+        self.seen(watch);
         Ok(true)
     }
 

@@ -31,7 +31,7 @@ use crate::pool::Pool;
 use crate::residents::Residents;
 use crate::root::{Expected, Root};
 use crate::shared::{Policies, Shared};
-use crate::space::{BALLAST_MOST, Ballast, SpaceWatch};
+use crate::space::{Ballast, SpaceWatch, largest_ballast};
 use crate::stamp::Timestamp;
 use crate::stats::{Stats, count, read};
 use crate::strait::StraitDisk;
@@ -175,7 +175,7 @@ impl Engine {
         let root = Root::open(&options.data_dir, &expected)?;
         let (owned, standby) = divide_folders(&root, options.owned, options.standby)?;
         let handles = Arc::new(Handles::new());
-        let ballast = Arc::new(Ballast::open(root.local(layout::BALLAST_FILE), BALLAST_MOST));
+        let ballast = Arc::new(Ballast::open(root.local(layout::BALLAST_FILE), largest_ballast(&root.path)));
         // A process that was killed leaves directories and records that can be read and are not durable. Whatever is
         // built upon them from here on must not lose its ground when the power goes.
         let file_system = disk.file_system(&root.path).map_err(|error| Error::io("open", &root.path, error))?;

@@ -347,7 +347,8 @@ impl<'a> Merger<'a> {
     }
 
     /// A write of the log's own writer: everything it wrote before is known, so an increment that
-    /// the vector covers was counted already, in a chunk this one repeats.
+    /// the vector covers was counted already, in a chunk this one repeats. A value is offered all the
+    /// same: what is damaged there may have been what this chunk repeats.
     fn take_own(&mut self, stamp: Stamp, write: Write<'a>) {
         match write {
             Write::Add { key, pointer, base, delta } => {
@@ -358,7 +359,9 @@ impl<'a> Merger<'a> {
                     self.out.counters.entry(key).or_default().add(stamp, base, pointer, delta);
                 }
             }
-            _ if self.out.vector.saw(stamp) => {}
+            _ if self.out.vector.saw(stamp) => {
+                self.take_write(stamp, write);
+            }
             _ => {
                 let shown = self.take_write(stamp, write);
                 if !self.has_seen_all_of(stamp, write.key(), shown) {
@@ -716,6 +719,27 @@ mod tests {
         assert_eq!(total(&[&a, &b]), (20, true), "a delete that one server had no need of");
         let b = log(B, 1, &[], &[(true, &[sync, b1, b2])]);
         assert_eq!(total(&[&b, &a]), (20, true), "a SYNC record before the increments");
+    }
+
+    #[test]
+    fn what_is_damaged_in_one_chunk_shows_from_the_one_that_repeats_it() {
+        let del = Record::Write { stamp: at(2, A), write: Write::Del { key: "n" } };
+        let other = Record::Write { stamp: at(3, A), write: Write::Del { key: "other" } };
+        let first = |frames: &[(bool, &[Record<'static>])]| log(A, 1, &[], frames);
+        let whole = first(&[(false, &[put(1, A)]), (false, &[del.clone()]), (false, &[other.clone()])]);
+        let lost_from = first(&[(false, &[put(1, A)])]).1.len();
+        // A bit of the checksum, so that it is rot, behind which reading goes on.
+        let mut damaged = whole.clone();
+        damaged.1[lost_from + 3] ^= 1;
+        let scanned = scan(&damaged.0, &damaged.1).expect("readable");
+        assert!(scanned.damage.is_some() && scanned.frames.len() == 2, "{scanned:?}");
+        let again = log(A, 2, &[(A, 1)], &[(false, &[del]), (false, &[other])]);
+        let shown = |files: &[&File]| {
+            with_merged(files, |merged| merged.winners.get("n").map(|slot| (slot.stamp(), slot.is_tombstone())))
+        };
+        assert_eq!(shown(&[&damaged]), Some((at(1, A), false)), "nothing else tells of the delete");
+        assert_eq!(shown(&[&damaged, &again]), Some((at(2, A), true)));
+        assert_eq!(shown(&[&whole, &again]), shown(&[&again, &damaged]), "in whatever order");
     }
 
     #[test]

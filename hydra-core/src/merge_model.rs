@@ -477,6 +477,10 @@ fn is_complete(merged: &Merged<'_>, rules: &Rules) -> bool {
     merged.is_complete() || rules.without(Mutant::NoVectorDrop)
 }
 
+fn is_damaged(chunks: &[Chunk<'_>]) -> bool {
+    chunks.iter().any(|chunk| chunk.scan.damage.is_some())
+}
+
 // -------------------------------------------------------------------------------------- the world
 
 struct World {
@@ -1034,11 +1038,11 @@ impl World {
         self.write_snapshot(node, dies);
     }
 
-    /// Writes a snapshot if the copy is complete; with `dies` the process ends in the middle of it.
+    /// Writes a snapshot if nothing is missing or damaged; with `dies` the process ends in the middle of it.
     fn write_snapshot(&mut self, node: usize, dies: bool) {
         self.process(node).view = None;
         self.seal(node);
-        if !self.read(node, |merged, _| is_complete(merged, &self.rules)) {
+        if !self.is_whole(node) {
             return;
         }
         self.resident(node);
@@ -1059,6 +1063,11 @@ impl World {
         if dies {
             self.crash(node);
         }
+    }
+
+    /// Whether the engine would compact and collect here.
+    fn is_whole(&self, node: usize) -> bool {
+        self.read(node, |merged, chunks| is_complete(merged, &self.rules) && !is_damaged(chunks))
     }
 
     /// The state that the engine would have in memory.
@@ -1128,7 +1137,7 @@ impl World {
     }
 
     fn collect(&mut self, node: usize) {
-        if !self.read(node, |merged, _| is_complete(merged, &self.rules)) {
+        if !self.is_whole(node) {
             return;
         }
         let mut facts = self.facts(node);
@@ -1320,7 +1329,7 @@ impl State {
             conflicts: merged.conflicts.clone(),
             vector: merged.vector.clone(),
             is_complete: is_complete(merged, rules),
-            is_damaged: chunks.iter().any(|chunk| chunk.scan.damage.is_some()),
+            is_damaged: is_damaged(chunks),
         };
         for key in KEYS {
             state.look_up(key, merged, chunks, rules);

@@ -4,7 +4,7 @@
 //! Whatever the order: nobody waits for ever, what was acknowledged can be read and is on the disk if that was
 //! promised, what came from elsewhere shows once it was looked for.
 //!
-//! `HYDRA_SCHEDULES=100000 cargo test -p hydra-core --features schedules --lib schedules -- --nocapture`
+//! `HYDRA_SCHEDULES=100000 cargo test --release -p hydra-core --features schedules --lib schedules -- --nocapture`
 
 use std::path::Path;
 use std::sync::Arc;

@@ -6,7 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -22,7 +22,9 @@ use crate::shared::Shared;
 /// Writes are refused below this much free space, or a hundredth of the file system if that is less.
 const SPACE_KEPT: u64 = 256 << 20;
 /// The largest ballast; a hundredth of the file system if that is less.
-pub(crate) const BALLAST_MOST: u64 = 64 << 20;
+const BALLAST_MOST: u64 = 64 << 20;
+/// The number that the kernel gives a file system whose files are memory.
+pub(crate) const TMPFS: u64 = 0x0102_1994;
 /// How long a look at the free space holds, and for how long one that would refuse a write.
 const LOOK_HOLDS: Duration = Duration::from_millis(50);
 const DOUBT_HOLDS: Duration = Duration::from_millis(5);
@@ -214,6 +216,13 @@ impl Drop for Reserved<'_> {
     }
 }
 
+/// The largest ballast below a directory. There is none where files are memory, of which every engine, one in a test say,
+/// would take so much for good.
+pub(crate) fn largest_ballast(dir: &Path) -> u64 {
+    let is_memory = rustix::fs::statfs(dir).is_ok_and(|stat| stat.f_type as u64 == TMPFS);
+    if is_memory { 0 } else { BALLAST_MOST }
+}
+
 fn kept(space: &Space) -> u64 {
     SPACE_KEPT.min(space.total / 100)
 }
@@ -319,6 +328,15 @@ fn fill(file: &mut File, size: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_are_memory_have_no_ballast() {
+        let memory = Path::new("/dev/shm");
+        if !rustix::fs::statfs(memory).is_ok_and(|stat| stat.f_type as u64 == TMPFS) {
+            return println!("skipped: /dev/shm is no tmpfs here");
+        }
+        assert_eq!((largest_ballast(memory), largest_ballast(Path::new("/proc"))), (0, BALLAST_MOST));
+    }
 
     #[test]
     fn the_ballast_takes_its_space_comes_and_goes() {

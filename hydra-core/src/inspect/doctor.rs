@@ -18,6 +18,7 @@ use crate::inspect::directory::Directory;
 use crate::inspect::verify::stray_text;
 use crate::layout::{self, ChunkName};
 use crate::root::{read_hydra_file, read_incarnations, read_server_file};
+use crate::space::TMPFS;
 use crate::stamp::Timestamp;
 use crate::walk::{self, Met};
 
@@ -384,7 +385,7 @@ fn file_system(kind: u64) -> (&'static str, Level, &'static str) {
         0xf2f5_2010 => ("F2FS", Level::Ok, ""),
         0xca45_1a4e => ("bcachefs", Level::Ok, ""),
         0x794c_7630 => ("overlayfs", Level::Warn, "the writable layer of a container goes with it: mount a volume"),
-        0x0102_1994 => ("tmpfs", Level::Warn, "it is memory and gone after a restart: for tests only"),
+        TMPFS => ("tmpfs", Level::Warn, "it is memory and gone after a restart: for tests only"),
         0x6969 => ("NFS", Level::Warn, network),
         0x517b | 0xff53_4d42 | 0xfe53_4d42 => ("SMB", Level::Warn, network),
         0x6573_5546 => ("FUSE", Level::Warn, network),
