@@ -726,14 +726,15 @@ mod tests {
         let del = Record::Write { stamp: at(2, A), write: Write::Del { key: "n" } };
         let other = Record::Write { stamp: at(3, A), write: Write::Del { key: "other" } };
         let first = |frames: &[(bool, &[Record<'static>])]| log(A, 1, &[], frames);
-        let whole = first(&[(false, &[put(1, A)]), (false, &[del.clone()]), (false, &[other.clone()])]);
+        let (del, other) = ([del], [other]);
+        let whole = first(&[(false, &[put(1, A)]), (false, &del), (false, &other)]);
         let lost_from = first(&[(false, &[put(1, A)])]).1.len();
         // A bit of the checksum, so that it is rot, behind which reading goes on.
         let mut damaged = whole.clone();
         damaged.1[lost_from + 3] ^= 1;
         let scanned = scan(&damaged.0, &damaged.1).expect("readable");
         assert!(scanned.damage.is_some() && scanned.frames.len() == 2, "{scanned:?}");
-        let again = log(A, 2, &[(A, 1)], &[(false, &[del]), (false, &[other])]);
+        let again = log(A, 2, &[(A, 1)], &[(false, &del), (false, &other)]);
         let shown = |files: &[&File]| {
             with_merged(files, |merged| merged.winners.get("n").map(|slot| (slot.stamp(), slot.is_tombstone())))
         };

@@ -24,9 +24,21 @@ impl VersionVector {
         self.find(incarnation).map_or(0, |at| self.0[at].1)
     }
 
+    /// Every entry, and how far the other vector knows that incarnation. Both are walked along together: a swamp that was
+    /// written by hundreds of incarnations compares such vectors for every pair of its files.
+    fn beside<'a>(&'a self, other: &'a VersionVector) -> impl Iterator<Item = ((u64, u64), u64)> + 'a {
+        let mut rest = &other.0[..];
+        self.iter().map(move |entry| {
+            let before = rest.iter().take_while(|(incarnation, _)| *incarnation < entry.0).count();
+            rest = &rest[before..];
+            let same = rest.first().filter(|(incarnation, _)| *incarnation == entry.0);
+            (entry, same.map_or(0, |(_, hlc)| *hlc))
+        })
+    }
+
     /// Whether everything known here is known there.
     pub(crate) fn is_within(&self, other: &VersionVector) -> bool {
-        self.iter().all(|(incarnation, hlc)| other.get(incarnation) >= hlc)
+        self.beside(other).all(|((_, hlc), known)| known >= hlc)
     }
 
     /// What is known of an incarnation, to be changed.
@@ -71,7 +83,7 @@ impl VersionVector {
 
     /// What is known here and not there.
     pub(crate) fn beyond(&self, other: &VersionVector) -> VersionVector {
-        VersionVector(self.iter().filter(|&(incarnation, hlc)| other.get(incarnation) < hlc).collect())
+        VersionVector(self.beside(other).filter(|&((_, hlc), known)| known < hlc).map(|(entry, _)| entry).collect())
     }
 
     /// The entries, sorted by incarnation.

@@ -12,11 +12,14 @@ use crate::support::{Process, Target};
 
 const PACE: Pace = Pace { writers: 4, rest: Duration::ZERO };
 
-/// Room for about three of the swamps below.
-const MEMORY: [&str; 2] = ["--memory", "96KiB"];
-
+/// With room for about three of the swamps below.
 pub(crate) fn start_tidy(data: &Path) -> Process {
-    start(data, &[&TIDY[..], &MEMORY].concat())
+    start_aged(data, 0)
+}
+
+/// The same after so many lives of the server: each leaves an entry in the vectors and sums of every swamp.
+fn start_aged(data: &Path, lives: u64) -> Process {
+    start(data, &[&TIDY[..], &["--memory", &format!("{}KiB", 96 + lives / 2)]].concat())
 }
 
 /// Writers and a tidier at work until `end` returns.
@@ -36,7 +39,7 @@ fn whatever_was_acknowledged_survives_kill_9_in_the_middle_of_compaction() {
         (Library::new(names("pay", 24), 1, 3_000), wanted("HYDRA_KILL_ROUNDS", 10), Instant::now());
     let mut dice = Dice::new(7);
     for round in 0..rounds {
-        let server = start_tidy(dir.path());
+        let server = start_aged(dir.path(), round);
         let target = server.target;
         synced(target, "*/*/*");
         expect_nothing(&library.check_exactly(target), &format!("before round {round}"));
@@ -54,7 +57,7 @@ fn whatever_was_acknowledged_survives_kill_9_in_the_middle_of_compaction() {
             server.kill();
         });
     }
-    let server = start_tidy(dir.path());
+    let server = start_aged(dir.path(), rounds);
     expect_nothing(&library.check_exactly(server.target), "after the last round");
     println!("kill: {rounds} rounds, {} acknowledged writes, {:.1?}", library.acknowledged(), begun.elapsed());
     assert!(library.acknowledged() > 20 * rounds, "the test tried too little");
