@@ -156,7 +156,7 @@ impl Version {
         }
     }
 
-    /// The text of the version, as [`Version::to_string`] gives it, in the caller's room.
+    /// The text of the version, as [`ToString`] gives it, in the caller's room.
     ///
     /// ```
     /// # let version: hydra_core::Version = "00000000000a1-0000000000001".parse()?;
