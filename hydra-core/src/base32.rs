@@ -16,20 +16,15 @@ pub(crate) fn encode(value: u128, width: usize) -> String {
 
 /// The same into a slice of the width wanted, without an allocation.
 pub(crate) fn encode_into(mut value: u128, digits: &mut [u8]) {
-    for digit in digits.iter_mut().rev() {
-        *digit = DIGITS[(value & 31) as usize];
-        value >>= 5;
+    // Twelve digits at a time, which fit a register: 128 bits shifted for each digit take three times as long.
+    for group in digits.rchunks_mut(12) {
+        let mut low = value as u64;
+        for digit in group.iter_mut().rev() {
+            *digit = DIGITS[(low & 31) as usize];
+            low >>= 5;
+        }
+        value >>= 60;
     }
-}
-
-/// A 64-bit number in digits, in a third of the time that [`encode_into`] takes for it.
-pub(crate) fn digits_64(mut value: u64) -> [u8; WIDTH_64] {
-    let mut digits = [0; WIDTH_64];
-    for digit in digits.iter_mut().rev() {
-        *digit = DIGITS[(value & 31) as usize];
-        value >>= 5;
-    }
-    digits
 }
 
 /// Reads digits written by [`encode`]; `None` for another character or a number beyond 128 bits.
@@ -62,10 +57,11 @@ mod tests {
         for value in [0, 1, 31, 32, u128::from(u64::MAX)] {
             let text = encode(value, WIDTH_64);
             assert_eq!(decode_64(&text).map(u128::from), Some(value));
-            assert_eq!(digits_64(value as u64), text.as_bytes());
         }
         assert_eq!(decode_128(&encode(u128::MAX, WIDTH_128)), Some(u128::MAX));
         assert_eq!(encode(1, 4), "0001");
+        let beyond_a_register = encode(u128::from(u64::MAX) << 3, WIDTH_128);
+        assert_eq!(beyond_a_register, "0000000000003zzzzzzzzzzzzr");
     }
 
     #[test]

@@ -17,9 +17,10 @@ const AHEAD_MS: u64 = 5_000;
 /// How far above a clock that is already ahead of the machine's.
 const STEP_MS: u64 = 1_000;
 
-/// Milliseconds on a clock that never goes back, late by up to a tick of the kernel: several times cheaper to read
-/// than [`std::time::Instant`], for what is asked with every request and need not be exact.
-pub(crate) fn coarse_ms() -> u64 {
+/// Milliseconds on a clock that never goes back, late by up to a tick of the kernel (1 to 10 ms): several times cheaper
+/// to read than [`std::time::Instant`], for what is asked with every request and need not be exact. Where it begins is
+/// not said; what differs between two readings is time.
+pub fn coarse_ms() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     now.tv_sec.unsigned_abs() * 1_000 + now.tv_nsec.unsigned_abs() / 1_000_000
 }

@@ -138,6 +138,7 @@ mod schedules;
 pub use archive::{Archive, ArchivedFile, Unpacked, Unpacking};
 pub use catalog::{ListedSwamp, LoadedSwamp, SwampsCursor, SwampsPage, SwampsQuery};
 pub use cleaning::Cleaned;
+pub use clock::coarse_ms;
 pub use conflict::{Conflict, LostContent, LostWrite, WinningWrite};
 pub use engine::{Collected, Compacted, CopyState, Engine, EngineOptions, EngineStats, FolderSizes, Swamp, SwampInfo};
 pub use error::{Applied, Error, ErrorCode, Result};

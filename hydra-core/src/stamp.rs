@@ -168,13 +168,10 @@ impl Version {
     pub fn encode(self, room: &mut [u8; Version::MAX_BYTES]) -> &str {
         const REST: usize = base32::WIDTH_64 + 1;
         let (hlc, rest, counter) = self.to_parts();
-        room[..base32::WIDTH_64].copy_from_slice(&base32::digits_64(hlc));
+        base32::encode_into(hlc.into(), &mut room[..base32::WIDTH_64]);
         room[base32::WIDTH_64] = b'-';
         let end = if counter { Version::MAX_BYTES } else { REST + base32::WIDTH_64 };
-        match counter {
-            true => base32::encode_into(rest, &mut room[REST..end]),
-            false => room[REST..end].copy_from_slice(&base32::digits_64(rest as u64)),
-        }
+        base32::encode_into(rest, &mut room[REST..end]);
         std::str::from_utf8(&room[..end]).unwrap_or_default()
     }
 

@@ -1,7 +1,6 @@
 //! Asking a server who it is and whether it is there, beside the calls: one probe at a time per server.
 
-use std::sync::Weak;
-use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use hydra_core::wire::ProbeBody;
@@ -25,6 +24,10 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// So much longer an introduction may take than a connection: of timers of the same length any may end first, and a
 /// server that takes no connections would pass for one that is silent.
 const LEEWAY: Duration = Duration::from_millis(20);
+
+/// So far apart begin the probes that suspicions ask for. A server that answers late gives as many calls as it has the
+/// same suspicion, and one answer is enough for all.
+const APART: Duration = Duration::from_millis(100);
 
 /// Who the map says that a server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,23 +109,36 @@ impl Server {
         }
     }
 
-    /// Looks once, beside the calls, whether the server is there; unless somebody does already.
+    /// Looks once, beside the calls, whether the server is there; unless somebody does already or is about to.
     pub(crate) fn suspect(&self) {
-        if self.is_probed.load(Ordering::Acquire) {
-            return;
-        }
+        let Some(duty) = Duty::take(self, |server| &server.is_probed) else { return };
         let Some(server) = self.me().upgrade() else { return };
-        tokio::spawn(async move { server.probe().await });
+        let too_early = self.last_probe().and_then(|begun| APART.checked_sub(begun.elapsed()));
+        tokio::spawn(async move {
+            if let Some(pause) = too_early {
+                tokio::time::sleep(pause).await;
+            }
+            server.probe_now().await;
+            drop(duty);
+        });
     }
 
-    /// One new connection and one question; the breaker hears of it. Nothing while another probe is under way.
+    /// One probe; while somebody else is at it, a pause in its place: the breaker hears of theirs.
     async fn probe(&self) {
-        if let Some(_duty) = Duty::take(self, |server| &server.is_probed) {
-            self.probe_now().await;
+        match Duty::take(self, |server| &server.is_probed) {
+            Some(_duty) => self.probe_now().await,
+            None => tokio::time::sleep(LEEWAY).await,
         }
     }
 
+    /// When the last probe began.
+    fn last_probe(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.last_probe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One new connection and one question; the breaker hears of it.
     async fn probe_now(&self) {
+        *self.last_probe() = Some(Instant::now());
         // Connections that are open say nothing about whether others can be made.
         let Ok(connections) = self.new_connections(0) else { return };
         let signal = match self.question(&connections, self.connect_timeout() + PATIENCE).await {

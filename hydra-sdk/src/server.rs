@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -59,6 +59,8 @@ pub(crate) struct Server {
     pub(crate) stays: Stays,
     /// A probe is under way.
     pub(crate) is_probed: AtomicBool,
+    /// When the last one began.
+    pub(crate) last_probe: Mutex<Option<Instant>>,
     /// Its certificate was not trusted the last time.
     is_distrusted: AtomicBool,
     /// Somebody looks out for its return.
@@ -151,6 +153,7 @@ impl Server {
             failovers: Budget::for_failovers(),
             stays: Stays::default(),
             is_probed: AtomicBool::new(false),
+            last_probe: Mutex::default(),
             is_distrusted: AtomicBool::new(false),
             is_awaited: AtomicBool::new(false),
             me: me.clone(),

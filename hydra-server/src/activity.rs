@@ -11,17 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hydra_core::coarse_ms;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::config::Config;
 use crate::early;
-
-/// Milliseconds on a clock that never goes back and is late by up to a tick of the kernel: much cheaper than an
-/// `Instant`, and read three times for each request.
-fn coarse_ms() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-    now.tv_sec.unsigned_abs() * 1_000 + now.tv_nsec.unsigned_abs() / 1_000_000
-}
 
 /// The state of one connection, shared by its stream, its requests and its watchdog.
 #[derive(Debug)]

@@ -75,8 +75,12 @@ pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Result<Respon
 
 /// The answer to a put.
 pub(crate) fn written(status: StatusCode, written: &WrittenBody) -> Response {
-    let mut response = body(status, JSON, written.to_json());
-    response.headers_mut().insert(ETAG, etag(&written.version));
+    at_version(&written.version, body(status, JSON, written.to_json()))
+}
+
+/// An answer that names the version of what it speaks of.
+pub(crate) fn at_version(version: &Version, mut response: Response) -> Response {
+    response.headers_mut().insert(ETAG, etag(version));
     response
 }
 

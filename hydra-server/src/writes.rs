@@ -1,7 +1,7 @@
 //! Writing one treasure: `PUT`, `PATCH`, `DELETE` and `POST ?incr` on `/v1/kv/{S}/{key}`, and `POST` on `/v1/kv/{S}`,
 //! which makes the key.
 
-use http::header::{ETAG, LOCATION};
+use http::header::LOCATION;
 use http::{HeaderValue, Method, StatusCode};
 use hydra_core::wire::{IncrementedBody, WrittenBody, treasure_path};
 use hydra_core::{Applied, Batch, Condition, Error, ErrorCode, Increment, Op, OpResult, SwampName, Version, check_key};
@@ -92,8 +92,7 @@ async fn store(call: &mut Call, name: &SwampName, batch: Batch) -> Result<Respon
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     match Preference::of(&call.head.headers) {
         Preference::Minimal => {
-            let mut response = answer::empty(StatusCode::NO_CONTENT);
-            response.headers_mut().insert(ETAG, answer::etag(&version));
+            let response = answer::at_version(&version, answer::empty(StatusCode::NO_CONTENT));
             return Ok(applied("return=minimal", response));
         }
         // A patch would show the rest of the value to somebody who may only write.
@@ -161,9 +160,8 @@ async fn increment(call: &mut Call, name: &SwampName, key: String) -> Result<Res
     let op = Op::increment(key.clone(), increment);
     match call.write_one(name, Batch { idempotency, sync, ..Batch::of(op) }).await? {
         OpResult::Incremented { value, version, .. } => {
-            let mut response = answer::json(StatusCode::OK, &IncrementedBody { key, value, version })?;
-            response.headers_mut().insert(ETAG, answer::etag(&version));
-            Ok(response)
+            let response = answer::json(StatusCode::OK, &IncrementedBody { key, value, version })?;
+            Ok(answer::at_version(&version, response))
         }
         _ => Err(unexpected("an increment was answered with something else")),
     }

@@ -7,7 +7,6 @@ use hydra_core::{Error, ErrorCode, Pattern, SwampName};
 
 use super::scope::{Need, Place, Scope};
 use super::tokens::{Known, Token};
-
 use crate::head::Headers;
 
 /// What a request may do.
