@@ -15,7 +15,7 @@ use crate::engine::CopyState;
 use crate::error::{Error, ErrorCode, Result};
 use crate::format::frame::{FrameHead, FrameKey, FrameWriter};
 use crate::format::record::{Record, StampCode, Write};
-use crate::hashing::hash_key;
+use crate::hashing::ShortHash;
 use crate::merge::{Positions, RememberedAdd};
 use crate::name::check_key;
 use crate::news::News;
@@ -54,7 +54,7 @@ impl Touched {
     fn get(&self, key: &str) -> Option<&KeyState> {
         let is_key = |held: &&KeyState| held.slot.key_bytes() == key.as_bytes();
         match self.first.as_ref().filter(is_key) {
-            None if !self.more.is_empty() => self.more.find(hash_key(key.as_bytes()), |held| is_key(&held)),
+            None if !self.more.is_empty() => self.more.find(ShortHash::of(key.as_bytes()).wide(), |held| is_key(&held)),
             first => first,
         }
     }
@@ -65,8 +65,7 @@ impl Touched {
             self.first = Some(state);
             return;
         }
-        let hash = |held: &KeyState| hash_key(held.slot.key_bytes());
-        match self.more.entry(hash_key(key), |held| held.slot.key_bytes() == key, hash) {
+        match self.more.entry(state.slot.hash(), |held| held.slot.key_bytes() == key, |held| held.slot.hash()) {
             Entry::Occupied(mut held) => *held.get_mut() = state,
             Entry::Vacant(free) => {
                 free.insert(state);

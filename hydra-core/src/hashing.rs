@@ -11,6 +11,22 @@ pub(crate) fn hash_key(key: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64_with_seed(key, seed)
 }
 
+/// The hash of a key, short enough to stand beside a pointer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ShortHash(u32);
+
+impl ShortHash {
+    /// Half of [`hash_key`].
+    pub(crate) fn of(key: &[u8]) -> ShortHash {
+        ShortHash(hash_key(key) as u32)
+    }
+
+    /// For tables, which take the place from the lowest bits, and the highest to tell apart who is there.
+    pub(crate) fn wide(self) -> u64 {
+        u64::from(self.0) << 32 | u64::from(self.0)
+    }
+}
+
 /// For std's maps keyed by texts and numbers.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct KeyHashing;

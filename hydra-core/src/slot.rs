@@ -1,4 +1,5 @@
-//! One resident record: the newest write to a key, in a single allocation.
+//! One resident record: the newest write to a key, in a single allocation behind a thin pointer. The hash of the key
+//! stands beside that, so a table that grows looks at no record: they lie all over the memory.
 //!
 //! ```text
 //! 0 clock u64 · 8 incarnation u64 · 16 expires ms u64 (0 never) · 24 created ms u64 · 32 flags u8
@@ -9,9 +10,10 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
+use triomphe::ThinArc;
 
 use crate::format::record::Write;
-use crate::hashing::hash_key;
+use crate::hashing::ShortHash;
 use crate::hidden::is_hidden;
 use crate::stamp::{Stamp, Timestamp};
 use crate::value::Value;
@@ -23,7 +25,10 @@ const SMALL: usize = 256;
 
 /// The winning PUT or DEL of a key. Cloning shares it.
 #[derive(Clone, PartialEq)]
-pub(crate) struct Slot(Arc<[u8]>);
+pub(crate) struct Slot {
+    bytes: ThinArc<(), u8>,
+    hash: ShortHash,
+}
 
 /// What a put stores beside key and value.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,40 +58,53 @@ impl Slot {
     /// Becomes what a PUT or DEL leaves, in its own bytes where they are as many and nobody shares them.
     fn become_write(&mut self, stamp: Stamp, write: &Write<'_>) {
         let (flags, value, facts) = parts_of(stamp, write);
-        match Arc::get_mut(&mut self.0) {
-            Some(bytes) if bytes.len() == length_of(write.key(), value, facts) => {
-                fill(bytes, stamp, flags, write.key(), value, facts);
+        let length = length_of(write.key(), value, facts);
+        let is_in_place = self.bytes.with_arc_mut(|shared| match triomphe::Arc::get_mut(shared) {
+            Some(own) if own.slice().len() == length => {
+                fill(own.slice_mut(), stamp, flags, write.key(), value, facts);
+                true
             }
-            _ => *self = Slot::build(stamp, flags, write.key(), value, facts),
+            _ => false,
+        });
+        if !is_in_place {
+            *self = Slot::build(stamp, flags, write.key(), value, facts);
         }
     }
 
     /// One allocation: small slots are put together on the stack.
     fn build(stamp: Stamp, flags: u8, key: &str, value: &[u8], facts: Facts<'_>) -> Slot {
         let length = length_of(key, value, facts);
-        let mut small = [0; SMALL];
-        match small.get_mut(..length) {
-            Some(bytes) => {
-                fill(bytes, stamp, flags, key, value, facts);
-                Slot(Arc::from(&*bytes))
-            }
+        let (mut small, mut large) = ([0; SMALL], Vec::new());
+        let bytes = match small.get_mut(..length) {
+            Some(bytes) => bytes,
             None => {
-                let mut bytes = vec![0; length];
-                fill(&mut bytes, stamp, flags, key, value, facts);
-                Slot(bytes.into())
+                large.resize(length, 0);
+                &mut large[..]
             }
-        }
+        };
+        fill(bytes, stamp, flags, key, value, facts);
+        Slot { bytes: ThinArc::from_header_and_slice((), bytes), hash: ShortHash::of(key.as_bytes()) }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes.slice
+    }
+
+    /// The hash of its key, for tables.
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash.wide()
     }
 
     fn number(&self, at: usize) -> u64 {
         let mut bytes = [0; 8];
-        bytes.copy_from_slice(&self.0[at..at + 8]);
+        bytes.copy_from_slice(&self.bytes()[at..at + 8]);
         u64::from_le_bytes(bytes)
     }
 
     fn key_range(&self) -> std::ops::Range<usize> {
-        let start = HEAD + usize::from(self.0[33]);
-        start..start + usize::from(u16::from_le_bytes([self.0[34], self.0[35]]))
+        let bytes = self.bytes();
+        let start = HEAD + usize::from(bytes[33]);
+        start..start + usize::from(u16::from_le_bytes([bytes[34], bytes[35]]))
     }
 
     pub(crate) fn stamp(&self) -> Stamp {
@@ -94,7 +112,7 @@ impl Slot {
     }
 
     pub(crate) fn is_tombstone(&self) -> bool {
-        self.0[32] & TOMBSTONE != 0
+        self.bytes()[32] & TOMBSTONE != 0
     }
 
     pub(crate) fn expires(&self) -> Option<Timestamp> {
@@ -106,7 +124,7 @@ impl Slot {
     }
 
     pub(crate) fn key_bytes(&self) -> &[u8] {
-        &self.0[self.key_range()]
+        &self.bytes()[self.key_range()]
     }
 
     pub(crate) fn key(&self) -> &str {
@@ -114,18 +132,18 @@ impl Slot {
     }
 
     pub(crate) fn value_bytes(&self) -> &[u8] {
-        &self.0[self.key_range().end..]
+        &self.bytes()[self.key_range().end..]
     }
 
     pub(crate) fn content_type(&self) -> Option<&str> {
-        let bytes = &self.0[HEAD..self.key_range().start];
+        let bytes = &self.bytes()[HEAD..self.key_range().start];
         (!bytes.is_empty()).then(|| std::str::from_utf8(bytes).unwrap_or_default())
     }
 
     /// The value, sharing the bytes of the slot.
     pub(crate) fn value(&self) -> Value {
         let content_type = self.content_type().map(Arc::from);
-        Value::within(Arc::clone(&self.0), self.key_range().end..self.0.len(), content_type)
+        Value::within(self.bytes.clone(), self.key_range().end..self.bytes().len(), content_type)
     }
 
     /// The write as a record.
@@ -143,9 +161,9 @@ impl Slot {
         }
     }
 
-    /// Bytes it takes in memory, with the two counts of its shared pointer.
+    /// Bytes it takes in memory, with the count of those who share it and its length.
     pub(crate) fn footprint(&self) -> usize {
-        self.0.len() + 16
+        self.bytes().len() + 16
     }
 }
 
@@ -202,7 +220,8 @@ impl Slots {
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&Slot> {
-        self.table.find(hash_key(key.as_bytes()), |slot| slot.key_bytes() == key.as_bytes())
+        let key = key.as_bytes();
+        self.table.find(ShortHash::of(key).wide(), |slot| slot.key_bytes() == key)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Slot> {
@@ -218,8 +237,8 @@ impl Slots {
     pub(crate) fn offer(&mut self, stamp: Stamp, write: &Write<'_>) -> Option<Stamp> {
         let key = write.key().as_bytes();
         self.has_hidden |= is_hidden(key);
-        let hash = hash_key(key);
-        let entry = self.table.entry(hash, |slot| slot.key_bytes() == key, |slot| hash_key(slot.key_bytes()));
+        let hash = ShortHash::of(key).wide();
+        let entry = self.table.entry(hash, |slot| slot.key_bytes() == key, Slot::hash);
         let (before, slot) = match entry {
             Entry::Occupied(held) => {
                 let slot = held.into_mut();
@@ -264,7 +283,7 @@ mod tests {
         assert_eq!((slot.stamp(), slot.key(), slot.value_bytes()), (stamp, "key", &b"bytes"[..]));
         assert_eq!(slot.content_type(), Some("image/png"));
         let again = Slot::of_write(stamp, &slot.write());
-        assert_eq!(again.0, slot.0, "the record says all there is");
+        assert_eq!(again.bytes(), slot.bytes(), "the record says all there is");
         assert!(Slot::tombstone(stamp, "key").is_tombstone());
         assert!(slot.footprint() < 100);
     }

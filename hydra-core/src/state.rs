@@ -12,7 +12,7 @@ use crate::conflict::Lost;
 use crate::counter::{Counter, Sum};
 use crate::engine::CopyState;
 use crate::growth::Tails;
-use crate::hashing::{KeyHashing, hash_key};
+use crate::hashing::{KeyHashing, ShortHash};
 use crate::hidden::is_hidden;
 use crate::hub::Audience;
 use crate::index::{Entry as Indexed, Indexes};
@@ -296,7 +296,8 @@ impl State {
     }
 
     fn slot(&self, key: &str) -> Option<&Slot> {
-        self.slots.find(hash_key(key.as_bytes()), |slot| slot.key_bytes() == key.as_bytes())
+        let key = key.as_bytes();
+        self.slots.find(ShortHash::of(key).wide(), |slot| slot.key_bytes() == key)
     }
 
     fn counter(&self, key: &str) -> Option<&Counter> {
@@ -312,7 +313,7 @@ impl State {
         let State { slots, indexes, counters, tally, hidden, .. } = self;
         let key = slot.key_bytes();
         let is_hidden = is_hidden(key);
-        let entry = slots.entry(hash_key(key), |held| held.key_bytes() == key, |held| hash_key(held.key_bytes()));
+        let entry = slots.entry(slot.hash(), |held| held.key_bytes() == key, Slot::hash);
         if let Entry::Occupied(held) = &entry {
             tally.count(counters, held.get(), is_hidden, -1);
             if is_hidden {
@@ -518,8 +519,7 @@ impl State {
 
     /// Forgets a record that a snapshot left out, unless another took its place.
     pub(crate) fn forget(&mut self, slot: &Slot) {
-        let hash = hash_key(slot.key_bytes());
-        let found = self.slots.find_entry(hash, |held| held.key_bytes() == slot.key_bytes());
+        let found = self.slots.find_entry(slot.hash(), |held| held.key_bytes() == slot.key_bytes());
         let Ok(entry) = found else { return };
         if entry.get().stamp() != slot.stamp() {
             return;

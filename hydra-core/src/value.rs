@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use triomphe::ThinArc;
 
 use crate::error::{Error, ErrorCode};
 use crate::json;
@@ -18,7 +19,7 @@ use crate::stamp::{Timestamp, Version};
 /// Cloning shares the bytes.
 #[derive(Clone)]
 pub struct Value {
-    shared: Arc<[u8]>,
+    shared: ThinArc<(), u8>,
     range: Range<u32>,
     content_type: Option<Arc<str>>,
 }
@@ -68,16 +69,16 @@ impl Value {
             ));
         }
         let bytes = bytes.as_ref();
-        Ok(Value { shared: bytes.into(), range: 0..length(bytes), content_type: Some(content_type.into()) })
+        Ok(Value { shared: shared(bytes), range: 0..length(bytes), content_type: Some(content_type.into()) })
     }
 
     /// A JSON value whose text is known to be strict.
     pub(crate) fn from_checked(text: &[u8]) -> Value {
-        Value { shared: text.into(), range: 0..length(text), content_type: None }
+        Value { shared: shared(text), range: 0..length(text), content_type: None }
     }
 
     /// A value inside a larger shared block of bytes.
-    pub(crate) fn within(shared: Arc<[u8]>, range: Range<usize>, content_type: Option<Arc<str>>) -> Value {
+    pub(crate) fn within(shared: ThinArc<(), u8>, range: Range<usize>, content_type: Option<Arc<str>>) -> Value {
         Value { shared, range: range.start as u32..range.end as u32, content_type }
     }
 
@@ -87,13 +88,13 @@ impl Value {
         let text = std::str::from_utf8(self.as_bytes()).ok().filter(|_| self.is_json())?;
         let part = path.find(text)?;
         let start = part.as_ptr() as usize - text.as_ptr() as usize + self.range.start as usize;
-        Some(Value::within(Arc::clone(&self.shared), start..start + part.len(), None))
+        Some(Value::within(self.shared.clone(), start..start + part.len(), None))
     }
 
     /// The bytes as they were put.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.shared[self.range.start as usize..self.range.end as usize]
+        &self.shared.slice[self.range.start as usize..self.range.end as usize]
     }
 
     /// The content type of a binary value; `None` for JSON.
@@ -132,6 +133,10 @@ impl Value {
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
+}
+
+fn shared(bytes: &[u8]) -> ThinArc<(), u8> {
+    ThinArc::from_header_and_slice((), bytes)
 }
 
 /// Values are far below 4 GiB; a longer slice cannot pass any policy, so cutting is never reached.

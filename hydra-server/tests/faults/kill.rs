@@ -14,12 +14,7 @@ const PACE: Pace = Pace { writers: 4, rest: Duration::ZERO };
 
 /// With room for about three of the swamps below.
 pub(crate) fn start_tidy(data: &Path) -> Process {
-    start_aged(data, 0)
-}
-
-/// The same after so many lives of the server: each leaves an entry in the vectors and sums of every swamp.
-fn start_aged(data: &Path, lives: u64) -> Process {
-    start(data, &[&TIDY[..], &["--memory", &format!("{}KiB", 96 + lives / 2)]].concat())
+    start(data, &[&TIDY[..], &["--memory", "96KiB"]].concat())
 }
 
 /// Writers and a tidier at work until `end` returns.
@@ -32,24 +27,35 @@ fn under_work(library: &Library, target: Target, end: impl FnOnce()) {
     });
 }
 
+/// So many lives has a data directory: each leaves an entry in the vectors and sums of its swamps, of which three have to
+/// fit into the memory.
+const LIVES: u64 = 250;
+
 #[test]
 fn whatever_was_acknowledged_survives_kill_9_in_the_middle_of_compaction() {
+    let (rounds, mut dice, begun) = (wanted("HYDRA_KILL_ROUNDS", 10), Dice::new(7), Instant::now());
+    let lives = (0..rounds).step_by(LIVES as usize).map(|first| LIVES.min(rounds - first));
+    let acknowledged: u64 = lives.map(|lives| kill_again_and_again(lives, &mut dice)).sum();
+    println!("kill: {rounds} rounds, {acknowledged} acknowledged writes, {:.1?}", begun.elapsed());
+    assert!(acknowledged > 20 * rounds, "the test tried too little");
+}
+
+/// Ends the lives of a data directory one after the other; answers how many writes were acknowledged.
+fn kill_again_and_again(lives: u64, dice: &mut Dice) -> u64 {
     let dir = tempfile::tempdir().expect("a directory");
-    let (library, rounds, begun) =
-        (Library::new(names("pay", 24), 1, 3_000), wanted("HYDRA_KILL_ROUNDS", 10), Instant::now());
-    let mut dice = Dice::new(7);
-    for round in 0..rounds {
-        let server = start_aged(dir.path(), round);
+    let library = Library::new(names("pay", 24), 1, 3_000);
+    for life in 0..lives {
+        let server = start_tidy(dir.path());
         let target = server.target;
         synced(target, "*/*/*");
-        expect_nothing(&library.check_exactly(target), &format!("before round {round}"));
+        expect_nothing(&library.check_exactly(target), &format!("before life {life}"));
         under_work(&library, target, || {
             std::thread::sleep(Duration::from_millis(50 + dice.below(400)));
-            if round % 3 == 0 {
+            if life % 3 == 0 {
                 // Stopped in the middle of something, it goes on where it was, or is killed where it stands.
                 server.signal("STOP");
                 std::thread::sleep(Duration::from_millis(100));
-                if round % 2 == 0 {
+                if life % 2 == 0 {
                     server.signal("CONT");
                     std::thread::sleep(Duration::from_millis(100));
                 }
@@ -57,10 +63,9 @@ fn whatever_was_acknowledged_survives_kill_9_in_the_middle_of_compaction() {
             server.kill();
         });
     }
-    let server = start_aged(dir.path(), rounds);
-    expect_nothing(&library.check_exactly(server.target), "after the last round");
-    println!("kill: {rounds} rounds, {} acknowledged writes, {:.1?}", library.acknowledged(), begun.elapsed());
-    assert!(library.acknowledged() > 20 * rounds, "the test tried too little");
+    let server = start_tidy(dir.path());
+    expect_nothing(&library.check_exactly(server.target), "after the last life");
+    library.acknowledged()
 }
 
 #[test]
