@@ -286,6 +286,7 @@ mod tests {
         assert_eq!(again.bytes(), slot.bytes(), "the record says all there is");
         assert!(Slot::tombstone(stamp, "key").is_tombstone());
         assert!(slot.footprint() < 100);
+        assert_eq!(size_of::<Slot>(), size_of::<Arc<[u8]>>(), "the hash takes the room of a length");
     }
 
     #[test]

@@ -113,9 +113,9 @@ impl Server {
     pub(crate) fn suspect(&self) {
         let Some(duty) = Duty::take(self, |server| &server.is_probed) else { return };
         let Some(server) = self.me().upgrade() else { return };
-        let too_early = self.last_probe().and_then(|begun| APART.checked_sub(begun.elapsed()));
+        let pause = self.last_probe().and_then(|begun| APART.checked_sub(begun.elapsed()));
         tokio::spawn(async move {
-            if let Some(pause) = too_early {
+            if let Some(pause) = pause {
                 tokio::time::sleep(pause).await;
             }
             server.probe_now().await;
