@@ -73,6 +73,8 @@ struct OpenChunk {
 struct ChunkFacts {
     left: Left,
     records: u64,
+    /// Of all its bytes, for the footer: nobody has to read what was written.
+    crc: u32,
     /// What its header and its SYNC records say its writer knew.
     vector: VersionVector,
     /// The write interval and the idle eviction its header says.
@@ -305,6 +307,7 @@ impl Log {
         self.make_durable(shared, &mut file, &open.path, is_new, intent).map_err(all)?;
         open.facts.left = verify(shared, &*file.file, &open.path, start + bytes.len() as u64)?;
         open.facts.records += frames.iter().map(|frame| u64::from(frame.head.records)).sum::<u64>();
+        open.facts.crc = crc32c::crc32c_append(open.facts.crc, &bytes);
         if let Some(learned) = learned {
             open.facts.records += 1;
             open.facts.vector.join(&learned);
@@ -393,7 +396,7 @@ impl Log {
         let left = Left::of(&file.file.identity().map_err(|error| Error::io("stat", &path, error))?);
         let settings = written_settings(policy);
         self.own.insert(name.clone());
-        let facts = ChunkFacts { left, records: 0, vector, settings };
+        let facts = ChunkFacts { left, records: 0, crc: 0, vector, settings };
         self.pile.files += 1;
         self.pile.logs += 1;
         self.pile.own_logs += 1;
@@ -632,21 +635,20 @@ fn seal_chunk(shared: &Shared, mut open: OpenChunk, last_hlc: u64) -> Result<boo
         let path = path.clone();
         move |error| Error::io(doing, &path, error)
     };
-    let content = shared.disk.read(&path).map_err(failed("read"))?;
     let mut file = match open.file.take() {
         Some(file) => file,
         None => shared.handles.hold(shared.disk.open_append(&path).map_err(failed("open"))?),
     };
     let now = file.file.identity().map_err(failed("stat"))?;
-    if !open.facts.left.is(&now) || content.len() as u64 != now.length {
+    if !open.facts.left.is(&now) {
         shared.stats.interference(&path, "changed before it was closed");
         return Ok(false);
     }
-    let OpenChunk { name, facts: ChunkFacts { records, mut vector, .. }, .. } = open;
+    let OpenChunk { name, facts: ChunkFacts { left, records, crc, mut vector, .. }, .. } = open;
     vector.set(name.incarnation, last_hlc);
-    let footer = Footer { records, last_hlc, crc: crc32c::crc32c(&content), vector };
+    let footer = Footer { records, last_hlc, crc, vector };
     let mut bytes = Vec::new();
-    footer.place(frame::salt(name.incarnation, name.seq), content.len() as u64, &mut bytes);
+    footer.place(frame::salt(name.incarnation, name.seq), left.length, &mut bytes);
     file.file.append(&bytes).map_err(|(_, error)| Error::io("append to", &path, error))?;
     shared.stats.synced();
     file.file.sync().map_err(failed("sync"))?;
