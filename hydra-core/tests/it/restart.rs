@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hydra_core::{ErrorCode, Policy};
+use hydra_core::{CopyState, ErrorCode, Policy};
 
 use crate::common::{chunks, eventually, get, name, open, options, put, synced};
 
@@ -128,6 +128,26 @@ fn chunks_are_closed_at_their_length_and_by_a_policy() {
     engine.close().unwrap();
     let engine = synced(dir.path());
     assert!((0..200).all(|i| get(&engine, S, &i.to_string()).is_some()));
+}
+
+#[test]
+fn chunks_that_were_gone_on_with_are_whole_when_they_are_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path(), "s1", Duration::ZERO);
+    options.default_policy.idle_evict = Duration::ZERO;
+    options.default_policy.chunk_bytes = 64 << 10;
+    let engine = hydra_core::Engine::open(options).unwrap();
+    let value = format!("\"{}\"", "x".repeat(30_000));
+    for i in 0..5 {
+        put(&engine, S, &i.to_string(), &value);
+        eventually("it leaves memory", || engine.stats().evictions > i);
+    }
+    assert_eq!(chunks(dir.path()).len(), 2, "chunks of 64 KiB for 150 KiB");
+    assert_eq!(engine.stats().external_interference, 0);
+    engine.close().unwrap();
+    let engine = synced(dir.path());
+    assert!((0..5).all(|i| get(&engine, S, &i.to_string()).is_some()));
+    assert_eq!(engine.hydrate(&name(S)).unwrap().copy_state(), CopyState::Complete);
 }
 
 #[test]
