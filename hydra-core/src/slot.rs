@@ -10,13 +10,12 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use triomphe::ThinArc;
 
 use crate::format::record::Write;
 use crate::hashing::ShortHash;
 use crate::hidden::is_hidden;
 use crate::stamp::{Stamp, Timestamp};
-use crate::value::Value;
+use crate::value::{SharedBytes, Value, share};
 
 const HEAD: usize = 36;
 const TOMBSTONE: u8 = 1;
@@ -26,7 +25,7 @@ const SMALL: usize = 256;
 /// The winning PUT or DEL of a key. Cloning shares it.
 #[derive(Clone, PartialEq)]
 pub(crate) struct Slot {
-    bytes: ThinArc<(), u8>,
+    bytes: SharedBytes,
     hash: ShortHash,
 }
 
@@ -41,18 +40,24 @@ pub(crate) struct Facts<'a> {
 impl Slot {
     /// A value under a key.
     pub(crate) fn put(stamp: Stamp, key: &str, value: &[u8], facts: Facts<'_>) -> Slot {
-        Slot::build(stamp, 0, key, value, facts)
+        Slot::build(ShortHash::of(key.as_bytes()), stamp, 0, key, value, facts)
     }
 
     /// The mark that a key was removed; with [`Stamp::ZERO`] that it was never put.
     pub(crate) fn tombstone(stamp: Stamp, key: &str) -> Slot {
-        Slot::build(stamp, TOMBSTONE, key, &[], Facts { created: stamp.timestamp(), ..Facts::default() })
+        let facts = Facts { created: stamp.timestamp(), ..Facts::default() };
+        Slot::build(ShortHash::of(key.as_bytes()), stamp, TOMBSTONE, key, &[], facts)
     }
 
     /// What a PUT or DEL leaves under its key.
     pub(crate) fn of_write(stamp: Stamp, write: &Write<'_>) -> Slot {
+        Slot::of_hashed(ShortHash::of(write.key().as_bytes()), stamp, write)
+    }
+
+    /// The same where the hash of the key is at hand.
+    fn of_hashed(hash: ShortHash, stamp: Stamp, write: &Write<'_>) -> Slot {
         let (flags, value, facts) = parts_of(stamp, write);
-        Slot::build(stamp, flags, write.key(), value, facts)
+        Slot::build(hash, stamp, flags, write.key(), value, facts)
     }
 
     /// Becomes what a PUT or DEL leaves, in its own bytes where they are as many and nobody shares them.
@@ -67,12 +72,12 @@ impl Slot {
             _ => false,
         });
         if !is_in_place {
-            *self = Slot::build(stamp, flags, write.key(), value, facts);
+            *self = Slot::build(self.hash, stamp, flags, write.key(), value, facts);
         }
     }
 
     /// One allocation: small slots are put together on the stack.
-    fn build(stamp: Stamp, flags: u8, key: &str, value: &[u8], facts: Facts<'_>) -> Slot {
+    fn build(hash: ShortHash, stamp: Stamp, flags: u8, key: &str, value: &[u8], facts: Facts<'_>) -> Slot {
         let length = length_of(key, value, facts);
         let (mut small, mut large) = ([0; SMALL], Vec::new());
         let bytes = match small.get_mut(..length) {
@@ -83,7 +88,7 @@ impl Slot {
             }
         };
         fill(bytes, stamp, flags, key, value, facts);
-        Slot { bytes: ThinArc::from_header_and_slice((), bytes), hash: ShortHash::of(key.as_bytes()) }
+        Slot { bytes: share(bytes), hash }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -202,6 +207,12 @@ fn fill(bytes: &mut [u8], stamp: Stamp, flags: u8, key: &str, value: &[u8], fact
     back.copy_from_slice(value);
 }
 
+/// The slot of a key.
+pub(crate) fn find<'s>(table: &'s HashTable<Slot>, key: &str) -> Option<&'s Slot> {
+    let key = key.as_bytes();
+    table.find(ShortHash::of(key).wide(), |slot| slot.key_bytes() == key)
+}
+
 /// Slots by key, each key once.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
@@ -220,8 +231,7 @@ impl Slots {
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&Slot> {
-        let key = key.as_bytes();
-        self.table.find(ShortHash::of(key).wide(), |slot| slot.key_bytes() == key)
+        find(&self.table, key)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Slot> {
@@ -237,8 +247,8 @@ impl Slots {
     pub(crate) fn offer(&mut self, stamp: Stamp, write: &Write<'_>) -> Option<Stamp> {
         let key = write.key().as_bytes();
         self.has_hidden |= is_hidden(key);
-        let hash = ShortHash::of(key).wide();
-        let entry = self.table.entry(hash, |slot| slot.key_bytes() == key, Slot::hash);
+        let hash = ShortHash::of(key);
+        let entry = self.table.entry(hash.wide(), |slot| slot.key_bytes() == key, Slot::hash);
         let (before, slot) = match entry {
             Entry::Occupied(held) => {
                 let slot = held.into_mut();
@@ -252,7 +262,7 @@ impl Slots {
                 slot.become_write(stamp, write);
                 (Some(before), slot)
             }
-            Entry::Vacant(free) => (None, free.insert(Slot::of_write(stamp, write)).into_mut()),
+            Entry::Vacant(free) => (None, free.insert(Slot::of_hashed(hash, stamp, write)).into_mut()),
         };
         self.values += usize::from(!slot.is_tombstone());
         self.expiring += usize::from(slot.expires().is_some());

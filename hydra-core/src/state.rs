@@ -12,7 +12,7 @@ use crate::conflict::Lost;
 use crate::counter::{Counter, Sum};
 use crate::engine::CopyState;
 use crate::growth::Tails;
-use crate::hashing::{KeyHashing, ShortHash};
+use crate::hashing::KeyHashing;
 use crate::hidden::is_hidden;
 use crate::hub::Audience;
 use crate::index::{Entry as Indexed, Indexes};
@@ -20,7 +20,7 @@ use crate::merge::Merged;
 use crate::news::News;
 use crate::query::{Facts, Order, Position, Rank};
 use crate::requests::Requests;
-use crate::slot::{Slot, Slots};
+use crate::slot::{self, Slot, Slots};
 use crate::stamp::{Stamp, Timestamp, Version};
 use crate::value::{Treasure, Value};
 use crate::vector::VersionVector;
@@ -296,8 +296,7 @@ impl State {
     }
 
     fn slot(&self, key: &str) -> Option<&Slot> {
-        let key = key.as_bytes();
-        self.slots.find(ShortHash::of(key).wide(), |slot| slot.key_bytes() == key)
+        slot::find(&self.slots, key)
     }
 
     fn counter(&self, key: &str) -> Option<&Counter> {

@@ -13,13 +13,16 @@ use crate::json;
 use crate::pointer::Pointer;
 use crate::stamp::{Timestamp, Version};
 
+/// Bytes behind a pointer without their length, which stands before them.
+pub(crate) type SharedBytes = ThinArc<(), u8>;
+
 /// A value: the bytes that were put, unchanged, and what kind of bytes they are.
 ///
 /// A JSON value keeps its text (`1.0` stays `1.0`); it was checked strictly when it was made.
 /// Cloning shares the bytes.
 #[derive(Clone)]
 pub struct Value {
-    shared: ThinArc<(), u8>,
+    shared: SharedBytes,
     range: Range<u32>,
     content_type: Option<Arc<str>>,
 }
@@ -69,16 +72,16 @@ impl Value {
             ));
         }
         let bytes = bytes.as_ref();
-        Ok(Value { shared: shared(bytes), range: 0..length(bytes), content_type: Some(content_type.into()) })
+        Ok(Value { shared: share(bytes), range: 0..length(bytes), content_type: Some(content_type.into()) })
     }
 
     /// A JSON value whose text is known to be strict.
     pub(crate) fn from_checked(text: &[u8]) -> Value {
-        Value { shared: shared(text), range: 0..length(text), content_type: None }
+        Value { shared: share(text), range: 0..length(text), content_type: None }
     }
 
     /// A value inside a larger shared block of bytes.
-    pub(crate) fn within(shared: ThinArc<(), u8>, range: Range<usize>, content_type: Option<Arc<str>>) -> Value {
+    pub(crate) fn within(shared: SharedBytes, range: Range<usize>, content_type: Option<Arc<str>>) -> Value {
         Value { shared, range: range.start as u32..range.end as u32, content_type }
     }
 
@@ -135,7 +138,8 @@ impl Value {
     }
 }
 
-fn shared(bytes: &[u8]) -> ThinArc<(), u8> {
+/// Copies bytes to where they can be shared.
+pub(crate) fn share(bytes: &[u8]) -> SharedBytes {
     ThinArc::from_header_and_slice((), bytes)
 }
 
