@@ -75,7 +75,7 @@ struct ChunkFacts {
     records: u64,
     /// Of all its bytes, for the footer: nobody has to read what was written.
     crc: u32,
-    /// What its header and its SYNC records say its writer knew.
+    /// What its header and its SYNC records say its writer knew of others.
     vector: VersionVector,
     /// The write interval and the idle eviction its header says.
     settings: (Duration, Duration),
@@ -252,7 +252,7 @@ impl Log {
     ) -> Result<(), TryError> {
         let disk = |error| TryError::Disk { error, maybe: 0 };
         let intent = shared.syncs.intend();
-        self.close_unfit(shared, policy);
+        self.close_unfit(shared, policy, known);
         if self.is_touched {
             let error = Error::new(ErrorCode::Io, "a chunk that was to be closed was touched by someone else");
             return Err(TryError::Interference(error));
@@ -339,11 +339,14 @@ impl Log {
         Some(learned)
     }
 
-    /// Closes the chunk when it is long enough or was begun under other settings.
-    fn close_unfit(&mut self, shared: &Shared, policy: &Policy) {
+    /// Closes the chunk when it is long enough, was begun under other settings, or says more of others than is known: a
+    /// copy of a file can come shorter than it was, and what is written now has not seen what is missing.
+    fn close_unfit(&mut self, shared: &Shared, policy: &Policy, known: &VersionVector) {
         let settings = written_settings(policy);
-        let unfit = |open: &OpenChunk| open.facts.left.length >= policy.chunk_bytes || open.facts.settings != settings;
-        if self.open.as_ref().is_some_and(unfit) {
+        let unfit = |ChunkFacts { left, settings: begun_under, vector, .. }: &ChunkFacts| {
+            left.length >= policy.chunk_bytes || *begun_under != settings || !vector.is_within(known)
+        };
+        if self.open.as_ref().is_some_and(|open| unfit(&open.facts)) {
             self.seal(shared);
         }
     }
@@ -389,8 +392,9 @@ impl Log {
     fn create(&mut self, shared: &Shared, policy: &Policy, known: &VersionVector, bytes: &mut Vec<u8>) -> Result<()> {
         check_vector(known)?;
         let name = self.next_name(shared, ChunkKind::Log);
-        let vector = self.durable_vector(shared, known);
+        let mut vector = self.durable_vector(shared, known);
         self.header(shared, &name, policy, vector.clone()).encode(bytes);
+        vector.forget(shared.root.incarnation);
         let path = self.dir.join(name.file_name());
         let file = self.create_file(shared, &path)?;
         let left = Left::of(&file.file.identity().map_err(|error| Error::io("stat", &path, error))?);

@@ -301,11 +301,13 @@ impl<'a> Merger<'a> {
 
     /// Attaches the frames of a log from `next` on; answers whether it reached the end.
     fn attach(&mut self, chunks: &'a [Chunk<'a>], log: usize, next: &mut usize) -> bool {
-        if *next == 0 && !chunks[log].scan.header.vector.is_within(&self.out.vector) {
-            return false;
+        let (writer, seen) = (chunks[log].name.incarnation, &chunks[log].scan.header.vector);
+        if *next == 0 {
+            if !seen.is_within(&self.out.vector) {
+                return false;
+            }
+            self.out.claims.insert(writer, seen.clone());
         }
-        let writer = chunks[log].name.incarnation;
-        self.out.claims.entry(writer).or_default().join(&chunks[log].scan.header.vector);
         let mut records = Vec::new();
         while *next < chunks[log].frame_count() {
             records.clear();

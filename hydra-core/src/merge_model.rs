@@ -81,6 +81,8 @@ enum Mutant {
     UnlinkedLogs,
     /// Nothing is adopted before a write on an incomplete copy.
     NoAdoption,
+    /// A log goes on although it says more of others than is known.
+    OutdatedLog,
     /// With its last treasure the directory of the swamp goes, on one of several copies.
     NaiveRemoval,
     /// Increments of one request are twins whatever their base.
@@ -865,6 +867,15 @@ impl World {
     }
 
     fn ensure_log(&mut self, node: usize) {
+        let vector = self.resident(node).vector.clone();
+        let says_more = |log: &OpenLog, own| {
+            log.announced.iter().any(|(incarnation, hlc)| incarnation != own && hlc > vector.get(incarnation))
+        };
+        let process = self.process(node);
+        let outdated = process.log.as_ref().is_some_and(|log| says_more(log, process.incarnation));
+        if outdated && !self.rules.without(Mutant::OutdatedLog) {
+            self.seal(node);
+        }
         if self.process(node).log.is_none() {
             let incarnation = self.process(node).incarnation;
             let unlinked = self.rules.without(Mutant::UnlinkedLogs);
@@ -1774,7 +1785,7 @@ fn every_rule_is_needed() {
     assert!(survivors.is_empty(), "{survivors:?} survived");
 }
 
-// Three rules matter so seldom that chance takes too long to show it: their histories are written down.
+// Four rules matter so seldom that chance takes too long to show it: their histories are written down.
 
 /// Plays a written history with the rule and without it: only without it something may be wrong.
 #[track_caller]
@@ -1825,6 +1836,29 @@ fn what_a_write_on_an_incomplete_copy_builds_on_is_adopted() {
 }
 
 #[test]
+fn what_is_written_where_a_copy_lost_something_again_has_not_seen_that() {
+    matters(Mutant::OutdatedLog, TWO_NODES, |world| {
+        let put = |value: &str| Op::Put(value.to_owned());
+        world.commit(0, None, &[(0, put("1"))], true);
+        let synced = newest(world, 0).1.len();
+        world.commit(0, None, &[(1, put("2"))], false);
+        // The other server reads what is not synced, and says so.
+        let (name, file) = newest(world, 0);
+        world.arrive(1, name, file);
+        world.commit(1, None, &[(2, put("3"))], true);
+        // It goes to another log, and leaves zeros that are longer than that copy.
+        world.commit(0, None, &[(0, put("a longer value"))], false);
+        let (name, mut file) = newest(world, 0);
+        world.fail_sync(0);
+        Rc::make_mut(&mut file)[synced..].fill(0);
+        world.nodes[0].disk.insert(name.clone(), Rc::clone(&file));
+        world.arrive(1, name, file);
+        world.process(1).view = None;
+        world.commit(1, None, &[(1, put("4"))], true);
+    });
+}
+
+#[test]
 fn a_log_begun_after_tombstones_were_left_out_asks_for_the_snapshot_that_did() {
     matters(Mutant::UnmarkedPurge, PURGING_OLD, |world| {
         world.commit(0, None, &[(0, Op::Put("1".to_owned()))], true);
@@ -1861,9 +1895,11 @@ fn where_something_is_missing_a_log_that_grew_may_make_more_of_others_than_of_it
 fn histories_that_were_once_told_wrong_are_told_right() {
     // An increment of a lost base that a snapshot holds twice; a loose write that was replaced on purpose; a copied
     // increment that was replaced on purpose by a write of which only a snapshot tells; a log that grew by what a snapshot
-    // covers, against which something had lost before.
+    // covers, against which something had lost before; a copy that came shorter than it was, after a write had seen it.
     let following = Rules { nodes: 3, ..FOLLOWING };
-    for (seed, rules) in [(49_882, TWO_NODES), (73_374, THREE_NODES), (49_427, RESTORING), (3_431, following)] {
+    for (seed, rules) in
+        [(49_882, TWO_NODES), (73_374, THREE_NODES), (1_456_381, THREE_NODES), (49_427, RESTORING), (3_431, following)]
+    {
         assert_eq!(play(seed, rules, None).0, End::Fine, "{seed}");
     }
 }

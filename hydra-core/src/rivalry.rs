@@ -217,13 +217,8 @@ impl<'a> Gathering<'a, '_> {
     }
 
     fn read_logs(&mut self, chunks: &[&'a Chunk<'a>]) {
-        let mut incarnation = None;
-        let mut known = VersionVector::default();
         for chunk in chunks.iter().filter(|chunk| chunk.name.kind == ChunkKind::Log) {
-            if incarnation.replace(chunk.name.incarnation) != Some(chunk.name.incarnation) {
-                known = VersionVector::default();
-            }
-            known.join(&chunk.scan.header.vector);
+            let mut known = chunk.scan.header.vector.clone();
             let mut context = None;
             for record in (0..chunk.frame_count()).flat_map(|index| chunk.frame(index).1) {
                 self.take_log_record(record, chunk.name.incarnation, &mut known, &mut context);

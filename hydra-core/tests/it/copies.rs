@@ -155,6 +155,33 @@ fn a_delete_of_something_a_copy_does_not_know_is_marked_when_asked_for() {
 }
 
 #[test]
+fn what_a_copy_lost_again_was_not_seen_by_what_is_written_then() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let one = synced_as(a.path(), "s1");
+    put(&one, S, "first", "1");
+    let log = chunks(a.path()).remove(0);
+    let first = std::fs::metadata(&log).unwrap().len();
+    put(&one, S, "k", "1");
+    sync(a.path(), b.path());
+    let two = synced_as(b.path(), "s2");
+    assert_eq!(get(&two, S, "k").as_deref(), Some("1"));
+    put(&two, S, "mine", "1"); // the log says that this server has seen it
+    // The log is cut short where it was written, what it held goes to another file, and only the short one is copied.
+    std::fs::File::options().write(true).open(&log).unwrap().set_len(first).unwrap();
+    std::fs::copy(&log, b.path().join(log.strip_prefix(a.path()).unwrap())).unwrap();
+    put(&one, S, "last", "1");
+    two.evict(&name(S)).unwrap();
+    put(&two, S, "k", "2");
+
+    sync(a.path(), b.path());
+    let swamp = || two.hydrate(&name(S)).unwrap();
+    eventually("complete", || swamp().copy_state() == CopyState::Complete);
+    assert_eq!((get(&two, S, "k").as_deref(), get(&two, S, "mine").as_deref()), (Some("2"), Some("1")));
+    let conflicts = swamp().conflicts();
+    assert_eq!(conflicts.iter().map(|conflict| &*conflict.key).collect::<Vec<_>>(), ["k"]);
+}
+
+#[test]
 fn what_a_closed_chunk_held_that_somebody_removed_is_written_again() {
     let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let engine = synced_as(dir.path(), "s1");
