@@ -43,39 +43,52 @@ pub(crate) struct Scene<'a> {
     pub(crate) now: Timestamp,
 }
 
-/// Key states by their keys. The first needs no table: most requests are about one key.
+/// Key states by their keys, in the order in which these were first touched: so they lie in memory, and so they are
+/// walked along. The first needs no table: most requests are about one key.
 #[derive(Debug, Default)]
 struct Touched {
     first: Option<KeyState>,
-    more: HashTable<KeyState>,
+    more: Vec<KeyState>,
+    /// Where in `more` each stands.
+    places: HashTable<u32>,
 }
 
 impl Touched {
     fn get(&self, key: &str) -> Option<&KeyState> {
-        let is_key = |held: &&KeyState| held.slot.key_bytes() == key.as_bytes();
-        match self.first.as_ref().filter(is_key) {
-            None if !self.more.is_empty() => self.more.find(ShortHash::of(key.as_bytes()).wide(), |held| is_key(&held)),
+        let key = key.as_bytes();
+        let is_key = |held: &KeyState| held.slot.key_bytes() == key;
+        match self.first.as_ref().filter(|first| is_key(first)) {
+            None if !self.more.is_empty() => {
+                let place = self.places.find(ShortHash::of(key).wide(), |&at| is_key(&self.more[at as usize]));
+                place.map(|&at| &self.more[at as usize])
+            }
             first => first,
         }
     }
 
     fn set(&mut self, state: KeyState) {
+        let Touched { first, more, places } = self;
         let key = state.slot.key_bytes();
-        if self.first.as_ref().is_none_or(|first| first.slot.key_bytes() == key) {
-            self.first = Some(state);
+        let is_key = |held: &KeyState| held.slot.key_bytes() == key;
+        if first.as_ref().is_none_or(is_key) {
+            *first = Some(state);
             return;
         }
-        match self.more.entry(state.slot.hash(), |held| held.slot.key_bytes() == key, |held| held.slot.hash()) {
-            Entry::Occupied(mut held) => *held.get_mut() = state,
+        let place =
+            places.entry(state.slot.hash(), |&at| is_key(&more[at as usize]), |&at| more[at as usize].slot.hash());
+        match place {
+            Entry::Occupied(at) => more[*at.get() as usize] = state,
             Entry::Vacant(free) => {
-                free.insert(state);
+                free.insert(more.len() as u32);
+                more.push(state);
             }
         }
     }
 
     /// Room for the keys of so many operations.
     fn for_ops(ops: usize) -> Touched {
-        Touched { first: None, more: HashTable::with_capacity(ops.saturating_sub(1)) }
+        let more = ops.saturating_sub(1);
+        Touched { first: None, more: Vec::with_capacity(more), places: HashTable::with_capacity(more) }
     }
 
     fn is_empty(&self) -> bool {
@@ -86,12 +99,8 @@ impl Touched {
         self.first.iter().chain(&self.more)
     }
 
-    /// Gives every state away, the first one first.
-    fn give(self, mut take: impl FnMut(KeyState)) {
-        self.first.into_iter().for_each(&mut take);
-        if !self.more.is_empty() {
-            self.more.into_iter().for_each(take);
-        }
+    fn into_iter(self) -> impl Iterator<Item = KeyState> {
+        self.first.into_iter().chain(self.more)
     }
 }
 
@@ -124,7 +133,7 @@ impl Stage {
         if self.touched.is_empty() {
             self.touched = other.touched;
         } else {
-            other.touched.give(|state| self.touched.set(state));
+            other.touched.into_iter().for_each(|state| self.touched.set(state));
         }
         self.requests.extend(other.requests);
         self.last = self.last.max(other.last);
@@ -133,7 +142,7 @@ impl Stage {
     /// Makes the changes visible, and tells those who listen.
     pub(crate) fn publish(self, state: &mut State, now: Timestamp) {
         let mut news = state.audience.as_ref().filter(|audience| audience.listens()).map(|_| News::default());
-        self.touched.give(|key_state| {
+        self.touched.into_iter().for_each(|key_state| {
             if let Some(news) = &mut news {
                 news.note(state.known(key_state.slot.key()), key_state.as_known(), now);
             }
@@ -404,12 +413,14 @@ impl<'a> Run<'a> {
     ) -> Result<Stamp> {
         let stamp = self.next_stamp()?;
         let created = created_at.unwrap_or(stamp.timestamp());
+        // In a record 0 stands for never.
+        let expires = expires_at.map(|at| at.max(Timestamp::from_millis(1)));
         let age = stamp.timestamp().as_millis().saturating_sub(created.as_millis());
-        let facts = Facts { expires: expires_at, created, content_type: value.content_type() };
+        let facts = Facts { expires, created, content_type: value.content_type() };
         let write = Write::Put {
             key,
             value: value.as_bytes(),
-            expires: expires_at.map(|at| at.as_millis().max(1)),
+            expires: expires.map(Timestamp::as_millis),
             age: Some(age).filter(|&age| age > 0),
             content_type: value.content_type(),
         };

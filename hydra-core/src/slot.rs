@@ -2,8 +2,8 @@
 //! stands beside that, so a table that grows looks at no record: they lie all over the memory.
 //!
 //! ```text
-//! 0 clock u64 · 8 incarnation u64 · 16 expires ms u64 (0 never) · 24 created ms u64 · 32 flags u8
-//! 33 content type length u8 · 34 key length u16 · 36 content type, key, value
+//! 0 clock u64 · 8 incarnation u64 · 16 flags u8 · 17 content type length u8 · 18 key length u16
+//! 20 expires ms u64, if it does · created ms u64, if not when it was written · content type · key · value
 //! ```
 
 use std::sync::Arc;
@@ -17,8 +17,12 @@ use crate::hidden::is_hidden;
 use crate::stamp::{Stamp, Timestamp};
 use crate::value::{SharedBytes, Value, share};
 
-const HEAD: usize = 36;
+const HEAD: usize = 20;
 const TOMBSTONE: u8 = 1;
+/// It says when it expires.
+const EXPIRES: u8 = 2;
+/// It says when it was created: not by this write.
+const CREATED: u8 = 4;
 /// Slots up to this many bytes are put together on the stack.
 const SMALL: usize = 256;
 
@@ -37,48 +41,109 @@ pub(crate) struct Facts<'a> {
     pub(crate) content_type: Option<&'a str>,
 }
 
+/// What a slot is put together from.
+#[derive(Debug, Clone, Copy)]
+struct Parts<'a> {
+    stamp: Stamp,
+    is_tombstone: bool,
+    key: &'a str,
+    value: &'a [u8],
+    facts: Facts<'a>,
+}
+
+impl<'a> Parts<'a> {
+    /// Of what a PUT or DEL leaves under its key.
+    fn of(stamp: Stamp, write: &Write<'a>) -> Parts<'a> {
+        let Write::Put { key, value, expires, age, content_type } = *write else {
+            return Parts::of_tombstone(stamp, write.key());
+        };
+        let created = stamp.timestamp().as_millis().saturating_sub(age.unwrap_or(0));
+        let expires = expires.map(Timestamp::from_millis);
+        let facts = Facts { expires, created: Timestamp::from_millis(created), content_type };
+        Parts { stamp, is_tombstone: false, key, value, facts }
+    }
+
+    fn of_tombstone(stamp: Stamp, key: &'a str) -> Parts<'a> {
+        let facts = Facts { created: stamp.timestamp(), ..Facts::default() };
+        Parts { stamp, is_tombstone: true, key, value: &[], facts }
+    }
+
+    fn hash(&self) -> ShortHash {
+        ShortHash::of(self.key.as_bytes())
+    }
+
+    /// What is said of its times.
+    fn times(&self) -> impl Iterator<Item = (u8, Timestamp)> {
+        let created = Some(self.facts.created).filter(|&created| created != self.stamp.timestamp());
+        let expires = self.facts.expires.map(|expires| (EXPIRES, expires));
+        expires.into_iter().chain(created.map(|created| (CREATED, created)))
+    }
+
+    fn length(&self) -> usize {
+        let content_type = self.facts.content_type.map_or(0, str::len);
+        HEAD + 8 * self.times().count() + content_type + self.key.len() + self.value.len()
+    }
+
+    /// Writes the slot into exactly as many bytes as it takes.
+    fn fill(&self, bytes: &mut [u8]) {
+        let content_type = self.facts.content_type.unwrap_or("").as_bytes();
+        let (head, mut rest) = bytes.split_at_mut(HEAD);
+        head[..8].copy_from_slice(&self.stamp.hlc.to_le_bytes());
+        head[8..16].copy_from_slice(&self.stamp.incarnation.to_le_bytes());
+        head[16] = u8::from(self.is_tombstone) * TOMBSTONE;
+        head[17] = content_type.len() as u8;
+        head[18..20].copy_from_slice(&(self.key.len() as u16).to_le_bytes());
+        let mut put = |part: &[u8]| {
+            let (front, back) = std::mem::take(&mut rest).split_at_mut(part.len());
+            front.copy_from_slice(part);
+            rest = back;
+        };
+        for (flag, time) in self.times() {
+            head[16] |= flag;
+            put(&time.as_millis().to_le_bytes());
+        }
+        [content_type, self.key.as_bytes(), self.value].into_iter().for_each(put);
+    }
+}
+
 impl Slot {
     /// A value under a key.
     pub(crate) fn put(stamp: Stamp, key: &str, value: &[u8], facts: Facts<'_>) -> Slot {
-        Slot::build(ShortHash::of(key.as_bytes()), stamp, 0, key, value, facts)
+        let parts = Parts { stamp, is_tombstone: false, key, value, facts };
+        Slot::build(parts.hash(), &parts)
     }
 
     /// The mark that a key was removed; with [`Stamp::ZERO`] that it was never put.
     pub(crate) fn tombstone(stamp: Stamp, key: &str) -> Slot {
-        let facts = Facts { created: stamp.timestamp(), ..Facts::default() };
-        Slot::build(ShortHash::of(key.as_bytes()), stamp, TOMBSTONE, key, &[], facts)
+        let parts = Parts::of_tombstone(stamp, key);
+        Slot::build(parts.hash(), &parts)
     }
 
     /// What a PUT or DEL leaves under its key.
     pub(crate) fn of_write(stamp: Stamp, write: &Write<'_>) -> Slot {
-        Slot::of_hashed(ShortHash::of(write.key().as_bytes()), stamp, write)
+        let parts = Parts::of(stamp, write);
+        Slot::build(parts.hash(), &parts)
     }
 
-    /// The same where the hash of the key is at hand.
-    fn of_hashed(hash: ShortHash, stamp: Stamp, write: &Write<'_>) -> Slot {
-        let (flags, value, facts) = parts_of(stamp, write);
-        Slot::build(hash, stamp, flags, write.key(), value, facts)
-    }
-
-    /// Becomes what a PUT or DEL leaves, in its own bytes where they are as many and nobody shares them.
+    /// Becomes what a PUT or DEL of its key leaves, in its own bytes where they are as many and nobody shares them.
     fn become_write(&mut self, stamp: Stamp, write: &Write<'_>) {
-        let (flags, value, facts) = parts_of(stamp, write);
-        let length = length_of(write.key(), value, facts);
+        let parts = Parts::of(stamp, write);
+        let length = parts.length();
         let is_in_place = self.bytes.with_arc_mut(|shared| match triomphe::Arc::get_mut(shared) {
             Some(own) if own.slice().len() == length => {
-                fill(own.slice_mut(), stamp, flags, write.key(), value, facts);
+                parts.fill(own.slice_mut());
                 true
             }
             _ => false,
         });
         if !is_in_place {
-            *self = Slot::build(self.hash, stamp, flags, write.key(), value, facts);
+            *self = Slot::build(self.hash, &parts);
         }
     }
 
     /// One allocation: small slots are put together on the stack.
-    fn build(hash: ShortHash, stamp: Stamp, flags: u8, key: &str, value: &[u8], facts: Facts<'_>) -> Slot {
-        let length = length_of(key, value, facts);
+    fn build(hash: ShortHash, parts: &Parts<'_>) -> Slot {
+        let length = parts.length();
         let (mut small, mut large) = ([0; SMALL], Vec::new());
         let bytes = match small.get_mut(..length) {
             Some(bytes) => bytes,
@@ -87,7 +152,7 @@ impl Slot {
                 &mut large[..]
             }
         };
-        fill(bytes, stamp, flags, key, value, facts);
+        parts.fill(bytes);
         Slot { bytes: share(bytes), hash }
     }
 
@@ -106,10 +171,19 @@ impl Slot {
         u64::from_le_bytes(bytes)
     }
 
+    fn says(&self, flag: u8) -> bool {
+        self.bytes()[16] & flag != 0
+    }
+
+    /// Where its times end.
+    fn times_end(&self) -> usize {
+        HEAD + 8 * (usize::from(self.says(EXPIRES)) + usize::from(self.says(CREATED)))
+    }
+
     fn key_range(&self) -> std::ops::Range<usize> {
         let bytes = self.bytes();
-        let start = HEAD + usize::from(bytes[33]);
-        start..start + usize::from(u16::from_le_bytes([bytes[34], bytes[35]]))
+        let start = self.times_end() + usize::from(bytes[17]);
+        start..start + usize::from(u16::from_le_bytes([bytes[18], bytes[19]]))
     }
 
     pub(crate) fn stamp(&self) -> Stamp {
@@ -117,15 +191,18 @@ impl Slot {
     }
 
     pub(crate) fn is_tombstone(&self) -> bool {
-        self.bytes()[32] & TOMBSTONE != 0
+        self.says(TOMBSTONE)
     }
 
     pub(crate) fn expires(&self) -> Option<Timestamp> {
-        Some(self.number(16)).filter(|&millis| millis != 0).map(Timestamp::from_millis)
+        self.says(EXPIRES).then(|| Timestamp::from_millis(self.number(HEAD)))
     }
 
     pub(crate) fn created(&self) -> Timestamp {
-        Timestamp::from_millis(self.number(24))
+        match self.says(CREATED) {
+            true => Timestamp::from_millis(self.number(self.times_end() - 8)),
+            false => self.stamp().timestamp(),
+        }
     }
 
     pub(crate) fn key_bytes(&self) -> &[u8] {
@@ -141,7 +218,7 @@ impl Slot {
     }
 
     pub(crate) fn content_type(&self) -> Option<&str> {
-        let bytes = &self.bytes()[HEAD..self.key_range().start];
+        let bytes = &self.bytes()[self.times_end()..self.key_range().start];
         (!bytes.is_empty()).then(|| std::str::from_utf8(bytes).unwrap_or_default())
     }
 
@@ -170,41 +247,6 @@ impl Slot {
     pub(crate) fn footprint(&self) -> usize {
         self.bytes().len() + 16
     }
-}
-
-fn parts_of<'a>(stamp: Stamp, write: &Write<'a>) -> (u8, &'a [u8], Facts<'a>) {
-    match *write {
-        Write::Put { value, expires, age, content_type, .. } => {
-            let written = stamp.timestamp().as_millis();
-            let created = Timestamp::from_millis(written.saturating_sub(age.unwrap_or(0)));
-            (0, value, Facts { expires: expires.map(Timestamp::from_millis), created, content_type })
-        }
-        Write::Del { .. } | Write::Add { .. } => {
-            (TOMBSTONE, &[], Facts { created: stamp.timestamp(), ..Facts::default() })
-        }
-    }
-}
-
-fn length_of(key: &str, value: &[u8], facts: Facts<'_>) -> usize {
-    HEAD + facts.content_type.map_or(0, str::len) + key.len() + value.len()
-}
-
-/// Writes a slot into exactly as many bytes as it takes.
-fn fill(bytes: &mut [u8], stamp: Stamp, flags: u8, key: &str, value: &[u8], facts: Facts<'_>) {
-    let content_type = facts.content_type.unwrap_or("").as_bytes();
-    let (head, rest) = bytes.split_at_mut(HEAD);
-    head[..8].copy_from_slice(&stamp.hlc.to_le_bytes());
-    head[8..16].copy_from_slice(&stamp.incarnation.to_le_bytes());
-    head[16..24].copy_from_slice(&facts.expires.map_or(0, |at| at.as_millis().max(1)).to_le_bytes());
-    head[24..32].copy_from_slice(&facts.created.as_millis().to_le_bytes());
-    head[32] = flags;
-    head[33] = content_type.len() as u8;
-    head[34..36].copy_from_slice(&(key.len() as u16).to_le_bytes());
-    let (front, back) = rest.split_at_mut(content_type.len());
-    front.copy_from_slice(content_type);
-    let (front, back) = back.split_at_mut(key.len());
-    front.copy_from_slice(key.as_bytes());
-    back.copy_from_slice(value);
 }
 
 /// The slot of a key.
@@ -262,7 +304,7 @@ impl Slots {
                 slot.become_write(stamp, write);
                 (Some(before), slot)
             }
-            Entry::Vacant(free) => (None, free.insert(Slot::of_hashed(hash, stamp, write)).into_mut()),
+            Entry::Vacant(free) => (None, free.insert(Slot::build(hash, &Parts::of(stamp, write))).into_mut()),
         };
         self.values += usize::from(!slot.is_tombstone());
         self.expiring += usize::from(slot.expires().is_some());
@@ -284,18 +326,21 @@ mod tests {
     #[test]
     fn a_slot_gives_back_what_it_was_made_of() {
         let stamp = Stamp { hlc: 5_000 << 16, incarnation: 7 };
-        let facts = Facts {
-            expires: Some(Timestamp::from_millis(9_000)),
-            created: Timestamp::from_millis(4_000),
-            content_type: Some("image/png"),
-        };
-        let slot = Slot::put(stamp, "key", b"bytes", facts);
-        assert_eq!((slot.stamp(), slot.key(), slot.value_bytes()), (stamp, "key", &b"bytes"[..]));
-        assert_eq!(slot.content_type(), Some("image/png"));
-        let again = Slot::of_write(stamp, &slot.write());
-        assert_eq!(again.bytes(), slot.bytes(), "the record says all there is");
-        assert!(Slot::tombstone(stamp, "key").is_tombstone());
-        assert!(slot.footprint() < 100);
+        let at = Timestamp::from_millis;
+        for (expires, created) in [(None, 5_000), (None, 4_000), (Some(9_000), 5_000), (Some(9_000), 4_000)] {
+            for content_type in [None, Some("image/png")] {
+                let facts = Facts { expires: expires.map(at), created: at(created), content_type };
+                let slot = Slot::put(stamp, "key", b"bytes", facts);
+                assert_eq!((slot.stamp(), slot.key(), slot.value_bytes()), (stamp, "key", &b"bytes"[..]));
+                assert_eq!((slot.expires(), slot.created()), (facts.expires, facts.created));
+                assert_eq!((slot.content_type(), slot.is_tombstone()), (content_type, false));
+                let again = Slot::of_write(stamp, &slot.write());
+                assert_eq!(again.bytes(), slot.bytes(), "the record says all there is");
+            }
+        }
+        let tombstone = Slot::tombstone(stamp, "key");
+        assert_eq!((tombstone.key(), tombstone.is_tombstone(), tombstone.created()), ("key", true, at(5_000)));
+        assert_eq!(tombstone.footprint(), 16 + 20 + 3);
         assert_eq!(size_of::<Slot>(), size_of::<Arc<[u8]>>(), "the hash takes the room of a length");
     }
 
