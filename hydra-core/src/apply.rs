@@ -18,7 +18,6 @@ use crate::format::record::{Record, StampCode, Write};
 use crate::hashing::ShortHash;
 use crate::merge::{Positions, RememberedAdd};
 use crate::name::check_key;
-use crate::news::News;
 use crate::number::{Increment, Number};
 use crate::outcome::{self, Done};
 use crate::patch::Patch;
@@ -141,19 +140,7 @@ impl Stage {
 
     /// Makes the changes visible, and tells those who listen.
     pub(crate) fn publish(self, state: &mut State, now: Timestamp) {
-        let mut news = state.audience.as_ref().filter(|audience| audience.listens()).map(|_| News::default());
-        self.touched.into_iter().for_each(|key_state| {
-            if let Some(news) = &mut news {
-                news.note(state.known(key_state.slot.key()), key_state.as_known(), now);
-            }
-            state.set_key_state(key_state);
-        });
-        if let (Some(news), Some(audience)) = (news, &state.audience) {
-            if self.destroys { audience.tell_destroyed() } else { audience.tell(news) }
-        }
-        for (key, memory) in self.requests {
-            state.requests_mut().remember(key, memory, now);
-        }
+        state.take_in(self.touched.into_iter(), self.requests, self.destroys, now);
         if self.last != Stamp::ZERO {
             state.vector.learn(self.last);
             state.max_hlc = state.max_hlc.max(self.last.hlc);

@@ -18,7 +18,6 @@ use crate::hashing::{KeyHashing, hash_key};
 use crate::layout::{ChunkKind, ChunkName};
 use crate::log::Pile;
 use crate::merge::{Chunk, Merged, Positions, first_stamp, remembered};
-use crate::news::News;
 use crate::requests::KeyMemory;
 use crate::slot::Slot;
 use crate::stamp::{Stamp, Timestamp};
@@ -181,19 +180,7 @@ impl Growth {
 
     /// Makes the changes visible, and tells those who listen.
     pub(crate) fn publish(self, state: &mut State, now: Timestamp) {
-        let mut news = state.audience.as_ref().filter(|audience| audience.listens()).map(|_| News::default());
-        for key_state in self.touched {
-            if let Some(news) = &mut news {
-                news.note(state.known(key_state.slot.key()), key_state.as_known(), now);
-            }
-            state.set_key_state(key_state);
-        }
-        if let Some((news, audience)) = news.zip(state.audience.as_ref()) {
-            audience.tell(news);
-        }
-        for (key, memory) in self.requests {
-            state.requests_mut().remember(key, memory, now);
-        }
+        state.take_in(self.touched, self.requests, false, now);
         state.max_hlc = state.max_hlc.max(self.vector.max_hlc());
         state.vector = self.vector;
         for (at, tail) in self.tails {

@@ -19,7 +19,7 @@ use crate::index::{Entry as Indexed, Indexes};
 use crate::merge::Merged;
 use crate::news::News;
 use crate::query::{Facts, Order, Position, Rank};
-use crate::requests::Requests;
+use crate::requests::{KeyMemory, Requests};
 use crate::slot::{self, Slot, Slots};
 use crate::stamp::{Stamp, Timestamp, Version};
 use crate::value::{Treasure, Value};
@@ -357,6 +357,30 @@ impl State {
             audience.tell(News::between(&before, self, now));
         }
         self.audience = Some(audience);
+    }
+
+    /// Takes in what became of keys and the requests that made it so, and tells those who listen: what became of each
+    /// key, or, if it `destroys`, that nothing is left.
+    pub(crate) fn take_in(
+        &mut self,
+        touched: impl IntoIterator<Item = KeyState>,
+        requests: impl IntoIterator<Item = (u128, KeyMemory)>,
+        destroys: bool,
+        now: Timestamp,
+    ) {
+        let mut news = self.audience.as_ref().filter(|audience| audience.listens()).map(|_| News::default());
+        for key_state in touched {
+            if let Some(news) = &mut news {
+                news.note(self.known(key_state.slot.key()), key_state.as_known(), now);
+            }
+            self.set_key_state(key_state);
+        }
+        if let Some((news, audience)) = news.zip(self.audience.as_ref()) {
+            if destroys { audience.tell_destroyed() } else { audience.tell(news) }
+        }
+        for (key, memory) in requests {
+            self.requests_mut().remember(key, memory, now);
+        }
     }
 
     /// Replaces everything about one key.
