@@ -896,6 +896,27 @@ mod tests {
     }
 
     #[test]
+    fn lost_increments_that_came_loose_are_no_sum_of_all_that_their_writer_added() {
+        const C: u64 = 11;
+        let increment = |hlc| Write::Add { key: "n", pointer: "", base: Stamp::ZERO, delta: hlc };
+        let own = |hlc: u64| Record::Write { stamp: at(hlc, A), write: increment(hlc as i64) };
+        let copy = |hlc: u64| Record::Adopted { stamp: at(hlc, A), write: increment(hlc as i64) };
+        let first = log(A, 1, &[], &[(false, &[own(1), own(2)])]);
+        let second = log(A, 2, &[(A, 2)], &[(false, &[own(3), own(4)])]);
+        // One server had only the second of them, and another only what that one copied.
+        let copied = log(C, 1, &[], &[(false, &[copy(3), copy(4)])]);
+        let over = log(B, 1, &[], &[(false, &[write(6, B, b"0")])]);
+        let partly = snap(B, 2, &[&copied, &over], None);
+        assert_eq!(conflicts(&[&partly]), [(Stamp::ZERO, false, 7)]);
+        let all = [(Stamp::ZERO, false, 10)];
+        assert_eq!(conflicts(&[&partly, &first]), all);
+        assert_eq!(conflicts(&[&partly, &first, &second, &copied]), all);
+        assert_eq!(conflicts(&[&partly, &snap(A, 3, &[&first], None)]), all);
+        assert_eq!(conflicts(&[&partly, &snap(A, 3, &[&first, &second], None)]), all);
+        assert_eq!(conflicts(&[&partly, &snap(A, 3, &[&first, &second, &over], None)]), all);
+    }
+
+    #[test]
     fn an_increment_that_its_twin_counts_is_not_lost() {
         let a = log(A, 1, &[], &[(false, &[put(1, A)]), (true, &[add(2, A, at(1, A), 10)])]);
         let b = log(B, 1, &[], &[(false, &[put(3, B)]), (true, &[add(4, B, at(3, B), 10)])]);

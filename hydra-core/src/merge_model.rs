@@ -1893,13 +1893,22 @@ fn where_something_is_missing_a_log_that_grew_may_make_more_of_others_than_of_it
 
 #[test]
 fn histories_that_were_once_told_wrong_are_told_right() {
-    // An increment of a lost base that a snapshot holds twice; a loose write that was replaced on purpose; a copied
-    // increment that was replaced on purpose by a write of which only a snapshot tells; a log that grew by what a snapshot
-    // covers, against which something had lost before; a copy that came shorter than it was, after a write had seen it.
     let following = Rules { nodes: 3, ..FOLLOWING };
-    for (seed, rules) in
-        [(49_882, TWO_NODES), (73_374, THREE_NODES), (1_456_381, THREE_NODES), (49_427, RESTORING), (3_431, following)]
-    {
+    let histories = [
+        // An increment of a lost base that a snapshot holds twice.
+        (49_882, TWO_NODES),
+        // A loose write that was replaced on purpose.
+        (73_374, THREE_NODES),
+        // A copied increment that was replaced on purpose by a write of which only a snapshot tells.
+        (49_427, RESTORING),
+        // A log that grew by what a snapshot covers, against which something had lost before.
+        (3_431, following),
+        // A copy that came shorter than it was after a write had seen it.
+        (1_456_381, THREE_NODES),
+        // An increment that came loose, in a conflict with others of its writer.
+        (968_022, THREE_NODES),
+    ];
+    for (seed, rules) in histories {
         assert_eq!(play(seed, rules, None).0, End::Fine, "{seed}");
     }
 }

@@ -135,7 +135,7 @@ impl<'a> Holding<'a> {
             }
             Record::Conflict(conflict) => {
                 self.writes.extend(conflict.write.as_ref().map(|_| (key, conflict.stamp)));
-                let sums = conflict.sums.iter();
+                let sums = conflict.sums.iter().filter(|(_, part)| covers(&self.seen, part));
                 self.sums.extend(sums.map(|(pointer, part)| (key, *pointer, conflict.stamp, part.incarnation)));
             }
             _ => {}
@@ -148,8 +148,19 @@ impl<'a> Holding<'a> {
     }
 
     fn dropped_sum(&self, key: &'a str, pointer: &'a str, base: Stamp, part: &Subtotal) -> bool {
-        self.seen.get(part.incarnation) >= part.last_hlc && !self.sums.contains(&(key, pointer, base, part.incarnation))
+        covers(&self.seen, part) && !self.sums.contains(&(key, pointer, base, part.incarnation))
     }
+}
+
+fn covers(seen: &VersionVector, part: &Subtotal) -> bool {
+    seen.get(part.incarnation) >= part.last_hlc
+}
+
+/// An increment of which a snapshot tells that does not know all of its writer's: it stands alone.
+fn single(seen: &VersionVector, part: &Subtotal) -> Option<(Stamp, i64)> {
+    let is_one = part.first_hlc == part.last_hlc && !covers(seen, part);
+    let delta = i64::try_from(part.total).ok().filter(|_| is_one)?;
+    Some((Stamp { hlc: part.last_hlc, incarnation: part.incarnation }, delta))
 }
 
 fn key_of<'a>(record: &Record<'a>) -> Option<&'a str> {
@@ -174,11 +185,11 @@ impl<'a> Gathering<'a, '_> {
             let records = std::mem::take(&mut snaps[at].records);
             let others: Vec<&Holding<'a>> =
                 snaps.iter().enumerate().filter(|&(other, _)| other != at).map(|(_, snap)| snap).collect();
-            records.into_iter().for_each(|record| self.take_snap_record(record, &others));
+            records.into_iter().for_each(|record| self.take_snap_record(record, &snaps[at].seen, &others));
         }
     }
 
-    fn take_snap_record(&mut self, record: Record<'a>, others: &[&Holding<'a>]) {
+    fn take_snap_record(&mut self, record: Record<'a>, seen: &VersionVector, others: &[&Holding<'a>]) {
         let lives = |key, stamp| !others.iter().any(|other| other.dropped(key, stamp));
         match record {
             Record::Write { stamp, write } if lives(write.key(), stamp) => {
@@ -190,23 +201,31 @@ impl<'a> Gathering<'a, '_> {
                     self.entry(key, base).take_sum(pointer, SumOf { part, in_conflict: false });
                 }
             }
-            Record::Conflict(conflict) => self.take_conflict(conflict, others),
+            Record::Conflict(conflict) => self.take_conflict(conflict, seen, others),
             _ => {}
         }
     }
 
-    fn take_conflict(&mut self, conflict: ConflictRecord<'a>, others: &[&Holding<'a>]) {
+    fn take_conflict(&mut self, conflict: ConflictRecord<'a>, seen: &VersionVector, others: &[&Holding<'a>]) {
         let ConflictRecord { key, stamp, write, found, server, sums, rivals, winner } = conflict;
         let write = write.filter(|_| !others.iter().any(|other| other.dropped(key, stamp)));
-        let lives =
-            |(pointer, part): &(&'a str, Subtotal)| !others.iter().any(|o| o.dropped_sum(key, pointer, stamp, part));
+        let base = self.base;
+        let lives = |(pointer, part): &(&'a str, Subtotal)| match single(seen, part) {
+            Some((add, _)) => !base.saw(add),
+            None => !others.iter().any(|other| other.dropped_sum(key, pointer, stamp, part)),
+        };
         let sums: Vec<(&'a str, Subtotal)> = sums.into_iter().filter(lives).collect();
         if write.is_none() && sums.is_empty() {
             return;
         }
         let entry = self.entry(key, stamp);
         entry.write = entry.write.or(write);
-        sums.into_iter().for_each(|(pointer, part)| entry.take_sum(pointer, SumOf { part, in_conflict: true }));
+        for (pointer, part) in sums {
+            match single(seen, &part) {
+                Some((add, delta)) => drop(entry.adds.insert(add, LooseAdd { pointer, delta })),
+                None => entry.take_sum(pointer, SumOf { part, in_conflict: true }),
+            }
+        }
         let found = Some(Timestamp::from_millis(found)).filter(|found| found.as_millis() > 0);
         let recorded = entry.recorded.get_or_insert_default();
         recorded.is_write |= write.is_some();
@@ -429,37 +448,39 @@ impl<'a> Judge<'a, '_> {
         }
     }
 
-    /// The increments on a base that none of the writes which replaced it had seen.
+    /// The increments on a base that none of the writes which replaced it had seen: in a sum for each writer, but one by
+    /// one where not all of a writer's are known. Such sums could not be joined with what else becomes known.
     fn lost_sums(&self, base: Stamp, entry: &Entry<'a>, entries: &Entries<'a>) -> Vec<Sum> {
         let replacements: Vec<(Stamp, usize)> =
             entry.replacements.iter().filter_map(|stamp| Some((*stamp, entries.get(stamp)?.context?))).collect();
         let unseen = |stamp: Stamp| !replacements.iter().any(|&(later, context)| self.sees(later, context, stamp));
         let unseen_sum =
             |last: Stamp| !replacements.iter().any(|&(later, context)| self.sees_all_up_to(later, context, last));
-        let mut sums: BTreeMap<(&str, u64), Subtotal> = BTreeMap::new();
-        for (&at, SumOf { part, in_conflict }) in &entry.sums {
-            let last = Stamp { hlc: part.last_hlc, incarnation: part.incarnation };
+        let mut sums: BTreeMap<(&str, u64, Option<u64>), Subtotal> = BTreeMap::new();
+        for (&(pointer, incarnation), SumOf { part, in_conflict }) in &entry.sums {
+            let last = Stamp { hlc: part.last_hlc, incarnation };
             if unseen_sum(last) && (*in_conflict || self.merged.vector.saw(last)) {
-                sums.insert(at, *part);
+                sums.insert((pointer, incarnation, None), *part);
             }
         }
         // A snapshot may hold an increment in a sum and, where its writer's file is not all here, by itself.
         let whole = sums.clone();
         let is_counted = |stamp: Stamp, add: &LooseAdd<'_>| {
-            let sum = whole.get(&(add.pointer, stamp.incarnation));
+            let sum = whole.get(&(add.pointer, stamp.incarnation, None));
             sum.is_some_and(|part| (part.first_hlc..=part.last_hlc).contains(&stamp.hlc))
         };
         for (&stamp, add) in &entry.adds {
             if unseen(stamp) && !is_counted(stamp, add) && !self.counted_elsewhere.contains(&stamp) {
-                join(sums.entry((add.pointer, stamp.incarnation)), stamp, add.delta);
+                let alone = Some(stamp.hlc).filter(|_| !self.merged.vector.saw(stamp));
+                join(sums.entry((add.pointer, stamp.incarnation, alone)), stamp, add.delta);
             }
         }
-        sums.into_iter().map(|((pointer, _), part)| Sum { base, pointer: pointer.into(), part }).collect()
+        sums.into_iter().map(|((pointer, ..), part)| Sum { base, pointer: pointer.into(), part }).collect()
     }
 }
 
 /// Adds one increment to a sum.
-fn join(sum: std::collections::btree_map::Entry<'_, (&str, u64), Subtotal>, stamp: Stamp, delta: i64) {
+fn join<K: Ord>(sum: std::collections::btree_map::Entry<'_, K, Subtotal>, stamp: Stamp, delta: i64) {
     let Stamp { hlc, incarnation } = stamp;
     let sum = sum.or_insert(Subtotal { incarnation, total: 0, first_hlc: hlc, last_hlc: hlc });
     sum.total += i128::from(delta);
