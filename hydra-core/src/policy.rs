@@ -20,7 +20,8 @@ pub struct Policy {
     /// is acknowledged. Default 1 s, at most 1 h.
     #[serde(with = "duration::as_text")]
     pub write_interval: Duration,
-    /// How long an untouched swamp stays in memory; 0 means until it is clean. Default 5 min.
+    /// How long an untouched swamp stays in memory; 0 means until it is clean, which is looked at once a second.
+    /// Default 5 min.
     #[serde(with = "duration::as_text")]
     pub idle_evict: Duration,
     /// A chunk that has reached this length is closed and the next begun. Default 8 MiB, 64 KiB to 1 GiB.
