@@ -917,6 +917,23 @@ mod tests {
     }
 
     #[test]
+    fn an_increment_that_came_loose_and_was_replaced_on_purpose_is_not_lost_where_an_older_snapshot_tells_of_it() {
+        const C: u64 = 11;
+        let base = at(1, A);
+        let a = log(A, 1, &[], &[(false, &[put(1, A)])]);
+        let copy = Record::Adopted { stamp: at(3, A), write: Write::Add { key: "n", pointer: "", base, delta: 10 } };
+        let copied = log(C, 1, &[(A, 1)], &[(false, &[copy]), (false, &[add(4, C, base, 1)])]);
+        let older = snap(B, 1, &[&a, &copied], None);
+        let over = log(B, 2, &[(A, 1), (C, 4)], &[(false, &[write(6, B, b"0")])]);
+        assert_eq!(conflicts(&[&a, &copied, &older, &over]), [], "it had seen the increments");
+        let younger = snap(B, 3, &[&older, &copied, &over], None);
+        assert_eq!(conflicts(&[&older, &younger, &copied]), []);
+        let unseen = log(B, 2, &[(A, 1)], &[(false, &[write(6, B, b"0")])]);
+        let younger = snap(B, 3, &[&older, &copied, &unseen], None);
+        assert_eq!(conflicts(&[&older, &younger, &copied]), [(base, false, 11)]);
+    }
+
+    #[test]
     fn an_increment_that_its_twin_counts_is_not_lost() {
         let a = log(A, 1, &[], &[(false, &[put(1, A)]), (true, &[add(2, A, at(1, A), 10)])]);
         let b = log(B, 1, &[], &[(false, &[put(3, B)]), (true, &[add(4, B, at(3, B), 10)])]);

@@ -1907,6 +1907,8 @@ fn histories_that_were_once_told_wrong_are_told_right() {
         (1_456_381, THREE_NODES),
         // An increment that came loose, in a conflict with others of its writer.
         (968_022, THREE_NODES),
+        // The same replaced on purpose, as a younger snapshot of two knows.
+        (1_958_521, TWO_NODES),
     ];
     for (seed, rules) in histories {
         assert_eq!(play(seed, rules, None).0, End::Fine, "{seed}");

@@ -32,10 +32,9 @@ pub(crate) fn conflicts<'a>(chunks: &'a [Chunk<'a>], merged: &Merged<'a>, base: 
     order.sort_by_key(|chunk| chunk.name);
     let mut gathering =
         Gathering { base, contended, contexts: Vec::new(), aliases: HashMap::default(), keys: ByKey::default() };
-    gathering.read_snaps(&order);
-    let told_by_snaps = gathering.adds();
+    let snaps = gathering.read_snaps(&order);
     gathering.read_logs(&order);
-    gathering.leave_out_judged_adds(&told_by_snaps);
+    gathering.leave_out_judged_adds(&snaps);
     let judge = Judge {
         merged,
         contexts: &gathering.contexts,
@@ -112,12 +111,19 @@ struct Holding<'a> {
     records: Vec<Record<'a>>,
     writes: HashSet<(&'a str, Stamp), KeyHashing>,
     sums: HashSet<(&'a str, &'a str, Stamp, u64), KeyHashing>,
+    /// Increments that stand alone.
+    adds: HashSet<Stamp, KeyHashing>,
 }
 
 impl<'a> Holding<'a> {
     fn of(chunk: &'a Chunk<'a>, contended: &HashSet<&'a str, KeyHashing>) -> Holding<'a> {
-        let (seen, records) = (chunk.seen(), Vec::new());
-        let mut holding = Holding { seen, records, writes: HashSet::default(), sums: HashSet::default() };
+        let mut holding = Holding {
+            seen: chunk.seen(),
+            records: Vec::new(),
+            writes: HashSet::default(),
+            sums: HashSet::default(),
+            adds: HashSet::default(),
+        };
         for record in (0..chunk.frame_count()).flat_map(|index| chunk.frame(index).1) {
             holding.take(record, contended);
         }
@@ -135,9 +141,14 @@ impl<'a> Holding<'a> {
             }
             Record::Conflict(conflict) => {
                 self.writes.extend(conflict.write.as_ref().map(|_| (key, conflict.stamp)));
-                let sums = conflict.sums.iter().filter(|(_, part)| covers(&self.seen, part));
-                self.sums.extend(sums.map(|(pointer, part)| (key, *pointer, conflict.stamp, part.incarnation)));
+                for (pointer, part) in &conflict.sums {
+                    match single(&self.seen, part) {
+                        Some((add, _)) => drop(self.adds.insert(add)),
+                        None => drop(self.sums.insert((key, *pointer, conflict.stamp, part.incarnation))),
+                    }
+                }
             }
+            Record::Adopted { stamp, .. } => drop(self.adds.insert(*stamp)),
             _ => {}
         }
         self.records.push(record);
@@ -177,7 +188,8 @@ impl<'a> Gathering<'a, '_> {
         self.keys.entry(key).or_default().entry(stamp).or_default()
     }
 
-    fn read_snaps(&mut self, chunks: &[&'a Chunk<'a>]) {
+    /// Answers what each of them holds.
+    fn read_snaps(&mut self, chunks: &[&'a Chunk<'a>]) -> Vec<Holding<'a>> {
         let is_snap = |chunk: &&&'a Chunk<'a>| chunk.name.kind == ChunkKind::Snap && chunk.scan.is_valid();
         let mut snaps: Vec<Holding<'a>> =
             chunks.iter().filter(is_snap).map(|chunk| Holding::of(chunk, self.contended)).collect();
@@ -187,6 +199,7 @@ impl<'a> Gathering<'a, '_> {
                 snaps.iter().enumerate().filter(|&(other, _)| other != at).map(|(_, snap)| snap).collect();
             records.into_iter().for_each(|record| self.take_snap_record(record, &snaps[at].seen, &others));
         }
+        snaps
     }
 
     fn take_snap_record(&mut self, record: Record<'a>, seen: &VersionVector, others: &[&Holding<'a>]) {
@@ -282,18 +295,16 @@ impl<'a> Gathering<'a, '_> {
         }
     }
 
-    /// The increments that are held by themselves.
-    fn adds(&self) -> HashSet<Stamp, KeyHashing> {
-        self.keys.values().flat_map(BTreeMap::values).flat_map(|entry| entry.adds.keys().copied()).collect()
-    }
-
     /// What a snapshot covers behind a copy of an increment was written by somebody who had seen it, and the snapshot
     /// judged it: it tells of the increment, or that was replaced on purpose, which nothing else tells any more.
-    fn leave_out_judged_adds(&mut self, told_by_snaps: &HashSet<Stamp, KeyHashing>) {
-        let Gathering { base, aliases, keys, .. } = self;
-        let is_judged = |stamp: &Stamp| aliases.get(stamp).into_iter().flatten().any(|alias| base.saw(*alias));
+    fn leave_out_judged_adds(&mut self, snaps: &[Holding<'a>]) {
+        let Gathering { aliases, keys, .. } = self;
+        let is_judged = |stamp: &Stamp| {
+            let mut copies = aliases.get(stamp).into_iter().flatten();
+            copies.any(|&copy| snaps.iter().any(|snap| snap.seen.saw(copy) && !snap.adds.contains(stamp)))
+        };
         for entry in keys.values_mut().flat_map(BTreeMap::values_mut) {
-            entry.adds.retain(|stamp, _| told_by_snaps.contains(stamp) || !is_judged(stamp));
+            entry.adds.retain(|stamp, _| !is_judged(stamp));
         }
     }
 
