@@ -95,8 +95,7 @@ impl Counter {
 
     /// The stamp of the last increment of each sum, and of those that stand alone.
     pub(crate) fn last_of_each(&self) -> impl Iterator<Item = Stamp> + '_ {
-        let last = |part: &Subtotal| Stamp { hlc: part.last_hlc, incarnation: part.incarnation };
-        self.sums.iter().map(move |sum| last(&sum.part)).chain(self.late.iter().map(|add| add.stamp))
+        self.sums.iter().map(|sum| sum.part.last()).chain(self.late.iter().map(|add| add.stamp))
     }
 
     /// Whether some increment is accounted for on its own: one that came loose, or a twin.

@@ -584,7 +584,7 @@ impl<'a> Held<'a> {
     }
 
     fn dropped_sum(&self, counter: &CounterRecord<'a>, part: &Subtotal) -> bool {
-        let seen = self.vector.get(part.incarnation) >= part.last_hlc;
+        let seen = self.vector.saw(part.last());
         seen && !self.sums.contains(&(counter.key, counter.pointer, counter.base, part.incarnation))
     }
 }

@@ -867,13 +867,11 @@ impl World {
     }
 
     fn ensure_log(&mut self, node: usize) {
-        let vector = self.resident(node).vector.clone();
-        let says_more = |log: &OpenLog, own| {
-            log.announced.iter().any(|(incarnation, hlc)| incarnation != own && hlc > vector.get(incarnation))
-        };
+        let known = self.resident(node).vector.clone();
         let process = self.process(node);
-        let outdated = process.log.as_ref().is_some_and(|log| says_more(log, process.incarnation));
-        if outdated && !self.rules.without(Mutant::OutdatedLog) {
+        let mut unknown = process.log.as_ref().map(|log| log.announced.beyond(&known)).unwrap_or_default();
+        unknown.forget(process.incarnation);
+        if !unknown.is_empty() && !self.rules.without(Mutant::OutdatedLog) {
             self.seal(node);
         }
         if self.process(node).log.is_none() {
@@ -1601,7 +1599,7 @@ impl World {
 
     fn check_listed(&self, key: usize, lost: &Lost) -> Result<(), String> {
         let replaced = |issued: &Issued| issued.durable && issued.replaced == lost.stamp;
-        let saw = |issued: &Issued| lost.sums.iter().any(|sum| issued.past.saw(last_of(sum)));
+        let saw = |issued: &Issued| lost.sums.iter().any(|sum| issued.past.saw(sum.part.last()));
         // Where a tombstone was purged, what seems to be replaced had been replaced by that.
         let between = |other: &Issued| {
             let range = lost.stamp..other.written.stamp;
@@ -1634,10 +1632,6 @@ impl World {
 
 fn has(sum: &Sum, add: Stamp) -> bool {
     sum.part.incarnation == add.incarnation && (sum.part.first_hlc..=sum.part.last_hlc).contains(&add.hlc)
-}
-
-fn last_of(sum: &Sum) -> Stamp {
-    Stamp { hlc: sum.part.last_hlc, incarnation: sum.part.incarnation }
 }
 
 // -------------------------------------------------------------------------------------- the tests

@@ -59,7 +59,7 @@ struct Entry<'a> {
     recorded: Option<Recorded<'a>>,
     /// Increments that snapshots tell of.
     sums: BTreeMap<(&'a str, u64), SumOf>,
-    /// Increments that logs tell of.
+    /// Increments that stand alone: those in logs, and what came loose.
     adds: BTreeMap<Stamp, LooseAdd<'a>>,
     /// The writes that replaced it on purpose.
     replacements: Vec<Stamp>,
@@ -159,19 +159,15 @@ impl<'a> Holding<'a> {
     }
 
     fn dropped_sum(&self, key: &'a str, pointer: &'a str, base: Stamp, part: &Subtotal) -> bool {
-        covers(&self.seen, part) && !self.sums.contains(&(key, pointer, base, part.incarnation))
+        self.seen.saw(part.last()) && !self.sums.contains(&(key, pointer, base, part.incarnation))
     }
-}
-
-fn covers(seen: &VersionVector, part: &Subtotal) -> bool {
-    seen.get(part.incarnation) >= part.last_hlc
 }
 
 /// An increment of which a snapshot tells that does not know all of its writer's: it stands alone.
 fn single(seen: &VersionVector, part: &Subtotal) -> Option<(Stamp, i64)> {
-    let is_one = part.first_hlc == part.last_hlc && !covers(seen, part);
+    let is_one = part.first_hlc == part.last_hlc && !seen.saw(part.last());
     let delta = i64::try_from(part.total).ok().filter(|_| is_one)?;
-    Some((Stamp { hlc: part.last_hlc, incarnation: part.incarnation }, delta))
+    Some((part.last(), delta))
 }
 
 fn key_of<'a>(record: &Record<'a>) -> Option<&'a str> {
@@ -469,8 +465,7 @@ impl<'a> Judge<'a, '_> {
             |last: Stamp| !replacements.iter().any(|&(later, context)| self.sees_all_up_to(later, context, last));
         let mut sums: BTreeMap<(&str, u64, Option<u64>), Subtotal> = BTreeMap::new();
         for (&(pointer, incarnation), SumOf { part, in_conflict }) in &entry.sums {
-            let last = Stamp { hlc: part.last_hlc, incarnation };
-            if unseen_sum(last) && (*in_conflict || self.merged.vector.saw(last)) {
+            if unseen_sum(part.last()) && (*in_conflict || self.merged.vector.saw(part.last())) {
                 sums.insert((pointer, incarnation, None), *part);
             }
         }

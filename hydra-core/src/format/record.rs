@@ -124,6 +124,13 @@ pub(crate) struct Subtotal {
     pub(crate) last_hlc: u64,
 }
 
+impl Subtotal {
+    /// The stamp of its last ADD: who has seen that has seen all of them.
+    pub(crate) fn last(&self) -> Stamp {
+        Stamp { hlc: self.last_hlc, incarnation: self.incarnation }
+    }
+}
+
 /// An idempotency key in a snapshot.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct KeyRecord<'a> {
