@@ -23,7 +23,8 @@
 //! [`crate::breaker`].
 //!
 //! A server that does not own the folder says so, and nothing was done: its hint is followed to a server of the map, at most
-//! three times. A folder that is sealed, for a move or for its return to the primary, is waited for, up to the deadline.
+//! three times. A folder that is sealed, for a move or for its return to the primary, is waited for, up to the deadline;
+//! nothing is asked again when hardly any time is left for the answer, which would turn what is known into doubt.
 
 mod tries;
 

@@ -30,6 +30,9 @@ const LAST_HOPE: Duration = Duration::from_millis(500);
 /// Between these two grows the ceiling of the pause before a server is asked again that gets ready.
 const READY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
 
+/// Nothing is asked again when no more than this, or a tenth of the deadline, is left.
+const LAST_MOMENT: Duration = Duration::from_millis(50);
+
 /// A server to ask, by its place in the map's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Step {
@@ -143,10 +146,13 @@ impl<'c, 's> Tries<'c, 's> {
             }
             let pause = self.pause_before(step);
             if !pause.is_zero() {
-                if pause >= self.left() {
+                if self.is_too_late(pause) {
                     return None;
                 }
                 tokio::time::sleep(pause).await;
+                if self.is_too_late(Duration::ZERO) {
+                    return None;
+                }
                 self.current_begun = Instant::now();
             }
             if let Some(why) = self.server().health.stranger() {
@@ -200,6 +206,12 @@ impl<'c, 's> Tries<'c, 's> {
             Why::Turn if self.is_in_doubt() => server.failovers.withdraw(),
             Why::Turn | Why::Hint | Why::GetsReady | Why::Last => true,
         }
+    }
+
+    /// Whether too little is left, after this pause, for an answer to a question that is put again: it would only turn
+    /// a refusal into doubt.
+    fn is_too_late(&self, pause: Duration) -> bool {
+        self.left() <= pause + LAST_MOMENT.min(self.call.deadline / 10)
     }
 
     fn pause_before(&mut self, step: Step) -> Duration {

@@ -64,7 +64,7 @@ async fn a_dead_primary_costs_next_to_nothing() {
     swamp.get("k").await.expect("read from the fallback");
     let first = begun.elapsed();
     println!("first call after the primary's death: {first:?}");
-    assert!(first < Duration::from_millis(100), "{first:?}");
+    assert!(first < Duration::from_millis(240), "{first:?}");
     assert_eq!(s2.asked()[0].header("hydra-fallback-for"), Some("s1; tried"));
     until("s1 is known to be down", || hydra.servers()[0].1 == ServerState::Down).await;
     let before = s2.asked().len();
@@ -188,7 +188,7 @@ async fn a_write_in_flight_when_the_primary_dies_does_not_wait_for_it() {
     let (sum, done) = writing.await.expect("a task");
     assert_eq!(sum.expect("counted at the fallback"), 7);
     println!("in flight: {:?} after the death", done - died);
-    assert!(done - died < Duration::from_millis(100), "{:?}", done - died);
+    assert!(done - died < Duration::from_millis(240), "{:?}", done - died);
     assert_eq!(hydra.servers()[0].1, ServerState::Down);
     assert_eq!(keys(&[s1.asked(), s2.asked()].concat()).len(), 1);
 }

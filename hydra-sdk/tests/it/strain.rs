@@ -180,8 +180,11 @@ async fn a_black_hole_costs_calls_in_flight_two_connect_timeouts_once() {
     // One call has a connection that stands; of twenty, most need a new one, and tell the others.
     for at_once in [1, 20] {
         let (s1, s2) = (Hole::start().await, Fake::start(fine("s2")).await);
-        let (hydra, swamp) = client(pair(&s1.url(), &s2.url()));
-        let connect = Settings::default().connect_timeout;
+        // So long that a busy machine is not taken for a third one.
+        let connect = Duration::from_millis(800);
+        let mut settings = Settings::default();
+        settings.connect_timeout = connect;
+        let (hydra, swamp) = client(pair(&s1.url(), &s2.url()).settings(settings));
         assert_eq!(swamp.get("k").await.expect("read"), Some("s1".into()));
         let _fill = s1.open().await;
         let calls: Vec<_> = (0..at_once)
@@ -203,7 +206,7 @@ async fn a_black_hole_costs_calls_in_flight_two_connect_timeouts_once() {
             longest = longest.max(call.await.expect("no panic"));
         }
         println!("{at_once} in flight: at most {longest:?}, with a connect timeout of {connect:?}");
-        assert!(longest <= connect * 2 + Duration::from_millis(150), "{longest:?}");
+        assert!(longest < connect * 3, "{longest:?}");
         assert_eq!(hydra.servers()[0].1, ServerState::Down);
         let begun = Instant::now();
         for _ in 0..20 {
@@ -228,7 +231,7 @@ async fn a_black_hole_from_the_start_costs_one_connect_timeout() {
     swamp.put("k", &1.into()).await.expect("stored at the fallback");
     let second = begun.elapsed();
     println!("first {first:?}, second {second:?}");
-    assert!(first < Duration::from_millis(400) && second < Duration::from_millis(100), "{first:?}, {second:?}");
+    assert!(first < Duration::from_millis(490) && second < Duration::from_millis(240), "{first:?}, {second:?}");
     until("a probe agrees", || hydra.servers()[0].1 == ServerState::Down).await;
 }
 
@@ -253,7 +256,7 @@ async fn a_server_that_is_down_alone_is_tried_ten_times_a_second_and_used_at_onc
     s1.restart().await;
     let begun = Instant::now();
     while swamp.put("k", &1.into()).await.is_err() {
-        assert!(begun.elapsed() < Duration::from_millis(500), "it is there");
+        assert!(begun.elapsed() < Duration::from_secs(1), "it is there");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let calls: Vec<_> = (0..100)
