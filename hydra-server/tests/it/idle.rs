@@ -41,21 +41,21 @@ fn after_the_idle_time_memory_and_files_are_given_back_and_no_processor_is_used(
     let synced = r#"{"writeInterval":"0s","idleEvict":"1s"}"#;
     assert!(server.target.put("/v1/policies/synced/*/*", synced).status < 300);
     assert!(server.target.put("/v1/policies/*/*/*", r#"{"idleEvict":"1s"}"#).status < 300);
-    let files_before = open_files(pid);
+    let (files_before, empty) = (open_files(pid), resident_kib(pid));
     let value = format!("\"{}\"", "x".repeat(VALUE_BYTES));
     for i in 0..SWAMPS {
         let sanctuary = if i % 10 == 0 { "synced" } else { "buffered" };
         assert_eq!(server.target.put(&format!("/v1/kv/{sanctuary}/idle/{i}/k"), &value).status, 201);
     }
-    let full = resident_kib(pid);
+    // The first may leave before the last come, so nothing is said of how much there was at once.
     let payload = SWAMPS * VALUE_BYTES / 1024;
-    assert!(full > payload, "{full} KiB with {payload} KiB in memory");
     let until = Instant::now() + Duration::from_secs(40);
-    while resident_kib(pid) > full - payload * 3 / 4 || open_files(pid) > files_before + 8 {
-        assert!(Instant::now() < until, "{} of {full} KiB, {} files", resident_kib(pid), open_files(pid));
+    while resident_kib(pid) > empty + payload / 2 || open_files(pid) > files_before + 8 {
+        let (held, files) = (resident_kib(pid), open_files(pid));
+        assert!(Instant::now() < until, "{held} KiB, {empty} before {payload} KiB of values came, {files} files");
         std::thread::sleep(Duration::from_millis(100));
     }
-    // The last quarter may still be on its way out; then nothing is left to be done.
+    // The last may still be on its way out; then nothing is left to be done.
     let until = Instant::now() + Duration::from_secs(20);
     loop {
         let used = processor_ticks_in(pid, Duration::from_secs(2));
