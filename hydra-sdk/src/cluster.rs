@@ -330,7 +330,7 @@ impl State {
 
     /// One try at one server that is who the map says.
     async fn ask_known(&self, server: &Server, request: &Request) -> Result<Answer> {
-        match server.introduce().await {
+        match server.introduce(server.settings().bulk_timeout).await {
             Ok(()) => self.ask(server, request, None).await,
             Err(failure) => {
                 let outcome = TryOutcome::NotSent;

@@ -52,19 +52,39 @@ enum Found {
 }
 
 impl Server {
-    /// Makes sure that the server is who the map says, before anything else is asked of it.
+    /// Makes sure, within `limit`, that the server is who the map says, before anything else is asked of it.
     ///
     /// # Errors
     /// When it is somebody else, or cannot be reached. One that does not say who it is is taken at its word later.
-    pub(crate) async fn introduce(&self) -> Result<(), Failure> {
-        if self.expected.is_some() && self.health.is_to_be_asked() {
-            match self.question(&self.connections(), self.connect_timeout() + LEEWAY).await {
-                Found::Nobody(failure) | Found::Untrusted(failure) => return Err(failure),
-                Found::Answer(Some(said)) => self.heed_who(&said),
-                Found::Answer(None) | Found::Leaving | Found::Silence => self.health.said_nothing(),
+    pub(crate) async fn introduce(&self, limit: Duration) -> Result<(), Failure> {
+        if self.is_to_be_asked() {
+            let begun = Instant::now();
+            // One asks for all who come meanwhile. Where that came to nothing, each asks for itself.
+            let asking = self.introduction.try_lock();
+            if asking.is_err() {
+                let _ = tokio::time::timeout(limit, self.introduction.lock()).await;
+            }
+            if self.is_to_be_asked() {
+                self.ask_who(limit.saturating_sub(begun.elapsed())).await?;
             }
         }
         self.health.stranger().map_or(Ok(()), |why| Err(Failure::new(Cause::Unasked, why)))
+    }
+
+    fn is_to_be_asked(&self) -> bool {
+        self.expected.is_some() && self.health.is_to_be_asked()
+    }
+
+    async fn ask_who(&self, limit: Duration) -> Result<(), Failure> {
+        let patience = self.connect_timeout() + LEEWAY;
+        match self.question(&self.connections(), patience.min(limit)).await {
+            Found::Nobody(failure) | Found::Untrusted(failure) => return Err(failure),
+            // It had no time to.
+            Found::Silence if limit < patience => return Err(Failure::timeout()),
+            Found::Answer(Some(said)) => self.heed_who(&said),
+            Found::Answer(None) | Found::Leaving | Found::Silence => self.health.said_nothing(),
+        }
+        Ok(())
     }
 
     /// An answer of another server than the map lists at this address is not what was asked for.

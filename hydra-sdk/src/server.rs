@@ -57,6 +57,8 @@ pub(crate) struct Server {
     pub(crate) failovers: Budget,
     /// Where this server is the primary: the folders that stay with a fallback.
     pub(crate) stays: Stays,
+    /// Held by the one who asks it who it is.
+    pub(crate) introduction: tokio::sync::Mutex<()>,
     /// A probe is under way.
     pub(crate) is_probed: AtomicBool,
     /// When the last one began.
@@ -152,6 +154,7 @@ impl Server {
             retries: Budget::for_retries(),
             failovers: Budget::for_failovers(),
             stays: Stays::default(),
+            introduction: tokio::sync::Mutex::default(),
             is_probed: AtomicBool::new(false),
             last_probe: Mutex::default(),
             is_distrusted: AtomicBool::new(false),
@@ -199,7 +202,7 @@ impl Server {
 
     /// Sends a request once and waits for the answer: one try, at a server that is who the map says.
     pub(crate) async fn exchange(&self, request: &Request, this: &ThisTry<'_>) -> Outcome {
-        let outcome = match self.introduce().await {
+        let outcome = match self.introduce(this.timeout).await {
             Ok(()) => self.send(&self.connections(), request, this).await,
             Err(failure) => Outcome::NotSent(failure),
         };

@@ -1,10 +1,11 @@
 //! Servers that are not who the map says: never asked anything that counts, until the map changes.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use hydra_sdk::{Applied, ClientEvent, ClientMap, ErrorKind, Hydra, MapBuilder, ServerState, Swamp};
 
-use crate::fake::{Fake, answer, fine, probed};
+use crate::fake::{Fake, Reply, answer, fine, probed};
 
 fn map(s1: &Fake, s2: &Fake) -> MapBuilder {
     let map = ClientMap::builder().cluster("eu").folders(4).server("s1", s1.url()).server("s2", s2.url());
@@ -43,6 +44,44 @@ async fn a_stranger_is_never_asked() {
         let told = events.lock().expect("lock").iter().filter(|event| event.to_string().contains(why)).count();
         assert_eq!(told, 1, "{why}");
     }
+}
+
+#[tokio::test]
+async fn one_asks_who_it_is_for_all_who_come_meanwhile() {
+    let (s1, s2) = (Fake::start(fine("s1")).await, Fake::start(fine("s2")).await);
+    s1.probe(Some(Reply::Late(Duration::from_millis(100), Box::new(probed("s1", "eu", 4, "0-3")))));
+    let (hydra, swamp, _) = client(map(&s1, &s2)).await;
+    let calls: Vec<_> = (0..100)
+        .map(|_| {
+            let swamp = swamp.clone();
+            tokio::spawn(async move { swamp.get("k").await })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.expect("no panic").expect("read"), Some("s1".into()));
+    }
+    assert_eq!((s1.probes(), s1.asked().len(), s2.asked().len()), (1, 100, 0));
+
+    // Whoever asked may have given up before the answer came.
+    hydra.set_map(map(&s1, &s2).epoch(2).build().expect("a map")).expect("in force");
+    let given_up = tokio::time::timeout(Duration::from_millis(20), swamp.get("k"));
+    let (given_up, waited) = tokio::join!(given_up, swamp.get("k"));
+    assert!(given_up.is_err() && waited.expect("read") == Some("s1".into()));
+    assert_eq!((s1.probes(), s1.asked().len(), s2.asked().len()), (3, 101, 0));
+}
+
+#[tokio::test]
+async fn the_deadline_holds_while_somebody_is_asked_who_it_is() {
+    let (s1, s2) = (Fake::start(fine("s1")).await, Fake::start(fine("s2")).await);
+    for server in [&s1, &s2] {
+        server.probe(Some(Reply::Stall));
+    }
+    let (_hydra, swamp, _) = client(map(&s1, &s2)).await;
+    let begun = Instant::now();
+    let error = swamp.put("k", &1.into()).deadline(Duration::from_millis(50)).await.expect_err("nobody says who it is");
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(200), "{took:?}");
+    assert_eq!((error.kind(), error.applied(), s1.asked().len()), (ErrorKind::Timeout, Applied::No, 0), "{error}");
 }
 
 #[tokio::test]
