@@ -30,7 +30,7 @@ const LAST_HOPE: Duration = Duration::from_millis(500);
 /// Between these two grows the ceiling of the pause before a server is asked again that gets ready.
 const READY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
 
-/// Nothing is asked again when no more than this, or a tenth of the deadline, is left.
+/// Nothing is asked again when no more than this is left, or a tenth of the deadline where that is less.
 const LAST_MOMENT: Duration = Duration::from_millis(50);
 
 /// A server to ask, by its place in the map's list.
