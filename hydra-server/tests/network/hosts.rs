@@ -1,11 +1,13 @@
 //! Hosts with an address, a clock and a data directory of their own, and what can happen between them.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
 use crate::ground::{self, command, data_dir, has, run, text, try_run};
@@ -137,6 +139,7 @@ impl Host {
             .args(&self.flags)
             .stdout(Stdio::null())
             .stderr(log)
+            .process_group(0)
             .spawn()
             .expect("ip starts");
         *self.server.lock().expect("no panic") = Some(child);
@@ -146,18 +149,27 @@ impl Host {
     /// Waits until the server answers over the network.
     pub(crate) fn wait_until_ready(&self) {
         let until = Instant::now() + Duration::from_secs(20);
-        let connects = || std::net::TcpStream::connect_timeout(&self.address, Duration::from_millis(100)).is_ok();
-        while !(connects() && self.target().try_send("GET", "/ready", &[], b"").is_ok_and(|ready| ready.status == 200))
-        {
+        let is_ready = || self.target().try_send("GET", "/ready", &[], b"").is_ok_and(|ready| ready.status == 200);
+        while !(self.connects() && is_ready()) {
             assert!(Instant::now() < until, "{} does not answer", self.id);
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
+    fn connects(&self) -> bool {
+        TcpStream::connect_timeout(&self.address, Duration::from_millis(100)).is_ok()
+    }
+
+    /// With a clock of its own the server is a child of what gives it that, and would outlive it.
     fn kill(&self) {
-        if let Some(mut server) = self.server.lock().expect("no panic").take() {
-            server.kill().expect("it can be killed");
-            server.wait().expect("it is gone");
+        if let Some(mut child) = self.server.lock().expect("no panic").take() {
+            kill_process_group(Pid::from_child(&child), Signal::KILL).expect("it can be killed");
+            child.wait().expect("it is gone");
+            let until = Instant::now() + Duration::from_secs(10);
+            while self.connects() {
+                assert!(Instant::now() < until, "{} outlives a kill", self.id);
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
     }
 
