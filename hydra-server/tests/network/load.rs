@@ -5,11 +5,11 @@
 //! later one, and a counter exactly what was asked for.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hydra_sdk::{ClientMap, Hydra, Settings, Swamp};
+use hydra_sdk::{ClientEvent, ClientMap, Hydra, Settings, Swamp};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
@@ -29,6 +29,8 @@ pub(crate) struct Load {
     runtime: Runtime,
     ends: Arc<AtomicBool>,
     writers: Vec<JoinHandle<Ledger>>,
+    /// Which servers were found to be down, in order.
+    down: Arc<Mutex<Vec<String>>>,
 }
 
 /// What one writer did.
@@ -58,10 +60,22 @@ impl Load {
     pub(crate) fn start(map: ClientMap) -> Load {
         let runtime = Runtime::new().expect("a runtime");
         let ends = Arc::new(AtomicBool::new(false));
-        let hydra = runtime.block_on(async { Hydra::with_map(map) }).expect("a client");
+        let down = Arc::<Mutex<Vec<String>>>::default();
+        let told = Arc::clone(&down);
+        let client = Hydra::builder().map(map).on_event(move |event| {
+            if let ClientEvent::ServerDown { server } = event {
+                told.lock().expect("no panic").push(server.clone());
+            }
+        });
+        let hydra = runtime.block_on(client.connect()).expect("a client");
         let writer = |id| runtime.spawn(write(hydra.clone(), id, Arc::clone(&ends)));
         let writers = (0..WRITERS).map(writer).collect();
-        Load { runtime, ends, writers }
+        Load { runtime, ends, writers, down }
+    }
+
+    /// Which servers the clients found to be down so far, in order.
+    pub(crate) fn down(&self) -> Vec<String> {
+        self.down.lock().expect("no panic").clone()
     }
 
     /// Ends the clients; what was asked for last is waited for.

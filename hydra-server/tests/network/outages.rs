@@ -68,6 +68,8 @@ fn survive(outage: Outage, ahead: i32) {
     let began = Instant::now();
     one.suffer(outage, OUTAGE);
     let over = Instant::now();
+    let is_cut_off = !matches!(outage, Outage::Lossy | Outage::Flickering);
+    assert!(!is_cut_off || load.down().contains(&one.id.to_owned()), "the outage was one: {:?}", load.down());
     one.wait_until_ready();
     healthy(&one, &two);
     let ledgers = load.end();
