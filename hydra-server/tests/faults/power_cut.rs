@@ -154,6 +154,9 @@ fn shut_down(file_system: FileSystem) {
             std::thread::sleep(Duration::from_millis(150 + 70 * round));
             run("xfs_io", &["-x", "-c", "shutdown", text(&mount.dir)]);
             std::thread::sleep(Duration::from_millis(100));
+            let late = server.target.try_send("PUT", &format!("/v1/kv/pay/late/w{round}/k"), &[], b"1");
+            let late = late.expect("an answer");
+            assert!(late.status >= 500, "without a disk nothing is acknowledged: {late:?}");
         });
         server.kill();
         mount.unmount();
