@@ -76,20 +76,20 @@ impl Retention {
         Retention { now, tombstones, expired }
     }
 
-    /// Whether a record is left out. One that increments name stays: without it they would not count.
+    /// Whether a record is left out. One that increments name stays: without it they would not count. So does one that
+    /// stands above what came loose: without it that would show again, as long as the file which holds it is here.
     fn leaves_out(&self, state: &State, slot: &Slot) -> bool {
         let over = |at: Timestamp, kept: Duration| {
             at.as_millis().saturating_add(u64::try_from(kept.as_millis()).unwrap_or(u64::MAX)) <= self.now.as_millis()
         };
-        match (slot.is_tombstone(), slot.expires()) {
-            (true, _) => !state.has_counter(slot.key()) && over(slot.stamp().timestamp(), self.tombstones),
+        let is_over = match (slot.is_tombstone(), slot.expires()) {
+            (true, _) => over(slot.stamp().timestamp(), self.tombstones),
             // Nobody can look at a hidden key that has expired, so it is kept no longer than what is deleted.
-            (false, Some(at)) if is_hidden(slot.key_bytes()) => {
-                !state.has_counter(slot.key()) && over(at, self.tombstones)
-            }
-            (false, Some(at)) => !state.has_counter(slot.key()) && over(at, self.expired),
+            (false, Some(at)) if is_hidden(slot.key_bytes()) => over(at, self.tombstones),
+            (false, Some(at)) => over(at, self.expired),
             (false, None) => false,
-        }
+        };
+        is_over && !state.has_counter(slot.key()) && !state.has_loose(slot.key())
     }
 
     /// The keys whose records a snapshot of this state leaves out.

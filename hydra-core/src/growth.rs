@@ -153,7 +153,8 @@ impl Tails {
     }
 }
 
-fn hashes(keys: &HashSet<&str, KeyHashing>) -> HashSet<u64, KeyHashing> {
+/// The hashes of keys.
+pub(crate) fn hashes(keys: &HashSet<&str, KeyHashing>) -> HashSet<u64, KeyHashing> {
     keys.iter().map(|key| hash_key(key.as_bytes())).collect()
 }
 

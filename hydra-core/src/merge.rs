@@ -152,6 +152,9 @@ pub(crate) struct Merged<'a> {
     pub(crate) conflicts: Vec<Lost>,
     /// Keys on which something may have lost that its successor had not seen.
     pub(crate) contended: HashSet<&'a str, KeyHashing>,
+    /// Keys of which a record is here that came loose. No vector speaks of it, so what lost may show again where
+    /// nothing stands above it any more.
+    pub(crate) loose: HashSet<&'a str, KeyHashing>,
     /// What each writer of logs says it had seen, as far as its logs are attached; nothing of a writer that has
     /// one which is not.
     pub(crate) claims: HashMap<u64, VersionVector, KeyHashing>,
@@ -202,6 +205,8 @@ struct Merger<'a> {
     /// What snapshots knew and do not hand on.
     retired: VersionVector,
     late: BTreeMap<Stamp, (&'a str, SingleAdd)>,
+    /// Every record that came loose, with its key.
+    loose: Vec<(Stamp, &'a str)>,
     not_understood: HashSet<usize>,
 }
 
@@ -234,6 +239,9 @@ impl<'a> Merger<'a> {
     fn take_snap_record(&mut self, record: Record<'a>, others: &[&Held<'a>], owns: &dyn Fn(u64) -> bool) {
         match record {
             Record::Write { stamp, write } if !others.iter().any(|other| other.dropped(write.key(), stamp)) => {
+                if !self.base.saw(stamp) {
+                    self.loose.push((stamp, write.key()));
+                }
                 self.note_rival(stamp, &write);
                 self.take_write(stamp, write);
             }
@@ -405,6 +413,7 @@ impl<'a> Merger<'a> {
         if self.base.saw(stamp) {
             return;
         }
+        self.loose.push((stamp, write.key()));
         let Write::Add { key, pointer, base, delta } = write else {
             self.note_rival(stamp, &write);
             self.take_write(stamp, write);
@@ -507,6 +516,8 @@ impl<'a> Merger<'a> {
         self.out.max_hlc = self.out.max_hlc.max(headers).max(self.out.vector.max_hlc());
         self.out.written.join(&self.out.vector);
         self.retire(chunks);
+        let Merged { vector, loose, .. } = &mut self.out;
+        loose.extend(self.loose.iter().filter(|&&(stamp, _)| !vector.saw(stamp)).map(|&(_, key)| key));
         self.out.not_understood = self.not_understood.into_iter().collect();
         self.out.not_understood.sort_unstable();
         self.out
@@ -629,12 +640,18 @@ pub(crate) fn later_twins(adds: &[RememberedAdd]) -> impl Iterator<Item = &Remem
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::compact::Retention;
+    use crate::engine::CopyState;
     use crate::format::frame::{self, Frame};
     use crate::format::header::{Header, example};
     use crate::format::scan::scan;
     use crate::policy::Compression;
     use crate::snapshot::{self, SnapshotContent};
+    use crate::stamp::Timestamp;
+    use crate::state::State;
 
     const A: u64 = 7;
     const B: u64 = 9;
@@ -694,11 +711,11 @@ mod tests {
         (name, file)
     }
 
-    fn with_merged<T>(files: &[&File], read: impl FnOnce(&Merged<'_>) -> T) -> T {
+    fn with_merged<T>(files: &[&File], read: impl FnOnce(Merged<'_>) -> T) -> T {
         let scans: Vec<Scan> = files.iter().map(|(name, file)| scan(name, file).expect("readable")).collect();
         let chunks: Vec<Chunk<'_>> =
             files.iter().zip(&scans).map(|((name, file), scan)| Chunk::new(name, scan, file).expect("whole")).collect();
-        read(&merge(&chunks))
+        read(merge(&chunks))
     }
 
     /// What is added to "n", and whether nothing is missing.
@@ -931,6 +948,32 @@ mod tests {
         let unseen = log(B, 2, &[(A, 1)], &[(false, &[write(6, B, b"0")])]);
         let younger = snap(B, 3, &[&older, &copied, &unseen], None);
         assert_eq!(conflicts(&[&older, &younger, &copied]), [(base, false, 11)]);
+    }
+
+    #[test]
+    fn a_tombstone_stays_as_long_as_a_record_below_it_is_here_that_came_loose() {
+        const C: u64 = 11;
+        let Record::Write { stamp, write } = put(3, A) else { unreachable!() };
+        let copied = log(C, 1, &[], &[(false, &[Record::Adopted { stamp, write }])]);
+        let del = Record::Write { stamp: at(6, B), write: Write::Del { key: "n" } };
+        let deleted = log(B, 1, &[], &[(false, std::slice::from_ref(&del))]);
+        let left_out = |files: &[&File]| {
+            let none_is_kept = Retention { now: Timestamp::MAX, tombstones: Duration::ZERO, expired: Duration::ZERO };
+            with_merged(files, |merged| {
+                none_is_kept.left_out(&State::of_merged(merged, CopyState::Complete, Vec::new())).len()
+            })
+        };
+        assert_eq!(left_out(&[&deleted]), 1);
+        assert_eq!(left_out(&[&deleted, &copied]), 0, "its own writer's file is lost");
+        let compacted = snap(C, 2, &[&copied], None);
+        assert_eq!(left_out(&[&deleted, &compacted]), 0, "a snapshot holds it beyond its vector");
+        let first = log(A, 1, &[], &[(false, &[put(3, A)])]);
+        assert_eq!(left_out(&[&deleted, &copied, &compacted, &first]), 1, "it is no longer loose");
+        // This is why.
+        let shown = |files: &[&File]| with_merged(files, |merged| merged.winners.get("n").map(Slot::stamp));
+        let without = snap(B, 2, &[&deleted, &copied], Some(at(7, B)));
+        assert_eq!(shown(&[&without, &copied]), Some(at(3, A)));
+        assert_eq!(shown(&[&snap(B, 2, &[&deleted, &copied], None), &copied]), Some(at(6, B)));
     }
 
     #[test]

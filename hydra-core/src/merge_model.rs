@@ -1058,7 +1058,7 @@ impl World {
         self.resident(node);
         // What a snapshot left out on purpose only the snapshot can tell, so later logs have to ask for it.
         let state = self.engine_state(node);
-        let left_out = self.left_out(&state);
+        let left_out = self.left_out(node, &state);
         let retired = self.retired(node, &state);
         let needs_mark = !left_out.is_empty() || !retired.is_empty();
         let is_marked = needs_mark && !self.rules.without(Mutant::UnmarkedPurge);
@@ -1089,14 +1089,20 @@ impl World {
 
     /// The tombstones that a snapshot of this state leaves out: those that the engine's own rule finds
     /// long over, with the waiting of seven days replaced by what it stands for.
-    fn left_out(&self, state: &EngineState) -> Vec<Slot> {
+    fn left_out(&self, node: usize, state: &EngineState) -> Vec<Slot> {
         if self.rules.purge == Purge::Never {
             return Vec::new();
         }
         let now = Timestamp::MAX;
         let over = Retention { now, tombstones: Duration::ZERO, expired: Duration::ZERO }.left_out(state);
+        // What the others can collect is gone long before seven days are over.
+        let is_collected = |slot: &Slot| {
+            let mut others = (0..self.rules.nodes).filter(|&other| other != node);
+            others.all(|other| self.read(other, |merged, _| !merged.loose.contains(slot.key())))
+        };
         let is_over = |slot: &Slot| {
-            self.rules.purge == Purge::All || self.is_old(slot.stamp()) && self.knows_everything(&state.vector)
+            self.rules.purge == Purge::All
+                || self.is_old(slot.stamp()) && self.knows_everything(&state.vector) && is_collected(slot)
         };
         over.into_iter().filter(is_over).collect()
     }
@@ -1331,6 +1337,15 @@ struct Treasure {
 }
 
 impl State {
+    /// What is remembered of requests, but for increments of some keys.
+    fn requests_but(&self, is_left_out: &impl Fn(&str) -> bool) -> Vec<(u128, KeyMemory)> {
+        let without = |memory: &KeyMemory| {
+            let adds = memory.adds().iter().filter(|add| !is_left_out(&add.key)).cloned().collect();
+            KeyMemory::new(memory.fingerprint, memory.stamp, memory.outcome(), adds)
+        };
+        self.requests.iter().map(|(&key, memory)| (key, without(memory))).collect()
+    }
+
     fn of(merged: &Merged<'_>, chunks: &[Chunk<'_>], rules: &Rules) -> State {
         let mut state = State {
             live: BTreeMap::new(),
@@ -1471,7 +1486,10 @@ impl World {
         for after in [after, alone] {
             let same_tombstones = self.rules.purge != Purge::Never || after.tombstones == before.tombstones;
             let same_conflicts = after.conflicts == before.conflicts;
-            if after.live != before.live || after.requests != before.requests || !same_tombstones || !same_conflicts {
+            // Where a tombstone was purged nothing tells any more that increments below it do not count. None of them shows.
+            let purged = |key: &str| before.tombstones.contains_key(key) && !after.tombstones.contains_key(key);
+            let same_requests = after.requests_but(&purged) == before.requests_but(&purged);
+            if after.live != before.live || !same_requests || !same_tombstones || !same_conflicts {
                 violated!("compaction changed the state:\n{before:?}\n{after:?}");
             }
         }
@@ -1691,6 +1709,9 @@ fn holds(name: &str, rules: Rules, usual: u64) {
         }
     }
     println!("{name}: {count} histories, {} violations, {alarmed} ended incomplete and said so", failed.len());
+    if !failed.is_empty() {
+        println!("{name}: wrong are those of the seeds {failed:?}");
+    }
     let shortest =
         failed.iter().take(20).filter_map(|&seed| Failure::shrunk(seed, rules)).min_by_key(|f| f.rules.steps);
     if let Some(failure) = shortest {
@@ -1903,6 +1924,8 @@ fn histories_that_were_once_told_wrong_are_told_right() {
         (968_022, THREE_NODES),
         // The same replaced on purpose, as a younger snapshot of two knows.
         (1_958_521, TWO_NODES),
+        // An old tombstone above a write that came loose.
+        (208_239, PURGING_OLD),
     ];
     for (seed, rules) in histories {
         assert_eq!(play(seed, rules, None).0, End::Fine, "{seed}");

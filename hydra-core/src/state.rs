@@ -11,8 +11,8 @@ use hashbrown::hash_table::Entry;
 use crate::conflict::Lost;
 use crate::counter::{Counter, Sum};
 use crate::engine::CopyState;
-use crate::growth::Tails;
-use crate::hashing::KeyHashing;
+use crate::growth::{self, Tails};
+use crate::hashing::{KeyHashing, hash_key};
 use crate::hidden::is_hidden;
 use crate::hub::Audience;
 use crate::index::{Entry as Indexed, Indexes};
@@ -240,6 +240,8 @@ pub(crate) struct State {
     pub(crate) findings: Vec<String>,
     /// Writes that lost unseen, the newest first. Writes of this process add none: it has seen all that is here.
     conflicts: Vec<Lost>,
+    /// The hashes of keys of which a file that is here holds a record that came loose.
+    loose: HashSet<u64, KeyHashing>,
     /// Who has to be told what changes.
     pub(crate) audience: Option<Box<Audience>>,
     /// Where reading the logs of others stopped.
@@ -267,6 +269,7 @@ impl State {
             copy,
             findings,
             conflicts: merged.conflicts,
+            loose: growth::hashes(&merged.loose),
             audience: None,
             tails: Tails::default(),
         };
@@ -535,6 +538,11 @@ impl State {
         self.slots.iter()
     }
 
+    /// Whether a file that was read holds a record of a key that came loose.
+    pub(crate) fn has_loose(&self, key: &str) -> bool {
+        !self.loose.is_empty() && self.loose.contains(&hash_key(key.as_bytes()))
+    }
+
     /// Whether there are increments of a key.
     pub(crate) fn has_counter(&self, key: &str) -> bool {
         self.counter(key).is_some()
@@ -621,6 +629,7 @@ impl State {
             + self.requests.footprint()
             + 200 * self.counters.len()
             + conflicts
+            + 10 * self.loose.len()
             + self.tails.footprint()
             + SWAMP_BYTES
     }
