@@ -1095,14 +1095,12 @@ impl World {
         }
         let now = Timestamp::MAX;
         let over = Retention { now, tombstones: Duration::ZERO, expired: Duration::ZERO }.left_out(state);
-        // What the others can collect is gone long before seven days are over.
-        let is_collected = |slot: &Slot| {
-            let mut others = (0..self.rules.nodes).filter(|&other| other != node);
-            others.all(|other| self.read(other, |merged, _| !merged.loose.contains(slot.key())))
-        };
+        // Within seven days every file was copied, so that what came loose is known here if anywhere.
+        let is_loose = |node: usize, slot: &Slot| self.read(node, |merged, _| merged.loose.contains(slot.key()));
+        let is_copied = |slot: &Slot| is_loose(node, slot) || !(0..self.rules.nodes).any(|other| is_loose(other, slot));
         let is_over = |slot: &Slot| {
             self.rules.purge == Purge::All
-                || self.is_old(slot.stamp()) && self.knows_everything(&state.vector) && is_collected(slot)
+                || self.is_old(slot.stamp()) && self.knows_everything(&state.vector) && is_copied(slot)
         };
         over.into_iter().filter(is_over).collect()
     }
