@@ -14,7 +14,7 @@ use crate::format::frame::FrameKey;
 use crate::format::header::Header;
 use crate::format::record::{Record, Write};
 use crate::format::scan::{Scan, scan_on};
-use crate::hashing::{KeyHashing, hash_key};
+use crate::hashing::{KeyHashing, hash_key, hash_keys};
 use crate::layout::{ChunkKind, ChunkName};
 use crate::log::Pile;
 use crate::merge::{Chunk, Merged, Positions, first_stamp, remembered};
@@ -90,7 +90,7 @@ impl Tails {
             })
         };
         let tails: Vec<Tail> = logs().filter_map(tail).collect();
-        let contended = if tails.is_empty() { HashSet::default() } else { hashes(&merged.contended) };
+        let contended = if tails.is_empty() { HashSet::default() } else { hash_keys(&merged.contended) };
         Tails { tails, contended }
     }
 
@@ -151,11 +151,6 @@ impl Tails {
             everybody.iter().for_each(|&incarnation| tail.header.vector.set(incarnation, u64::MAX));
         }
     }
-}
-
-/// The hashes of keys.
-pub(crate) fn hashes(keys: &HashSet<&str, KeyHashing>) -> HashSet<u64, KeyHashing> {
-    keys.iter().map(|key| hash_key(key.as_bytes())).collect()
 }
 
 /// What logs that grew change.

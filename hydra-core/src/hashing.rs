@@ -1,5 +1,6 @@
 //! Hashing of keys in memory: XXH3 with a seed drawn per process, so that nobody can choose keys that collide.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::OnceLock;
 
@@ -9,6 +10,11 @@ pub(crate) fn hash_key(key: &[u8]) -> u64 {
     // Without entropy the hash still works; only the protection against chosen keys is gone.
     let seed = *SEED.get_or_init(|| getrandom::u64().unwrap_or(0x9E37_79B9_7F4A_7C15));
     xxhash_rust::xxh3::xxh3_64_with_seed(key, seed)
+}
+
+/// The hashes of keys.
+pub(crate) fn hash_keys(keys: &HashSet<&str, KeyHashing>) -> HashSet<u64, KeyHashing> {
+    keys.iter().map(|key| hash_key(key.as_bytes())).collect()
 }
 
 /// The hash of a key, short enough to stand beside a pointer.

@@ -655,6 +655,7 @@ mod tests {
 
     const A: u64 = 7;
     const B: u64 = 9;
+    const C: u64 = 11;
     const BASE: u64 = 1_000;
 
     fn at(hlc: u64, incarnation: u64) -> Stamp {
@@ -914,7 +915,6 @@ mod tests {
 
     #[test]
     fn lost_increments_that_came_loose_are_no_sum_of_all_that_their_writer_added() {
-        const C: u64 = 11;
         let increment = |hlc| Write::Add { key: "n", pointer: "", base: Stamp::ZERO, delta: hlc };
         let own = |hlc: u64| Record::Write { stamp: at(hlc, A), write: increment(hlc as i64) };
         let copy = |hlc: u64| Record::Adopted { stamp: at(hlc, A), write: increment(hlc as i64) };
@@ -935,7 +935,6 @@ mod tests {
 
     #[test]
     fn an_increment_that_came_loose_and_was_replaced_on_purpose_is_not_lost_where_an_older_snapshot_tells_of_it() {
-        const C: u64 = 11;
         let base = at(1, A);
         let a = log(A, 1, &[], &[(false, &[put(1, A)])]);
         let copy = Record::Adopted { stamp: at(3, A), write: Write::Add { key: "n", pointer: "", base, delta: 10 } };
@@ -952,7 +951,6 @@ mod tests {
 
     #[test]
     fn a_tombstone_stays_as_long_as_a_record_below_it_is_here_that_came_loose() {
-        const C: u64 = 11;
         let Record::Write { stamp, write } = put(3, A) else { unreachable!() };
         let copied = log(C, 1, &[], &[(false, &[Record::Adopted { stamp, write }])]);
         let del = Record::Write { stamp: at(6, B), write: Write::Del { key: "n" } };

@@ -11,8 +11,8 @@ use hashbrown::hash_table::Entry;
 use crate::conflict::Lost;
 use crate::counter::{Counter, Sum};
 use crate::engine::CopyState;
-use crate::growth::{self, Tails};
-use crate::hashing::{KeyHashing, hash_key};
+use crate::growth::Tails;
+use crate::hashing::{KeyHashing, hash_key, hash_keys};
 use crate::hidden::is_hidden;
 use crate::hub::Audience;
 use crate::index::{Entry as Indexed, Indexes};
@@ -269,7 +269,7 @@ impl State {
             copy,
             findings,
             conflicts: merged.conflicts,
-            loose: growth::hashes(&merged.loose),
+            loose: hash_keys(&merged.loose),
             audience: None,
             tails: Tails::default(),
         };
@@ -540,7 +540,7 @@ impl State {
 
     /// Whether a file that was read holds a record of a key that came loose.
     pub(crate) fn has_loose(&self, key: &str) -> bool {
-        !self.loose.is_empty() && self.loose.contains(&hash_key(key.as_bytes()))
+        self.loose.contains(&hash_key(key.as_bytes()))
     }
 
     /// Whether there are increments of a key.
